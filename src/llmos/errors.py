@@ -1,0 +1,232 @@
+"""Every error llmos raises on purpose.
+
+An error's docstring is its default message. Each class carries the HTTP status, the OpenAI-style
+``type`` and ``code``, and the CLI's exit code. A message says what was wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class LlmosError(Exception):
+    """Something went wrong inside llmos; see `llmos logs`."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        self.message = message or inspect.getdoc(type(self)) or ""
+        self.param = param
+        super().__init__(self.message)
+
+
+class InvalidRequestError(LlmosError):
+    """The request is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    exit_code = 2
+
+
+class InvalidNameError(InvalidRequestError):
+    """The name is not valid: use letters, digits, '.', '_' and '-'."""
+
+    code = "invalid_name"
+
+
+class RecipeError(InvalidRequestError):
+    """The recipe is not valid."""
+
+    code = "invalid_recipe"
+
+
+class DataError(InvalidRequestError):
+    """The data cannot be used."""
+
+    code = "invalid_data"
+
+
+class UnsafeFileError(InvalidRequestError):
+    """The file could run code when loaded; llmos reads safetensors only."""
+
+    code = "unsafe_file"
+
+
+class InvalidModelError(InvalidRequestError):
+    """The files are not a usable model."""
+
+    code = "invalid_model"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class UnsupportedTaskError(InvalidRequestError):
+    """The model cannot do this task."""
+
+    code = "unsupported_task"
+
+
+class AuthenticationError(LlmosError):
+    """No valid API key was given: pass `Authorization: Bearer <key>`."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+    exit_code = 3
+
+
+class PermissionDeniedError(LlmosError):
+    """This key may not do that."""
+
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
+    exit_code = 3
+
+
+class NotFoundError(LlmosError):
+    """There is no such thing."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+    exit_code = 4
+
+
+class ModelNotFoundError(NotFoundError):
+    """There is no such model: `llmos list` shows those there are."""
+
+    code = "model_not_found"
+
+
+class JobNotFoundError(NotFoundError):
+    """There is no such job: `llmos jobs` shows those there are."""
+
+    code = "job_not_found"
+
+
+class ConflictError(LlmosError):
+    """That is not possible in the present state."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+    exit_code = 5
+
+
+class HomeLockedError(ConflictError):
+    """Another llmos process owns this home."""
+
+    code = "home_locked"
+
+
+class FencedError(ConflictError):
+    """A newer attempt of this job has taken over."""
+
+    code = "fenced"
+
+
+class PortInUseError(ConflictError):
+    """The port is in use: stop the other program or pass `--port`."""
+
+    code = "port_in_use"
+
+
+class TooLargeError(LlmosError):
+    """The request is too large."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+    exit_code = 2
+
+
+class OverloadedError(LlmosError):
+    """llmos is busy: try again shortly."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+    exit_code = 6
+    retryable = True
+
+
+class CorruptBlobError(LlmosError):
+    """A stored file no longer matches its digest; it was set aside. Import or pull the model again."""
+
+    code = "corrupt_blob"
+
+
+class OutOfMemoryError(LlmosError):
+    """There is not enough memory for this."""
+
+    status = 503
+    code = "out_of_memory"
+
+
+class EngineError(LlmosError):
+    """The engine failed."""
+
+    status = 503
+    code = "engine_error"
+    retryable = True
+
+
+class JobFailedError(LlmosError):
+    """The job failed: `llmos jobs logs N` says why."""
+
+    code = "job_failed"
+
+
+class CancelledError(LlmosError):
+    """The job was cancelled."""
+
+    code = "cancelled"
+
+
+class DiskFullError(LlmosError):
+    """The disk is full: free some space (`llmos gc` may help), then try again."""
+
+    status = 507
+    code = "disk_full"
+
+
+class UnreachableError(LlmosError):
+    """The server cannot be reached: start it with `llmos up`."""
+
+    status = 503
+    code = "unreachable"
+    exit_code = 7
+    retryable = True
+
+
+class DatabaseVersionError(ConflictError):
+    """The database was written by a newer llmos: upgrade llmos or use another LLMOS_HOME."""
+
+    code = "database_too_new"
+
+
+class AuditError(LlmosError):
+    """The audit trail no longer matches its hashes."""
+
+    code = "audit_broken"
+
+
+def by_code(code: str) -> type[LlmosError]:
+    """Return the error class with this ``code`` (LlmosError itself when none has it)."""
+
+    def walk(cls: type[LlmosError]) -> type[LlmosError] | None:
+        if cls.__dict__.get("code") == code:
+            return cls
+        return next((found for sub in cls.__subclasses__() if (found := walk(sub))), None)
+
+    return walk(LlmosError) or LlmosError

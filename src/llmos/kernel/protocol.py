@@ -1,0 +1,193 @@
+"""What the server says to its engine and worker processes, and they to it.
+
+Messages are msgpack-encoded msgspec structs, each preceded by its length as four big-endian bytes,
+over an inherited Unix socket. No pickle. A side whose peer closes the socket ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Any
+
+import msgspec
+
+from llmos.types import JobResult, Work, WorkOut
+
+MAX_MESSAGE_BYTES = 256 * 2**20
+
+
+# -- server -> engine ----------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Load the model in directory ``path`` under ``key`` with the named engine."""
+
+    key: str
+    engine: str
+    path: str
+    manifest: dict[str, Any]
+
+
+class Unload(msgspec.Struct, frozen=True, tag="unload"):
+    key: str
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    id: str
+    key: str
+    work: Work
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    id: str
+
+
+# -- engine -> server ----------------------------------------------------------------------------
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    key: str
+    weights_bytes: int
+    load_s: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    key: str
+    code: str
+    message: str
+
+
+class Unloaded(msgspec.Struct, frozen=True, tag="unloaded"):
+    key: str
+
+
+class Output(msgspec.Struct, frozen=True, tag="output"):
+    id: str
+    out: WorkOut
+
+
+class WorkFailed(msgspec.Struct, frozen=True, tag="work_failed"):
+    id: str
+    code: str
+    message: str
+
+
+# -- server -> worker ----------------------------------------------------------------------------
+
+
+class StartJob(msgspec.Struct, frozen=True, tag="start_job"):
+    """Run ``handler`` ("package.module:function") on ``params``."""
+
+    job_id: int
+    fence: int
+    attempt: int
+    handler: str
+    name: str
+    params: dict[str, Any]
+    owner: str
+    home: str
+    checkpoint_dir: str
+    threads: int
+    heartbeat_s: float
+
+
+class CancelJob(msgspec.Struct, frozen=True, tag="cancel_job"):
+    pass
+
+
+class PauseJob(msgspec.Struct, frozen=True, tag="pause_job"):
+    paused: bool
+
+
+# -- worker -> server ----------------------------------------------------------------------------
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    pass
+
+
+class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
+    step: int
+    total: int
+    message: str = ""
+
+
+class JobLog(msgspec.Struct, frozen=True, tag="log"):
+    line: str
+
+
+class JobMetric(msgspec.Struct, frozen=True, tag="metric"):
+    step: int
+    values: dict[str, float]
+
+
+class JobDone(msgspec.Struct, frozen=True, tag="job_done"):
+    result: JobResult
+
+
+class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
+    code: str
+    message: str
+    retryable: bool
+
+
+ToEngine = Load | Unload | Submit | Cancel
+FromEngine = Loaded | LoadFailed | Unloaded | Output | WorkFailed
+ToWorker = StartJob | CancelJob | PauseJob
+FromWorker = Heartbeat | JobProgress | JobLog | JobMetric | JobDone | JobFailed
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return the framed bytes of a message."""
+    body = msgspec.msgpack.encode(message)
+    return struct.pack(">I", len(body)) + body
+
+
+class SyncChannel:
+    """The child's blocking end of the socket. ``send`` may be called from any thread.
+
+    Args:
+        sock: the inherited socket.
+        receives: union of the message types that arrive here.
+    """
+
+    def __init__(self, sock: socket.socket, receives: Any) -> None:
+        self._sock = sock
+        self._decoder = msgspec.msgpack.Decoder(receives)
+        self._lock = threading.Lock()
+        self._buffer = bytearray()
+
+    @classmethod
+    def from_fd(cls, fd: int, receives: Any) -> SyncChannel:
+        """Wrap an inherited descriptor."""
+        return cls(socket.socket(fileno=fd), receives)
+
+    def send(self, message: msgspec.Struct) -> None:
+        with self._lock:
+            self._sock.sendall(encode(message))
+
+    def receive(self) -> Any | None:
+        """Return the next message, or None when the peer has closed."""
+        header = self._read(4)
+        if header is None:
+            return None
+        (length,) = struct.unpack(">I", header)
+        if length > MAX_MESSAGE_BYTES:
+            raise ValueError(f"message of {length} bytes is over the limit")
+        body = self._read(length)
+        return None if body is None else self._decoder.decode(body)
+
+    def _read(self, count: int) -> bytes | None:
+        while len(self._buffer) < count:
+            try:
+                data = self._sock.recv(max(65536, count - len(self._buffer)))
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self._buffer += data
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
