@@ -1,0 +1,1 @@
+"""Everything that is kept: named, numbered, immutable versions with lineage. Torch-free."""

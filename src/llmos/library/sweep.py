@@ -1,0 +1,101 @@
+"""Garbage collection: which blobs and model directories nothing needs any more."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmos.kernel.jobs import FINAL_STATES
+from llmos.storage.blobs import BlobStore
+from llmos.storage.database import Database
+from llmos.storage.schema import jobs, version_files, versions
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a sweep removed."""
+
+    blobs: int
+    bytes: int
+    directories: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    blobs: set[str]
+    versions: set[str]
+    oldest_job_at: float | None
+
+
+def sweep(
+    db: Database, blobs: BlobStore, models_dir: Path, grace_s: float, now: float
+) -> SweepReport:
+    """Remove what nothing refers to and is older than the grace period.
+
+    Kept are blobs of versions that are not removed, blobs named in the params of unfinished jobs,
+    and whatever was stored since the oldest unfinished job began, as it may be about to commit it.
+
+    Args:
+        grace_s: seconds. now: Unix seconds.
+    """
+    needs = db.read_sync(_needs)
+    grace_s = max(grace_s, 0.0)
+    if needs.oldest_job_at is not None:
+        grace_s = max(grace_s, now - needs.oldest_job_at)
+    removed = blobs.sweep(needs.blobs, grace_s, now)
+    directories = _sweep_directories(models_dir, needs.versions, now - grace_s)
+    return SweepReport(len(removed), sum(file.size for file in removed), directories)
+
+
+def _needs(conn: sa.Connection) -> _Needs:
+    live = versions.c.removed_at.is_(None)
+    join = version_files.join(versions, versions.c.id == version_files.c.version_id)
+    kept = set(
+        conn.execute(sa.select(version_files.c.digest).select_from(join).where(live)).scalars()
+    )
+    digests = set(conn.execute(sa.select(versions.c.digest).where(live)).scalars())
+    unfinished = conn.execute(
+        sa.select(jobs.c.params, jobs.c.created_at).where(jobs.c.state.not_in(FINAL_STATES))
+    ).all()
+    for row in unfinished:
+        kept.update(digests_in(row.params))
+    return _Needs(kept, digests, min((row.created_at for row in unfinished), default=None))
+
+
+def digests_in(value: Any) -> Iterator[str]:
+    """Yield every blob digest in a JSON value, in keys and inside longer strings too."""
+    match value:
+        case str():
+            yield from _DIGEST.findall(value)
+        case dict():
+            for key, item in value.items():
+                yield from digests_in(key)
+                yield from digests_in(item)
+        case list() | tuple():
+            for item in value:
+                yield from digests_in(item)
+
+
+def _sweep_directories(models_dir: Path, kept_versions: set[str], before: float) -> int:
+    """Remove the laid-out directories of versions that are gone; return how many."""
+    if not models_dir.is_dir():
+        return 0
+    gone = [
+        entry
+        for entry in models_dir.iterdir()
+        if f"sha256:{entry.name}" not in kept_versions and entry.lstat().st_mtime < before
+    ]
+    for entry in gone:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return len(gone)

@@ -1,0 +1,1 @@
+"""How parts of llmos and third parties plug in: one contract, one manager."""

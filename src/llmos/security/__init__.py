@@ -1,0 +1,1 @@
+"""Who may do what: actors, API keys, the policy table, the audit chain and browser guards."""

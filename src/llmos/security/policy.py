@@ -1,0 +1,81 @@
+"""The one table of what each role may do, and the check every route passes.
+
+An action is ``noun.verb``. Rows have owners: besides the role, a user needs to own what an owned
+action touches. Nothing here reads the database.
+"""
+
+from __future__ import annotations
+
+from llmos.errors import PermissionDeniedError
+from llmos.security.actors import Actor, Role
+from llmos.types import Priority
+
+_EVERYONE: frozenset[Role] = frozenset({"admin", "user"})
+_ADMIN: frozenset[Role] = frozenset({"admin"})
+
+ACTIONS: dict[str, frozenset[Role]] = {
+    "models.read": _EVERYONE,
+    "models.write": _EVERYONE,
+    "blobs.read": _EVERYONE,
+    "blobs.write": _EVERYONE,
+    "catalog.read": _EVERYONE,
+    "jobs.read": _EVERYONE,
+    "jobs.write": _EVERYONE,
+    "generate": _EVERYONE,
+    "system.read": _EVERYONE,
+    "system.manage": _ADMIN,
+    "logs.read": _ADMIN,
+    "keys.manage": _ADMIN,
+    "audit.read": _ADMIN,
+}
+"""Every action there is, with the roles that have it."""
+
+OWNED: frozenset[str] = frozenset({"models.write", "jobs.read", "jobs.write"})
+"""Actions on a row that only its owner or an admin may do."""
+
+
+def check(actor: Actor, action: str, object: str = "", *, owner: str | None = None) -> None:
+    """Pass silently when ``actor`` may do ``action``.
+
+    Args:
+        actor: who asks.
+        action: a key of ``ACTIONS``.
+        object: what it is done to; for ``generate`` the resolved model's full name.
+        owner: the owner of the row touched, where there is one.
+
+    Raises:
+        PermissionDeniedError: it may not. An unknown action is denied to everyone.
+    """
+    if actor.role not in ACTIONS.get(action, frozenset()):
+        raise PermissionDeniedError(_refusal(action, object, f"the role {actor.role!r} may not"))
+    if actor.actions is not None and action not in actor.actions:
+        raise PermissionDeniedError(
+            _refusal(action, object, "this key is limited to other actions")
+        )
+    if action in OWNED and owner is not None and actor.role != "admin" and owner != actor.owner:
+        raise PermissionDeniedError(_refusal(action, object, "it belongs to another owner"))
+    if action == "generate" and actor.models is not None and _model(object) not in actor.models:
+        raise PermissionDeniedError(_refusal(action, object, "this key is limited to other models"))
+
+
+def check_priority(actor: Actor, priority: Priority) -> None:
+    """Pass silently when ``actor`` may ask for ``priority``.
+
+    Raises:
+        PermissionDeniedError: its key allows only less urgent classes.
+    """
+    if priority < actor.best_priority:
+        raise PermissionDeniedError(
+            f"this key may not ask for priority {priority.name.lower()!r}: "
+            f"its best is {actor.best_priority.name.lower()!r}",
+            param="priority",
+        )
+
+
+def _model(text: str) -> str:
+    return text.partition("@")[0].partition(":")[0]
+
+
+def _refusal(action: str, object: str, reason: str) -> str:
+    subject = f"{action} on {object[:200]!r}" if object else action
+    return f"{subject} is not allowed: {reason}; ask an admin for another key"
