@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -167,6 +168,11 @@ class SyncChannel:
     def send(self, message: msgspec.Struct) -> None:
         with self._lock:
             self._sock.sendall(encode(message))
+
+    def send_all(self, messages: Iterable[msgspec.Struct]) -> None:
+        """Send messages in order, in one write."""
+        with self._lock:
+            self._sock.sendall(b"".join(map(encode, messages)))
 
     def receive(self) -> Any | None:
         """Return the next message, or None when the peer has closed."""

@@ -93,10 +93,12 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("owner", String, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("queued_at", Float),  # when it first could run; its age counts from here
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("not_before", Float, nullable=False, default=0.0),
-    Column("attempt", Integer, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),  # starts so far
+    Column("failures", Integer, nullable=False, default=0),  # attempts it is to blame for
     Column("max_attempts", Integer, nullable=False, default=3),
     Column("fence", Integer, nullable=False, default=0),
     Column("lease_expires_at", Float),
@@ -107,13 +109,15 @@ jobs = Table(
     Column("error", JSON),  # {"code", "message"}
     Column("result", JSON),
 )
-Index("ix_jobs_state_priority_id", jobs.c.state, jobs.c.priority, jobs.c.id)
+Index("ix_jobs_queue", jobs.c.state, jobs.c.priority, jobs.c.owner, jobs.c.id)
+Index("ix_jobs_not_before", jobs.c.state, jobs.c.not_before)
+Index("ix_jobs_owner_id", jobs.c.owner, jobs.c.id)
 
 job_after = Table(
     "job_after",
     metadata,
     Column("job_id", Integer, ForeignKey("jobs.id"), primary_key=True),
-    Column("after_id", Integer, ForeignKey("jobs.id"), primary_key=True),
+    Column("after_id", Integer, ForeignKey("jobs.id"), primary_key=True, index=True),
     Column("owner", String, nullable=False),
 )
 
@@ -121,12 +125,13 @@ job_events = Table(
     "job_events",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
     Column("type", String, nullable=False),  # state | log | metric
     Column("data", JSON, nullable=False),
     Column("at", Float, nullable=False),
     Column("owner", String, nullable=False),
 )
+Index("ix_job_events_job_id_id", job_events.c.job_id, job_events.c.id)
 
 keys = Table(
     "keys",

@@ -1,0 +1,103 @@
+"""Keeps the engine process alive while it is needed, and passes messages to and from it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from llmos.kernel.child import Child, describe_exit
+from llmos.kernel.protocol import FromEngine, ToEngine
+
+END_GRACE_S = 2.0
+
+
+class EngineLink:
+    """One engine process at a time, started when `need` was called and none runs.
+
+    Args:
+        module: run as ``python -m module FD``.
+        on_up: called when the process takes messages.
+        on_message: called with each message of the process.
+        on_down: called with the reason once the process has ended and was reaped.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        log_path: Path,
+        environ: Mapping[str, str],
+        *,
+        on_up: Callable[[], None],
+        on_message: Callable[[FromEngine], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self._module = module
+        self._log_path = log_path
+        self._environ = environ
+        self._on_up = on_up
+        self._on_message = on_message
+        self._on_down = on_down
+        self._needed = asyncio.Event()
+        self._child: Child | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self._child is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine; None while there is none."""
+        return self._child.pid if self._child else None
+
+    def need(self) -> None:
+        """See to it that a process runs, or will; `on_up` follows unless one is up already."""
+        if self._child is None:
+            self._needed.set()
+            if self._task is None:
+                self._task = asyncio.create_task(self._run(), name="engine-link")
+
+    def send(self, message: ToEngine) -> None:
+        """Send a message; dropped while no process is up, as `on_up` starts from nothing."""
+        if self._child:
+            self._child.channel.send(message)
+
+    async def stop(self) -> None:
+        """End the process, if any."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await self._needed.wait()
+            self._needed.clear()
+            try:
+                child = await Child.start(self._module, FromEngine, self._log_path, self._environ)
+            except OSError as error:
+                self._on_down(f"cannot be started: {error}")
+                continue
+            reason = await self._attend(child)
+            self._on_down(reason)
+
+    async def _attend(self, child: Child) -> str:
+        """Pass messages on until the process ends; return how it did."""
+        self._child = child
+        grace_s, reason = END_GRACE_S, ""
+        try:
+            self._on_up()
+            while messages := await child.channel.receive():
+                for message in messages:
+                    self._on_message(message)
+        except (msgspec.MsgspecError, ValueError) as error:
+            grace_s, reason = 0.0, f"sent what is no message: {error}"
+        finally:
+            self._child = None
+            status = await child.end(grace_s)
+        return reason or describe_exit(status)

@@ -1,0 +1,101 @@
+"""What a job is: its states, its row as a value, its events, and what a job kind promises."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmos.types import Priority
+
+
+class JobState(enum.StrEnum):
+    """waiting -> queued -> running <-> paused -> succeeded | failed | cancelled."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL_STATES
+
+
+ACTIVE_STATES = (JobState.RUNNING, JobState.PAUSED)
+FINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of the jobs table. Times are Unix seconds."""
+
+    id: int
+    kind: str
+    name: str
+    params: dict[str, Any]
+    state: JobState
+    priority: Priority
+    owner: str
+    created_at: float
+    queued_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    not_before: float
+    attempt: int
+    """Starts so far."""
+    failures: int
+    """Attempts that ended by the job's own fault; ``max_attempts`` of them end the job."""
+    max_attempts: int
+    fence: int
+    """Rises with every start and takeover; only the attempt that holds the newest may commit."""
+    lease_expires_at: float | None
+    cancel_requested: bool
+    reserved_bytes: int
+    threads: int
+    """CPU threads, fixed at the first start; 0 before it."""
+    progress: dict[str, Any] | None
+    """``{"step", "total", "message"}``"""
+    error: dict[str, str] | None
+    """``{"code", "message"}`` of the last attempt that failed."""
+    result: dict[str, Any] | None
+    """The handler's summary and ``"artifacts"``, the refs that were committed with it."""
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job.
+
+    ``data`` by type: state ``{"state", "attempt", "error"?, …}``, log ``{"line"}``,
+    metric ``{"step", <name>: value, …}``, progress ``{"step", "total", "message"}``. Progress is
+    only live: it has id 0, and the newest lies in the job's row.
+    """
+
+    id: int
+    job_id: int
+    type: Literal["state", "log", "metric", "progress"]
+    data: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobKind:
+    """A kind of job. Torch-free: the handler is only named here and imported by the worker.
+
+    Attributes:
+        handler: ``"package.module:function"``, called with a JobContext, returns a JobResult.
+        schema: returns the params made complete; raises InvalidRequestError for bad ones.
+        estimate: bytes of memory a job with these params needs.
+        max_attempts: failures by the job's own fault after which it is failed.
+    """
+
+    name: str
+    handler: str
+    schema: Callable[[dict[str, Any]], dict[str, Any]]
+    estimate: Callable[[dict[str, Any]], int]
+    max_attempts: int = 3

@@ -1,0 +1,1 @@
+"""What the kernel's tests run in processes of their own."""

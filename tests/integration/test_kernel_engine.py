@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llmos.errors import (
+    ContextLengthError,
+    EngineError,
+    InvalidModelError,
+    OutOfMemoryError,
+    OverloadedError,
+)
+from llmos.kernel.kernel import Kernel
+from llmos.kernel.ledger import Ledger
+from llmos.kernel.residency import Lease, ModelSpec
+from llmos.settings import Settings
+from llmos.storage.memory import MemoryDatabase
+from llmos.types import GenerateWork, PipelineOut, PipelineWork, SamplingParams, TokensOut
+
+CHILDREN = Path(__file__).parent
+PROMPT = tuple(range(100, 120))
+POISON, WRONG = 666, 13
+
+
+def spec(name: str, num_bytes: int = 100, **manifest: Any) -> ModelSpec:
+    return ModelSpec(name, "echo", "/nowhere", manifest, num_bytes, name)
+
+
+def work(*prompt: int) -> GenerateWork:
+    return GenerateWork(prompt or PROMPT, SamplingParams())
+
+
+def row(*ids: int) -> PipelineWork:
+    return PipelineWork("seq2seq", ids or PROMPT)
+
+
+async def tokens(lease: Lease, asked: GenerateWork) -> list[int]:
+    """Read a whole stream."""
+    return [piece.token_id async for out in lease.generate(asked) for piece in out.pieces]
+
+
+async def ask(kernel: Kernel, model: ModelSpec) -> list[int]:
+    """Lease a model for one stream."""
+    async with kernel.residency.lease(model) as lease:
+        return await tokens(lease, work())
+
+
+@pytest.fixture
+def module() -> str:
+    return "kernel_children.echo_host"
+
+
+@pytest.fixture
+async def kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> AsyncIterator[Kernel]:
+    monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
+    database = MemoryDatabase()
+    kernel = Kernel(
+        database,
+        Ledger(250),
+        {},
+        Settings(home=tmp_path, threads=1, max_queue=8, idle_s=60.0),
+        time.time,
+        lambda connection, job, result: None,
+        rng=random.Random(0),
+        engine_module=module,
+    )
+    await kernel.start()
+    yield kernel
+    await kernel.stop()
+    database.close()
+
+
+def states(kernel: Kernel) -> dict[str, str]:
+    return {model["name"]: model["state"] for model in kernel.residency.status()}
+
+
+async def read_five_then_kill(kernel: Kernel, lease: Lease) -> list[int]:
+    """Read five tokens of a stream that stalls there, kill the engine, and read the rest."""
+    seen: list[int] = []
+    async with aclosing(lease.generate(work())) as stream:
+        async for out in stream:
+            seen += [piece.token_id for piece in out.pieces]
+            if len(seen) == 5 and out.pieces:
+                os.kill(kernel.residency.engine_pid, signal.SIGKILL)
+    return seen
+
+
+async def test_a_leased_model_is_loaded_and_answers(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a")) as lease:
+        assert await tokens(lease, work()) == list(PROMPT)
+        assert await lease.run(row(1, 2)) == PipelineOut(token_ids=(1, 2))
+        assert states(kernel) == {"a": "ready"}
+    assert kernel.ledger.reservations() == {"model:a:a": 100}
+
+
+async def test_concurrent_leases_share_one_load(kernel: Kernel, tmp_path: Path) -> None:
+    shared = spec("a", loads=str(tmp_path / "loads"))
+
+    answers = await asyncio.gather(*(ask(kernel, shared) for _ in range(8)))
+    assert answers == [list(PROMPT)] * 8
+    assert (tmp_path / "loads").read_text().splitlines() == ["a"]
+
+
+async def test_a_failed_load_reaches_everyone_who_waits_and_the_next_tries_again(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    broken = spec("a", load_error="invalid_model", loads=str(tmp_path / "loads"))
+    outcomes = await asyncio.gather(
+        *(ask(kernel, broken) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [InvalidModelError] * 3
+    assert str(outcomes[0]) == "it is broken"
+    assert kernel.ledger.reserved_bytes == 0
+    assert kernel.residency.status() == []
+    with pytest.raises(InvalidModelError):
+        await ask(kernel, broken)
+    assert len((tmp_path / "loads").read_text().splitlines()) == 2
+
+
+async def test_a_stream_whose_engine_is_killed_goes_on_with_the_same_tokens(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    stalling = spec("a", stall_after=5, loads=str(tmp_path / "loads"))
+    async with kernel.residency.lease(stalling) as lease:
+        assert await read_five_then_kill(kernel, lease) == list(PROMPT)
+    assert len((tmp_path / "loads").read_text().splitlines()) == 2
+    assert kernel.ledger.reservations() == {"model:a:a": 100}
+
+
+async def test_idle_models_are_let_go_when_the_engine_dies(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("idle")):
+        pass
+    async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
+        assert await read_five_then_kill(kernel, lease) == list(PROMPT)
+        assert states(kernel) == {"a": "ready"}
+    assert kernel.ledger.reservations() == {"model:a:a": 100}
+
+
+async def test_a_request_that_kills_the_engine_fails_alone(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a")) as lease:
+        poison = asyncio.ensure_future(lease.run(row(POISON)))
+        others = [asyncio.ensure_future(tokens(lease, work())) for _ in range(3)]
+        with pytest.raises(EngineError, match="3 times in a row at this request"):
+            await poison
+        assert await asyncio.gather(*others) == [list(PROMPT)] * 3
+
+
+async def test_a_model_that_kills_the_engine_at_load_is_given_up(kernel: Kernel) -> None:
+    with pytest.raises(EngineError, match="ended with status 3 while it loaded bad"):
+        await ask(kernel, spec("bad", die_on_load=True))
+    async with kernel.residency.lease(spec("good")) as lease:
+        assert await tokens(lease, work()) == list(PROMPT)
+
+
+@pytest.mark.parametrize("module", ["kernel_children.no_such_host"])
+async def test_an_engine_that_cannot_start_is_an_error_not_a_hang(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=r"engine\.log"):
+        await ask(kernel, spec("a"))
+    assert "no_such_host" in (tmp_path / "logs" / "engine.log").read_text()
+
+
+async def test_a_wrong_request_fails_alone(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a")) as lease:
+        with pytest.raises(ContextLengthError, match="too long"):
+            await tokens(lease, work(WRONG))
+        assert await tokens(lease, work()) == list(PROMPT)
+
+
+async def test_closing_a_stream_cancels_it_in_the_engine(kernel: Kernel, tmp_path: Path) -> None:
+    async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
+        async with aclosing(lease.generate(work())) as stream:
+            await anext(stream)
+        left = lease.generate(work())
+        await anext(left)
+    with pytest.raises(EngineError, match="given up"):
+        async for _ in left:
+            pass
+    async with kernel.residency.lease(spec("a")) as lease:
+        await lease.run(row())
+    log = (tmp_path / "logs" / "engine.log").read_text()
+    assert log.splitlines() == ["cancelled 1", "cancelled 2"]
+
+
+async def test_too_many_requests_at_one_model_are_refused(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
+        streams = [lease.generate(work()) for _ in range(8)]
+        for stream in streams:
+            await anext(stream)
+        with pytest.raises(OverloadedError, match="8 requests"):
+            await lease.run(row())
+        for stream in streams:
+            await stream.aclose()
+        assert await lease.run(row()) == PipelineOut(token_ids=PROMPT)
+
+
+async def test_an_idle_model_makes_room_and_a_leased_one_does_not(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a", 150, weights_bytes=150)):
+        pass
+    async with kernel.residency.lease(spec("b", 150, weights_bytes=150)):
+        assert states(kernel) == {"b": "ready"}
+        waiting = asyncio.ensure_future(ask(kernel, spec("c", 160)))
+        await kernel.step()
+        assert states(kernel) == {"b": "ready", "c": "absent"}
+    assert await waiting == list(PROMPT)
+    assert states(kernel) == {"c": "ready"}
+
+
+async def test_a_model_larger_than_it_seemed_gets_room_for_what_it_is(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("idle", 100)):
+        pass
+    async with kernel.residency.lease(spec("a", 50, weights_bytes=200)) as lease:
+        assert await tokens(lease, work()) == list(PROMPT)
+        assert kernel.ledger.reservations() == {"model:a:a": 200}
+
+
+@pytest.mark.parametrize("model", [spec("a", 251), spec("b", 10, weights_bytes=251)])
+async def test_a_model_that_cannot_fit_is_refused(kernel: Kernel, model: ModelSpec) -> None:
+    with pytest.raises(OutOfMemoryError, match="memory_bytes"):
+        await ask(kernel, model)
+    assert kernel.ledger.reserved_bytes == 0
+
+
+async def test_stopping_ends_the_engine_and_every_wait(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
+        stream = lease.generate(work())
+        await anext(stream)
+        engine = psutil.Process(kernel.residency.engine_pid)
+        await kernel.stop()
+        assert not engine.is_running()
+        with pytest.raises(EngineError, match="stopping"):
+            async for _ in stream:
+                pass
+    with pytest.raises(EngineError, match="stopping"):
+        await ask(kernel, spec("a"))
+
+
+@pytest.mark.parametrize("module", ["llmos.engines.host"])
+async def test_the_real_engine_process_carries_a_stream_over_its_death(kernel: Kernel) -> None:
+    asked = GenerateWork(PROMPT, SamplingParams(max_tokens=2000, ignore_eos=True))
+    outs: list[TokensOut] = []
+    async with (
+        kernel.residency.lease(spec("a")) as lease,
+        aclosing(lease.generate(asked)) as stream,
+    ):
+        async for out in stream:
+            outs.append(out)
+            if len(outs) == 10:
+                os.kill(kernel.residency.engine_pid, signal.SIGKILL)
+    seen = [piece.token_id for out in outs for piece in out.pieces]
+    assert seen == [PROMPT[i % len(PROMPT)] for i in range(2000)]
+    assert outs[-1].finish_reason == "length"

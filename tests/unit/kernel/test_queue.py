@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, insert, select
+
+from llmos.errors import (
+    ConflictError,
+    DataError,
+    EngineError,
+    FencedError,
+    InvalidRequestError,
+    JobNotFoundError,
+    OutOfMemoryError,
+)
+from llmos.kernel.events import EventBus
+from llmos.kernel.jobs import Job, JobState
+from llmos.kernel.queue import JobQueue, topic
+from llmos.storage.memory import MemoryDatabase
+from llmos.storage.schema import jobs, task_defaults
+from llmos.types import JobResult, Priority
+
+LEASE_S = 30.0
+ANY_STATE = [*JobState]
+
+
+def commit(connection: Connection, job: Job, result: JobResult) -> list[str]:
+    """Leave one row per commit; a second one would break its key."""
+    connection.execute(insert(task_defaults).values(task=f"job {job.id}", model="m", owner="o"))
+    return ["model:1"]
+
+
+def commits(database: MemoryDatabase) -> list[str]:
+    return database.read_sync(lambda c: list(c.scalars(select(task_defaults.c.task))))
+
+
+async def submit(queue: JobQueue, **options: Any) -> Job:
+    return await queue.submit("train", {}, **({"owner": "o"} | options))
+
+
+async def running(queue: JobQueue, **options: Any) -> Job:
+    job = await queue.claim((await submit(queue, **options)).id, LEASE_S, threads=2)
+    assert job is not None
+    return job
+
+
+async def in_state(queue: JobQueue, state: JobState) -> Job:
+    """Return a job that came into ``state`` the ordinary way."""
+    if state is JobState.WAITING:
+        return await submit(queue, after=[(await submit(queue)).id])
+    if state is JobState.QUEUED:
+        return await submit(queue)
+    job = await running(queue)
+    if state is JobState.PAUSED:
+        return await queue.set_paused(job.id, True, "a")
+    if state is JobState.SUCCEEDED:
+        return await queue.complete(job.id, job.fence, JobResult(), commit)
+    if state is JobState.FAILED:
+        return await queue.fail(job.id, job.fence, DataError("no"), retryable=False)
+    if state is JobState.CANCELLED:
+        await queue.cancel(job.id, "a")
+        return await queue.cancelled(job.id, job.fence)
+    return job
+
+
+async def states(queue: JobQueue, job: Job) -> list[str]:
+    events = await queue.events(job.id)
+    return [event.data["state"] for event in events if event.type == "state"]
+
+
+# -- submitting ----------------------------------------------------------------------------------
+
+
+async def test_a_submitted_job_is_queued_with_its_params_made_complete(queue: JobQueue) -> None:
+    job = await queue.submit("train", {"x": 1}, owner="o", priority=Priority.BATCH)
+    assert job == await queue.get(job.id)
+    assert (job.state, job.params, job.name) == (JobState.QUEUED, {"steps": 1, "x": 1}, "train")
+    assert (job.priority, job.owner, job.queued_at) == (Priority.BATCH, "o", 1000.0)
+    assert await states(queue, job) == ["queued"]
+
+
+async def test_what_is_not_valid_is_refused_and_not_written(queue: JobQueue) -> None:
+    with pytest.raises(InvalidRequestError, match="bad is not"):
+        await queue.submit("train", {"bad": 1}, owner="o")
+    with pytest.raises(InvalidRequestError, match=r"no job kind 'trian'\. Did you mean 'train'"):
+        await queue.submit("trian", {}, owner="o")
+    with pytest.raises(OutOfMemoryError, match=r"1.0 KB"):
+        await queue.submit("train", {"bytes": 1001}, owner="o")
+    with pytest.raises(JobNotFoundError):
+        await submit(queue, after=[99])
+    assert await queue.list() == []
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 7, 2**63, 2**80, -(2**80)])
+async def test_a_job_that_is_not_there_is_not_found(queue: JobQueue, job_id: int) -> None:
+    for ask in (queue.get(job_id), queue.events(job_id), queue.cancel(job_id, "a")):
+        with pytest.raises(JobNotFoundError):
+            await ask
+
+
+async def test_jobs_are_listed_newest_first_by_owner_and_state(queue: JobQueue) -> None:
+    first, second = await submit(queue), await submit(queue, owner="p")
+    third = await running(queue)
+    assert [job.id for job in await queue.list()] == [third.id, second.id, first.id]
+    assert [job.id for job in await queue.list(owner="p")] == [second.id]
+    assert [job.id for job in await queue.list(states=[JobState.RUNNING])] == [third.id]
+    assert [job.id for job in await queue.list(before=third.id, limit=1)] == [second.id]
+
+
+async def test_changes_are_audited_with_their_actor(queue: JobQueue, audited: list[Any]) -> None:
+    job = await submit(queue, actor="key1")
+    await queue.cancel(job.id, "key2")
+    assert [(actor, action, object) for actor, action, object, *_ in audited] == [
+        ("key1", "job.submit", f"job:{job.id}"),
+        ("key2", "job.cancel", f"job:{job.id}"),
+        ("key2", "job.finish", f"job:{job.id}"),
+    ]
+
+
+# -- attempts ------------------------------------------------------------------------------------
+
+
+async def test_a_claim_takes_a_job_once_and_raises_its_fence(queue: JobQueue) -> None:
+    queued = await submit(queue)
+    job = await queue.claim(queued.id, LEASE_S, threads=2)
+    assert job.state is JobState.RUNNING
+    assert job.fence > queued.fence
+    assert (job.attempt, job.lease_expires_at, job.started_at) == (1, 1030.0, 1000.0)
+    assert await queue.claim(queued.id, LEASE_S, threads=2) is None
+
+
+async def test_the_number_of_threads_is_that_of_the_first_start(queue: JobQueue) -> None:
+    job = await running(queue)
+    await queue.requeue(job.id, job.fence)
+    again = await queue.claim(job.id, LEASE_S, threads=8)
+    assert again.threads == 2
+
+
+async def test_reports_renew_the_lease_and_are_kept(queue: JobQueue, clock, bus: EventBus) -> None:
+    job = await running(queue)
+    clock.now = 1010.0
+    progress = {"step": 1, "total": 2, "message": ""}
+    with bus.subscribe(topic(job.id)) as live:
+        events = [("log", {"line": "hi"}), ("metric", {"step": 1, "loss": float("nan")})]
+        await queue.report(job.id, job.fence, LEASE_S, progress=progress, events=events)
+        assert [(event.type, event.id > 0) for event in live.take_all()] == [
+            ("log", True),
+            ("metric", True),
+            ("progress", False),
+        ]
+    seen = await queue.get(job.id)
+    assert (seen.lease_expires_at, seen.progress) == (1040.0, progress)
+    kept = await queue.events(job.id, after_event_id=2)
+    assert [event.data for event in kept] == [{"line": "hi"}, {"step": 1, "loss": None}]
+    await queue.renew(job.id, job.fence, 100.0)
+    assert (await queue.get(job.id)).lease_expires_at == 1110.0
+
+
+async def test_success_commits_once_with_its_artifacts(
+    queue: JobQueue, database: MemoryDatabase
+) -> None:
+    job = await running(queue)
+    result = JobResult(summary={"loss": 1.5})
+    ended = await queue.complete(job.id, job.fence, result, commit)
+    assert ended.state is JobState.SUCCEEDED
+    assert ended.result == {"loss": 1.5, "artifacts": ["model:1"]}
+    with pytest.raises(FencedError):
+        await queue.complete(job.id, job.fence, result, commit)
+    assert commits(database) == [f"job {job.id}"]
+
+
+async def test_a_commit_that_fails_leaves_the_job_running_and_nothing_else(
+    queue: JobQueue, database: MemoryDatabase
+) -> None:
+    def half(connection: Connection, job: Job, result: JobResult) -> None:
+        commit(connection, job, result)
+        raise ConflictError("taken")
+
+    job = await running(queue)
+    with pytest.raises(ConflictError, match="taken"):
+        await queue.complete(job.id, job.fence, JobResult(), half)
+    assert (await queue.get(job.id)).state is JobState.RUNNING
+    assert commits(database) == []
+
+
+async def test_an_attempt_that_lost_its_job_can_change_nothing(
+    queue: JobQueue, database: MemoryDatabase
+) -> None:
+    old = await running(queue)
+    await queue.requeue(old.id, old.fence)
+    new = await queue.claim(old.id, LEASE_S, threads=2)
+    for late in (
+        queue.renew(old.id, old.fence, LEASE_S),
+        queue.complete(old.id, old.fence, JobResult(), commit),
+        queue.fail(old.id, old.fence, DataError(), retryable=False),
+        queue.cancelled(old.id, old.fence),
+        queue.requeue(old.id, old.fence),
+    ):
+        with pytest.raises(FencedError):
+            await late
+    assert await queue.get(old.id) == new
+    assert commits(database) == []
+
+
+async def test_retryable_failures_back_off_with_full_jitter_until_attempts_are_used_up(
+    queue: JobQueue, clock
+) -> None:
+    job = await running(queue)
+    for failures, delay in ((1, 0.5), (2, 1.0)):
+        job = await queue.fail(job.id, job.fence, EngineError("again"), retryable=True)
+        assert (job.state, job.failures) == (JobState.QUEUED, failures)
+        assert job.not_before == clock.now + delay
+        assert await queue.claim(job.id, LEASE_S, threads=2) is None
+        clock.now += delay
+        job = await queue.claim(job.id, LEASE_S, threads=2)
+    job = await queue.fail(job.id, job.fence, EngineError("last"), retryable=True)
+    assert (job.state, job.attempt) == (JobState.FAILED, 3)
+    assert job.error == {"code": "engine_error", "message": "last"}
+
+
+async def test_a_fatal_error_fails_at_once(queue: JobQueue) -> None:
+    job = await running(queue)
+    ended = await queue.fail(job.id, job.fence, DataError("empty"), retryable=False)
+    assert (ended.state, ended.failures) == (JobState.FAILED, 1)
+
+
+async def test_a_kind_may_allow_fewer_attempts(queue: JobQueue) -> None:
+    submitted = await queue.submit("import", {}, owner="o")
+    job = await queue.claim(submitted.id, LEASE_S, threads=2)
+    ended = await queue.fail(job.id, job.fence, EngineError(), retryable=True)
+    assert ended.state is JobState.FAILED
+
+
+async def test_a_restart_takes_every_running_job_back_at_no_cost_to_it(queue: JobQueue) -> None:
+    old = await running(queue)
+    paused = await in_state(queue, JobState.PAUSED)
+    doomed = await running(queue)
+    await queue.cancel(doomed.id, "a")
+    assert await queue.requeue_all() == [old.id, paused.id, doomed.id]
+    job = await queue.get(old.id)
+    assert (job.state, job.failures, job.not_before) == (JobState.QUEUED, 0, 0.0)
+    assert job.fence > old.fence
+    assert (await queue.get(paused.id)).state is JobState.QUEUED
+    assert (await queue.get(doomed.id)).state is JobState.CANCELLED
+
+
+async def test_a_job_too_large_to_start_is_failed(queue: JobQueue) -> None:
+    job = await submit(queue)
+    await queue.refuse(job.id, OutOfMemoryError("too large"))
+    assert (await queue.get(job.id)).state is JobState.FAILED
+    other = await running(queue)
+    await queue.refuse(other.id, OutOfMemoryError("too large"))
+    assert (await queue.get(other.id)).state is JobState.RUNNING
+
+
+# -- cancelling and pausing ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ANY_STATE)
+async def test_cancel_works_in_every_state(queue: JobQueue, state: JobState) -> None:
+    job = await in_state(queue, state)
+    assert job.state is state
+    if state in (JobState.SUCCEEDED, JobState.FAILED):
+        with pytest.raises(ConflictError, match=f"has {state} already"):
+            await queue.cancel(job.id, "a")
+        return
+    asked = await queue.cancel(job.id, "a")
+    if state in (JobState.RUNNING, JobState.PAUSED):
+        assert (asked.state, asked.cancel_requested) == (state, True)
+        assert await queue.cancel(job.id, "a") == asked
+        asked = await queue.fail(job.id, job.fence, EngineError("killed"), retryable=True)
+    assert asked.state is JobState.CANCELLED
+    assert (await queue.cancel(job.id, "a")).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("state", ANY_STATE)
+async def test_only_what_runs_can_pause(queue: JobQueue, state: JobState) -> None:
+    job = await in_state(queue, state)
+    if state in (JobState.RUNNING, JobState.PAUSED):
+        assert (await queue.set_paused(job.id, True, "a")).state is JobState.PAUSED
+        assert (await queue.set_paused(job.id, False, "a")).state is JobState.RUNNING
+    else:
+        with pytest.raises(ConflictError, match="not running"):
+            await queue.set_paused(job.id, True, "a")
+
+
+# -- jobs after jobs -----------------------------------------------------------------------------
+
+
+async def test_a_job_waits_for_every_job_before_it(queue: JobQueue, clock) -> None:
+    first, second = await running(queue), await running(queue)
+    last = await submit(queue, after=[second.id, first.id, first.id])
+    assert (last.state, last.after) == (JobState.WAITING, (first.id, second.id))
+    await queue.complete(first.id, first.fence, JobResult(), commit)
+    assert (await queue.get(last.id)).state is JobState.WAITING
+    clock.now = 1500.0
+    await queue.complete(second.id, second.fence, JobResult(), commit)
+    ready = await queue.get(last.id)
+    assert (ready.state, ready.queued_at) == (JobState.QUEUED, 1500.0)
+    assert (await submit(queue, after=[first.id])).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("how", ["failed", "was cancelled"])
+async def test_what_waits_for_a_job_fails_with_it_down_the_chain(queue: JobQueue, how: str) -> None:
+    first, other = await running(queue), await running(queue)
+    second = await submit(queue, after=[first.id, other.id], name="second")
+    third = await submit(queue, after=[second.id, first.id])
+    if how == "failed":
+        await queue.fail(first.id, first.fence, DataError("no"), retryable=False)
+    else:
+        await queue.cancel(first.id, "a")
+        await queue.cancelled(first.id, first.fence)
+    for job in (second, third):
+        ended = await queue.get(job.id)
+        assert ended.state is JobState.FAILED
+        assert ended.error["code"] == "job_failed"
+        assert await states(queue, job) == ["waiting", "failed"]
+    message = (await queue.get(second.id)).error["message"]
+    assert message == f"Job {first.id} (train), which this one waited for, {how}."
+    assert (await queue.get(other.id)).state is JobState.RUNNING
+
+
+async def test_nothing_can_wait_for_a_failed_job_or_another_owners(queue: JobQueue) -> None:
+    failed = await in_state(queue, JobState.FAILED)
+    with pytest.raises(ConflictError, match="nothing can run after it"):
+        await submit(queue, after=[failed.id])
+    theirs = await submit(queue, owner="p")
+    with pytest.raises(JobNotFoundError):
+        await submit(queue, after=[theirs.id])
+
+
+# -- the scheduler's view ------------------------------------------------------------------------
+
+
+async def test_the_view_shows_the_oldest_of_each_class_and_owner(queue: JobQueue, clock) -> None:
+    for owner in ("", "a", "b"):
+        for priority in (Priority.BATCH, Priority.INTERACTIVE):
+            for _ in range(18):
+                await submit(queue, owner=owner, priority=priority)
+    held = await running(queue, owner="b")
+    waiting_out = await running(queue)
+    waiting_out = await queue.fail(waiting_out.id, waiting_out.fence, EngineError(), retryable=True)
+    view = await queue.view()
+    assert [(job.priority, job.owner) for job in view.ready] == [
+        (priority, owner)
+        for priority in (Priority.INTERACTIVE, Priority.BATCH)
+        for owner in ("", "a", "b")
+        for _ in range(16)
+    ]
+    assert view.ready[0].id == 19
+    assert [job.id for job in view.active] == [held.id]
+    assert view.next_not_before == waiting_out.not_before
+    clock.now = waiting_out.not_before
+    assert waiting_out.id in {job.id for job in (await queue.view()).ready}
+
+
+def test_the_view_is_read_by_index(database: MemoryDatabase) -> None:
+    queued = (jobs.c.state == "queued") & (jobs.c.priority == 1)
+    for query in (
+        select(jobs).where(queued, jobs.c.owner == "o").order_by(jobs.c.id).limit(16),
+        select(jobs.c.owner).where(queued, jobs.c.owner > "o").order_by(jobs.c.owner).limit(1),
+        select(jobs).where(jobs.c.state.in_(["running", "paused"])),
+        select(func.min(jobs.c.not_before)).where(
+            jobs.c.state == "queued", jobs.c.not_before > 1.0
+        ),
+    ):
+        sql = str(query.compile(compile_kwargs={"literal_binds": True}))
+        plan = database.read_sync(
+            lambda c, sql=sql: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
+        )
+        (step,) = (row[3] for row in plan)
+        assert step.startswith("SEARCH jobs USING")
+        assert "ix_jobs_queue" in step or "ix_jobs_not_before" in step

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmos.kernel.scheduler import (
+    ActiveJob,
+    Evict,
+    Expire,
+    Load,
+    ReadyJob,
+    RefuseJob,
+    RefuseModel,
+    ResidentModel,
+    Start,
+    State,
+    Stop,
+    WantedModel,
+    decide,
+)
+from llmos.types import Priority
+
+NOW = 10_000.0
+AGEING_S = 100.0
+
+
+def ready(id: int, **changes: object) -> ReadyJob:
+    job = ReadyJob(id, "o", Priority.STANDARD, NOW - 1, 0)
+    return dataclasses.replace(job, **changes)
+
+
+def active(id: int, **changes: object) -> ActiveJob:
+    return dataclasses.replace(ActiveJob(id, 1, "o", NOW + 30, 0), **changes)
+
+
+def model(key: str, num_bytes: int = 10, **changes: object) -> ResidentModel:
+    return dataclasses.replace(
+        ResidentModel(key, num_bytes, "ready", 0, NOW - 1, 1.0, 1.0), **changes
+    )
+
+
+def wanted(key: str, num_bytes: int = 10, **changes: object) -> WantedModel:
+    return dataclasses.replace(WantedModel(key, num_bytes, Priority.STANDARD, NOW), **changes)
+
+
+def state(capacity_bytes: int = 100, **changes: object) -> State:
+    """A state whose free bytes are what its jobs and models leave."""
+    made = State(NOW, 0, capacity_bytes, 1, 60.0, AGEING_S)
+    made = dataclasses.replace(made, **changes)
+    used = sum(job.num_bytes for job in made.active) + sum(m.num_bytes for m in made.models)
+    return dataclasses.replace(made, free_bytes=capacity_bytes - used)
+
+
+# -- jobs ----------------------------------------------------------------------------------------
+
+
+def test_the_better_class_starts_first_then_the_older_job() -> None:
+    jobs = (
+        ready(1, priority=Priority.BATCH, queued_at=NOW - 50),
+        ready(2, queued_at=NOW - 10),
+        ready(3, queued_at=NOW - 20),
+    )
+    assert decide(state(ready=jobs, max_workers=2)) == [Start(3), Start(2)]
+
+
+def test_no_more_jobs_run_than_there_are_workers() -> None:
+    assert decide(state(ready=(ready(2),), active=(active(1),))) == []
+    assert decide(state(ready=(ready(2),), max_workers=0)) == []
+
+
+def test_the_owner_who_used_least_goes_first() -> None:
+    jobs = (ready(1, owner="a", queued_at=NOW - 50), ready(2, owner="b"))
+    assert decide(state(ready=jobs, usage_s={"a": 5.0, "b": 4.0})) == [Start(2)]
+    assert decide(state(ready=jobs, usage_s={"b": 0.1})) == [Start(1)]
+
+
+def test_owners_with_equal_use_take_turns() -> None:
+    jobs = (*(ready(id, owner="a", queued_at=NOW - 50) for id in (1, 2, 3)), ready(4, owner="b"))
+    assert decide(state(ready=jobs, max_workers=3)) == [Start(1), Start(4), Start(2)]
+
+
+def test_a_class_ages_so_that_nothing_starves() -> None:
+    old = ready(1, priority=Priority.BACKGROUND, queued_at=NOW - 4 * AGEING_S)
+    jobs = (old, *(ready(id, priority=Priority.INTERACTIVE) for id in range(2, 30)))
+    assert decide(state(ready=jobs, usage_s={"o": 1e9})) == [Start(1)]
+
+
+def test_a_job_that_does_not_fit_is_passed_by() -> None:
+    jobs = (ready(1, num_bytes=60, queued_at=NOW - 50), ready(2, num_bytes=40))
+    occupied = (active(9, num_bytes=50),)
+    assert decide(state(ready=jobs, active=occupied, max_workers=2)) == [Start(2)]
+
+
+def test_room_and_worker_are_kept_for_an_overdue_job() -> None:
+    overdue = ready(1, num_bytes=60, queued_at=NOW - 2 * AGEING_S)
+    occupied = (active(9, num_bytes=50),)
+    small = (ready(2, num_bytes=40), ready(3))
+    decided = decide(state(ready=(overdue, *small), active=occupied, max_workers=2))
+    assert decided == []
+    decided = decide(state(ready=(overdue, *small), active=occupied, max_workers=3))
+    assert decided == [Start(3)]
+
+
+def test_a_job_larger_than_everything_is_refused() -> None:
+    assert decide(state(ready=(ready(1, num_bytes=101),))) == [RefuseJob(1)]
+
+
+def test_expired_leases_are_taken_back_and_cancelled_jobs_stopped() -> None:
+    jobs = (
+        active(1, lease_expires_at=NOW - 0.1, fence=7),
+        active(2, cancel_requested=True),
+        active(3),
+    )
+    assert decide(state(active=jobs)) == [Expire(1, 7), Stop(2)]
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+def test_a_wanted_model_is_loaded_into_free_memory() -> None:
+    assert decide(state(wanted=(wanted("a"),))) == [Load("a")]
+
+
+def test_idle_models_are_evicted_for_a_wanted_one_and_it_is_loaded_once_they_are_gone() -> None:
+    idle = model("idle", 95)
+    assert decide(state(wanted=(wanted("a"),), models=(idle,))) == [Evict("idle")]
+    leaving = dataclasses.replace(idle, state="unloading")
+    assert decide(state(wanted=(wanted("a"),), models=(leaving,))) == []
+    assert decide(state(wanted=(wanted("a"),))) == [Load("a")]
+
+
+def test_the_model_whose_reload_is_cheapest_per_byte_and_demand_goes_first() -> None:
+    models = (
+        model("slow", 30, load_s=9.0),
+        model("popular", 30, demand=8.0),
+        model("cheap", 30, load_s=0.5),
+    )
+    assert decide(state(90, wanted=(wanted("a"),), models=models)) == [Evict("cheap")]
+    assert decide(state(90, wanted=(wanted("a", 40),), models=models)) == [
+        Evict("cheap"),
+        Evict("popular"),
+    ]
+
+
+def test_of_equal_models_the_least_recently_used_goes_first() -> None:
+    models = (model("new", 50), model("old", 50, last_used_at=NOW - 9))
+    assert decide(state(wanted=(wanted("a"),), models=models)) == [Evict("old")]
+
+
+def test_models_in_use_stay() -> None:
+    busy = model("busy", 95, num_users=1, last_used_at=NOW - 1e6)
+    assert decide(state(wanted=(wanted("a"),), models=(busy,))) == []
+
+
+def test_nothing_is_evicted_in_vain() -> None:
+    models = (model("busy", 60, num_users=1), model("idle", 30))
+    assert decide(state(wanted=(wanted("a", 50),), models=models)) == []
+
+
+def test_a_model_idle_too_long_is_evicted() -> None:
+    models = (model("idle", last_used_at=NOW - 60), model("used", last_used_at=NOW - 59))
+    assert decide(state(models=models)) == [Evict("idle")]
+
+
+def test_a_model_that_cannot_fit_beside_the_jobs_is_refused() -> None:
+    assert decide(state(wanted=(wanted("a", 101),))) == [RefuseModel("a")]
+    occupied = (active(1, num_bytes=50),)
+    assert decide(state(wanted=(wanted("a", 51),), active=occupied)) == [RefuseModel("a")]
+
+
+def test_a_model_of_the_same_class_goes_before_a_job() -> None:
+    demands = {"wanted": (wanted("a", 60),), "ready": (ready(1, num_bytes=60),)}
+    assert decide(state(**demands)) == [Load("a")]
+    demands["ready"] = (ready(1, num_bytes=60, priority=Priority.INTERACTIVE),)
+    assert decide(state(**demands)) == [Start(1)]
+
+
+def test_an_idle_model_makes_room_for_a_job_whose_worker_is_kept() -> None:
+    jobs = (ready(1, num_bytes=60, queued_at=NOW - 50), ready(2))
+    assert decide(state(ready=jobs, models=(model("idle", 50),))) == [Evict("idle")]
+
+
+# -- properties ----------------------------------------------------------------------------------
+
+unhurried = settings(deadline=None)
+sizes = st.integers(0, 60)
+times = st.floats(NOW - 1000, NOW, allow_nan=False).map(lambda t: round(t, 1))
+priorities = st.sampled_from(Priority)
+owners = st.sampled_from("abc")
+
+
+@st.composite
+def states(draw: st.DrawFn) -> State:
+    """Any state that a kernel could be in: nothing is over-committed, ids and keys are unique."""
+    models = [
+        ResidentModel(
+            f"m{index}",
+            draw(sizes),
+            draw(st.sampled_from(["loading", "ready", "unloading"])),
+            draw(st.integers(0, 2)),
+            draw(times),
+            draw(st.floats(0, 10)),
+            draw(st.floats(0, 10)),
+        )
+        for index in range(draw(st.integers(0, 5)))
+    ]
+    jobs = [
+        ActiveJob(index, 1, draw(owners), NOW + draw(st.floats(-10, 30)), draw(sizes))
+        for index in range(draw(st.integers(0, 3)))
+    ]
+    used = sum(m.num_bytes for m in models) + sum(job.num_bytes for job in jobs)
+    capacity_bytes = used + draw(sizes)
+    return State(
+        NOW,
+        capacity_bytes - used,
+        capacity_bytes,
+        draw(st.integers(0, 6)),
+        draw(st.sampled_from([0.0, 60.0, 900.0])),
+        AGEING_S,
+        tuple(
+            ReadyJob(100 + index, draw(owners), draw(priorities), draw(times), draw(sizes))
+            for index in range(draw(st.integers(0, 8)))
+        ),
+        tuple(jobs),
+        tuple(models),
+        tuple(
+            WantedModel(f"w{index}", draw(sizes), draw(priorities), draw(times))
+            for index in range(draw(st.integers(0, 3)))
+        ),
+        {"a": draw(st.floats(0, 100)), "b": 1.0},
+    )
+
+
+def taken_bytes(made: State) -> int:
+    """Bytes that the decision gives out."""
+    by_job = {job.id: job.num_bytes for job in made.ready}
+    by_key = {m.key: m.num_bytes for m in made.wanted}
+    return sum(
+        by_job[action.job_id] if isinstance(action, Start) else by_key[action.key]
+        for action in decide(made)
+        if isinstance(action, Start | Load)
+    )
+
+
+@unhurried
+@given(states())
+def test_no_byte_is_given_out_twice(made: State) -> None:
+    assert taken_bytes(made) <= made.free_bytes
+
+
+@unhurried
+@given(states())
+def test_workers_are_never_exceeded(made: State) -> None:
+    starts = [action for action in decide(made) if isinstance(action, Start)]
+    assert len(starts) <= max(made.max_workers - len(made.active), 0)
+
+
+@unhurried
+@given(states())
+def test_only_ready_models_that_nobody_uses_are_evicted(made: State) -> None:
+    evicted = [action.key for action in decide(made) if isinstance(action, Evict)]
+    idle = {m.key for m in made.models if m.state == "ready" and m.num_users == 0}
+    assert set(evicted) <= idle
+    assert len(set(evicted)) == len(evicted)
+
+
+@unhurried
+@given(states())
+def test_the_same_state_always_gives_the_same_actions(made: State) -> None:
+    shuffled = dataclasses.replace(
+        made,
+        ready=made.ready[::-1],
+        models=made.models[::-1],
+        wanted=made.wanted[::-1],
+    )
+    assert decide(made) == decide(made)
+    assert set(decide(made)) == set(decide(shuffled))
+
+
+@unhurried
+@given(states())
+def test_nothing_that_fits_is_left_waiting_unless_room_is_kept_for_another(made: State) -> None:
+    """Work-conserving, where demands are fresh and no model can be evicted."""
+    made = dataclasses.replace(
+        made,
+        ready=tuple(dataclasses.replace(job, queued_at=NOW) for job in made.ready),
+        wanted=tuple(dataclasses.replace(m, since=NOW) for m in made.wanted),
+        models=tuple(dataclasses.replace(m, state="ready", num_users=1) for m in made.models),
+    )
+    actions = decide(made)
+    done = {getattr(action, "job_id", None) or getattr(action, "key", None) for action in actions}
+    left_bytes = made.free_bytes - taken_bytes(made)
+    starts = sum(isinstance(action, Start) for action in actions)
+    free_workers = made.max_workers - len(made.active) - starts
+    for job in made.ready:
+        assert job.id in done or job.num_bytes > left_bytes or free_workers <= 0
+    for m in made.wanted:
+        assert m.key in done or m.num_bytes > left_bytes
+
+
+@unhurried
+@given(states())
+def test_carried_out_to_the_end_every_demand_that_can_be_met_is_met(made: State) -> None:
+    """Evictions lead somewhere: doing what is decided, again and again, comes to rest."""
+    for _ in range(30):
+        actions = [a for a in decide(made) if not isinstance(a, Expire | Stop)]
+        if not actions and not any(m.state == "unloading" for m in made.models):
+            break
+        made = carried_out(made, actions)
+    else:
+        raise AssertionError("it never comes to rest")
+    idle_bytes = sum(m.num_bytes for m in made.models if m.state == "ready" and not m.num_users)
+    for job in made.ready:
+        fits = job.num_bytes <= made.free_bytes + idle_bytes
+        assert not fits or len(made.active) >= made.max_workers or overdue(made)
+
+
+def overdue(made: State) -> bool:
+    """Say whether some demand may have room kept for it."""
+    return any(job.queued_at <= NOW - AGEING_S for job in made.ready) or any(
+        m.since <= NOW - AGEING_S for m in made.wanted
+    )
+
+
+def carried_out(made: State, actions: list[object]) -> State:
+    """Return the state after the actions, with loads and unloads finished."""
+    models = {m.key: m for m in made.models if m.state != "unloading"}
+    jobs, waiting, wishes = list(made.active), list(made.ready), list(made.wanted)
+    for action in actions:
+        if isinstance(action, Evict):
+            models[action.key] = dataclasses.replace(models[action.key], state="unloading")
+        elif isinstance(action, Load | RefuseModel):
+            wish = next(m for m in wishes if m.key == action.key)
+            wishes.remove(wish)
+            if isinstance(action, Load):
+                models[wish.key] = model(wish.key, wish.num_bytes, num_users=1)
+        elif isinstance(action, Start | RefuseJob):
+            job = next(job for job in waiting if job.id == action.job_id)
+            waiting.remove(job)
+            if isinstance(action, Start):
+                jobs.append(ActiveJob(job.id, 1, job.owner, NOW + 30, job.num_bytes))
+    used = sum(m.num_bytes for m in models.values()) + sum(job.num_bytes for job in jobs)
+    return dataclasses.replace(
+        made,
+        free_bytes=made.capacity_bytes - used,
+        models=tuple(models.values()),
+        active=tuple(jobs),
+        ready=tuple(waiting),
+        wanted=tuple(wishes),
+    )
+
+
+@unhurried
+@given(states(), st.integers(0, 3))
+def test_a_job_is_never_passed_by_one_that_came_long_after_it(made: State, late: int) -> None:
+    """The ageing bound: (class + 1) * ageing_s, whatever owners used."""
+    first = ReadyJob(1, "z", Priority(late), NOW - (late + 2) * AGEING_S - 1, 0)
+    after = tuple(
+        dataclasses.replace(job, queued_at=NOW - AGEING_S + 1, num_bytes=0) for job in made.ready
+    )
+    made = dataclasses.replace(
+        made, ready=(*after, first), wanted=(), usage_s={"z": 1e9}, max_workers=len(made.active) + 1
+    )
+    assert [action for action in decide(made) if isinstance(action, Start)] == [Start(1)]

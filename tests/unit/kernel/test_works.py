@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+
+from llmos.errors import ContextLengthError, EngineError
+from llmos.kernel.protocol import Cancel, Submit
+from llmos.kernel.works import LiveWork, Works
+from llmos.types import (
+    GenerateWork,
+    PipelineOut,
+    PipelineWork,
+    SamplingParams,
+    TokenPiece,
+    TokensOut,
+)
+
+
+class Engine:
+    """Takes what is sent, and says which models are loaded."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+        self.loaded = {"m"}
+        self.works = Works(self.sent.append, self.loaded.__contains__)
+
+    def restart(self) -> None:
+        self.loaded.clear()
+        self.works.engine_died("was killed by SIGKILL")
+        self.loaded.add("m")
+        self.works.dispatch()
+
+    def taken(self) -> list[str]:
+        """Return the ids submitted since the last call."""
+        ids = [message.id for message in self.sent if isinstance(message, Submit)]
+        self.sent.clear()
+        return ids
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+def stream(engine: Engine, *prompt: int) -> LiveWork:
+    return engine.works.add("m", GenerateWork(prompt, SamplingParams()))
+
+
+def token(number: int) -> TokensOut:
+    return TokensOut((TokenPiece(number),))
+
+
+async def test_work_waits_for_its_model(engine: Engine) -> None:
+    engine.loaded.clear()
+    live = stream(engine, 1)
+    assert engine.taken() == []
+    engine.loaded.add("m")
+    engine.works.dispatch()
+    engine.works.dispatch()
+    assert engine.taken() == [live.id]
+
+
+async def test_outputs_are_passed_on_and_the_last_one_ends_the_work(engine: Engine) -> None:
+    live = stream(engine, 1)
+    engine.works.take_output(live.id, token(5))
+    engine.works.take_output(live.id, TokensOut(finish_reason="stop"))
+    engine.works.take_output(live.id, token(6))
+    assert [await live.next(), await live.next()] == [token(5), TokensOut(finish_reason="stop")]
+    assert engine.works.of("m") == []
+    row = engine.works.add("m", PipelineWork("classify", (1,)))
+    engine.works.take_output(row.id, PipelineOut())
+    assert await row.next() == PipelineOut()
+    assert engine.works.of("m") == []
+
+
+async def test_an_error_of_the_engine_is_raised_as_it_is(engine: Engine) -> None:
+    live = stream(engine, 1)
+    engine.works.fail(live.id, ContextLengthError("too long"))
+    with pytest.raises(ContextLengthError, match="too long"):
+        await live.next()
+
+
+async def test_dropping_sent_work_cancels_it_and_finished_work_does_not(engine: Engine) -> None:
+    live, done = stream(engine, 1), stream(engine, 1)
+    engine.works.take_output(done.id, TokensOut(finish_reason="stop"))
+    engine.sent.clear()
+    engine.works.drop(live)
+    engine.works.drop(live)
+    engine.works.drop(done)
+    assert engine.sent == [Cancel(live.id)]
+    with pytest.raises(EngineError, match="given up"):
+        await live.next()
+
+
+async def test_after_a_death_work_goes_on_after_the_tokens_it_gave(engine: Engine) -> None:
+    live = engine.works.add("m", GenerateWork((1,), SamplingParams(), generated_ids=(7,)))
+    engine.works.take_output(live.id, TokensOut((TokenPiece(8), TokenPiece(9))))
+    engine.sent.clear()
+    engine.restart()
+    (message,) = engine.sent
+    assert message.id == live.id
+    assert message.work.generated_ids == (7, 8, 9)
+
+
+async def test_three_deaths_in_a_row_are_too_many(engine: Engine) -> None:
+    live = stream(engine, 1)
+    for _ in range(2):
+        engine.restart()
+        engine.works.take_output(live.id, token(5))
+    for _ in range(3):
+        engine.restart()
+    assert [await live.next(), await live.next()] == [token(5), token(5)]
+    with pytest.raises(EngineError, match="was killed by SIGKILL, 3 times in a row"):
+        await live.next()
+
+
+async def test_suspects_are_tried_one_at_a_time_so_the_culprit_fails_alone(engine: Engine) -> None:
+    innocent, culprit, third = stream(engine, 1), stream(engine, 666), stream(engine, 3)
+    engine.restart()
+    engine.taken()
+    engine.restart()
+    assert engine.taken() == [innocent.id]
+    fresh = stream(engine, 4)
+    assert engine.taken() == [fresh.id]
+    engine.works.take_output(innocent.id, token(1))
+    assert engine.taken() == [culprit.id]
+    engine.restart()
+    with pytest.raises(EngineError):
+        while True:
+            await culprit.next()
+    assert engine.taken() == [innocent.id, third.id, fresh.id]
+    assert (innocent.deaths, third.deaths, fresh.deaths) == (1, 2, 1)
+
+
+async def test_a_suspect_that_is_given_up_lets_the_next_go(engine: Engine) -> None:
+    first, second = stream(engine, 1), stream(engine, 2)
+    engine.restart()
+    engine.restart()
+    engine.taken()
+    engine.works.drop(first)
+    assert engine.taken() == [second.id]
