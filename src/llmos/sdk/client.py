@@ -1,0 +1,331 @@
+"""One synchronous HTTP client of the llmos server: plain dicts back, typed llmos errors raised.
+
+Every method is one route of the native API. Nothing here knows whether the server is another
+machine, a process behind a Unix socket, or a thread of this program.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+from urllib.parse import quote
+
+from llmos.errors import CancelledError, JobFailedError, UnreachableError
+from llmos.sdk import transfer
+from llmos.sdk.connect import Endpoint
+from llmos.sdk.transfer import OnProgress
+from llmos.sdk.transport import Json, Transport
+
+Messages = Sequence[dict[str, str]]
+RECONNECT_S = 30.0
+"""How long ``job_events`` waits for a server that went away while it followed a job."""
+RECONNECT_EVERY_S = 0.5
+
+
+class Client:
+    """Speaks to one server. Use as a context manager, or call ``close``.
+
+    Args:
+        endpoint: where the server is.
+        api_key: sent as ``Authorization: Bearer``; None sends none.
+        timeout_s: longest silence of the server before UnreachableError. Loading a big model and
+            answering may take long, so the default is generous.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+        self.transport = Transport(self.endpoint, api_key, timeout_s)
+        self._clock = clock
+        self._sleep = sleep
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.endpoint.socket or self.endpoint.url!r})"
+
+    def close(self) -> None:
+        """Close the connections; the client may still be used and then opens new ones."""
+        self.transport.close()
+
+    # -- models ------------------------------------------------------------------------------------
+
+    def models(self, kind: str = "model") -> list[Json]:
+        """Every version of every artifact of this kind, the newest of a name first."""
+        return self.transport.list("GET", "/api/v1/models", params={"kind": kind})
+
+    def model(self, ref: str) -> Json:
+        """One version, by reference or by task name. Raises ModelNotFoundError."""
+        return self.transport.json("GET", _model_path(ref))
+
+    def card(self, ref: str) -> str:
+        """The model card as Markdown."""
+        return self.transport.response("GET", f"{_model_path(ref)}/card").text
+
+    def remove_model(self, ref: str) -> Json:
+        """Remove a version (a tombstone stays; `gc` frees the space)."""
+        return self.transport.json("DELETE", _model_path(ref))
+
+    def alias(self, ref: str, alias: str) -> Json:
+        """Point ``alias`` of the model's name at this version."""
+        return self.transport.json("POST", f"{_model_path(ref)}/aliases", json={"alias": alias})
+
+    def import_model(
+        self, directory: Path | str, name: str, on_progress: OnProgress | None = None
+    ) -> Json:
+        """Upload a Hugging Face-format directory and start its import; returns the job."""
+        files = transfer.upload_directory(self.transport, Path(directory), name, on_progress)
+        return self.transport.json(
+            "POST", "/api/v1/models/import", json={"name": name, "files": files}
+        )
+
+    def pull(self, repo: str, name: str | None = None, revision: str | None = None) -> Json:
+        """Start pulling ``ORG/NAME`` from the hub; returns the job."""
+        body = {"repo": repo, "name": name, "revision": revision}
+        return self.transport.json("POST", "/api/v1/models/pull", json=_given(body))
+
+    def export_model(
+        self, ref: str, directory: Path | str, on_progress: OnProgress | None = None
+    ) -> Path:
+        """Write the version's files, each checked against its digest, into a new directory."""
+        return transfer.download_model(
+            self.transport, self.model(ref), Path(directory), on_progress
+        )
+
+    def upload(self, path: Path | str, on_progress: OnProgress | None = None) -> Json:
+        """Store a local file on the server unless it has it; returns ``{"digest", "size"}``."""
+        return transfer.upload_file(self.transport, Path(path), on_progress)
+
+    def catalog(self) -> list[Json]:
+        """Well-known hub models per task, each with whether it fits this server."""
+        return self.transport.list("GET", "/api/v1/catalog")
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def submit_job(
+        self,
+        kind: str,
+        params: Json,
+        name: str,
+        priority: str = "standard",
+        after: Sequence[int] = (),
+    ) -> Json:
+        """Queue a job; returns it."""
+        body = {
+            "kind": kind,
+            "params": params,
+            "name": name,
+            "priority": priority,
+            "after": list(after),
+        }
+        return self.transport.json("POST", "/api/v1/jobs", json=body)
+
+    def train(self, recipe: Json, name: str) -> Json:
+        """Upload the recipe's local data files and queue the training; returns the job."""
+        data = {path: self.upload(path)["digest"] for path in transfer.local_data_paths(recipe)}
+        params = {"recipe": recipe, "name": name, "data": data}
+        return self.submit_job("train", params, name, priority="background")
+
+    def jobs(self) -> list[Json]:
+        """Every job, the newest first."""
+        return self.transport.list("GET", "/api/v1/jobs")
+
+    def job(self, job_id: int) -> Json:
+        """One job. Raises JobNotFoundError."""
+        return self.transport.json("GET", f"/api/v1/jobs/{job_id}")
+
+    def cancel_job(self, job_id: int) -> Json:
+        """Ask a job to end; returns it."""
+        return self.transport.json("POST", f"/api/v1/jobs/{job_id}/cancel")
+
+    def job_events(self, job_id: int, after: int = 0, follow: bool = True) -> Iterator[Json]:
+        """Yield ``{"id", "type", "data", "at"}`` of a job, oldest first, from after an event id.
+
+        With ``follow`` it goes on until the job has ended, and takes up again where it was when
+        the server goes away for at most half a minute.
+        """
+        lost_at: float | None = None
+        while True:
+            params = {"after": str(after), "follow": str(follow).lower()}
+            try:
+                for event in self.transport.events(
+                    "GET", f"/api/v1/jobs/{job_id}/events", params=params
+                ):
+                    lost_at, after = None, max(after, int(event["id"]))
+                    yield event
+                return
+            except UnreachableError:
+                now = self._clock()
+                lost_at = now if lost_at is None else lost_at
+                if not follow or now - lost_at > RECONNECT_S:
+                    raise
+                self._sleep(RECONNECT_EVERY_S)
+
+    def wait(self, job_id: int) -> Json:
+        """Return the job once it has succeeded.
+
+        Raises:
+            JobFailedError: it failed; the message holds its last error.
+            CancelledError: it was cancelled.
+        """
+        for _ in self.job_events(job_id):
+            pass
+        job = self.job(job_id)
+        if job["state"] == "failed":
+            reason = (job.get("error") or {}).get("message", "no reason was kept")
+            raise JobFailedError(f"Job {job_id} ({job['name']}) failed: {reason}")
+        if job["state"] == "cancelled":
+            raise CancelledError(f"Job {job_id} ({job['name']}) was cancelled.")
+        return job
+
+    # -- asking a model ----------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self, model: str, prompt: str, stream: Literal[False] = False, **sampling: Any
+    ) -> Json: ...
+    @overload
+    def generate(
+        self, model: str, prompt: str, stream: Literal[True], **sampling: Any
+    ) -> Iterator[Json]: ...
+    def generate(
+        self, model: str, prompt: str, stream: bool = False, **sampling: Any
+    ) -> Json | Iterator[Json]:
+        """Continue a text.
+
+        ``sampling`` takes temperature, top_p, top_k, min_p, max_tokens, seed, stop, n, logprobs,
+        presence_penalty, frequency_penalty, repetition_penalty, echo and priority.
+
+        Returns:
+            ``{"model", "text", "finish_reason", "choices", "usage"}``, or with ``stream`` an
+            iterator of ``{"index", "text", "finish_reason", "usage", …}``; closing it stops the
+            generation.
+        """
+        body = {"model": model, "prompt": prompt, **_given(sampling)}
+        return self._generated(body, stream)
+
+    @overload
+    def chat(
+        self, model: str, messages: Messages, stream: Literal[False] = False, **sampling: Any
+    ) -> Json: ...
+    @overload
+    def chat(
+        self, model: str, messages: Messages, stream: Literal[True], **sampling: Any
+    ) -> Iterator[Json]: ...
+    def chat(
+        self, model: str, messages: Messages, stream: bool = False, **sampling: Any
+    ) -> Json | Iterator[Json]:
+        """Answer a conversation of ``{"role", "content"}`` turns; as ``generate`` otherwise."""
+        body = {"model": model, "messages": list(messages), **_given(sampling)}
+        return self._generated(body, stream)
+
+    def _generated(self, body: Json, stream: bool) -> Json | Iterator[Json]:
+        if stream:
+            return self.transport.events("POST", "/api/v1/generate", json={**body, "stream": True})
+        return self.transport.json("POST", "/api/v1/generate", json=body)
+
+    def translate(
+        self,
+        text: str,
+        source_lang: str,
+        target_lang: str,
+        model: str = "machine_translation",
+        **options: Any,
+    ) -> Json:
+        """Translate; returns ``{"text", "model", "source_lang", "target_lang", "usage"}``.
+
+        ``options`` takes num_beams, no_repeat_ngram_size, length_penalty and max_tokens.
+        """
+        body = {"model": model, "text": text, "source_lang": source_lang}
+        body |= {"target_lang": target_lang, **_given(options)}
+        return self.transport.json("POST", "/api/v1/translate", json=body)
+
+    def classify(self, text: str, model: str = "sentiment") -> Json:
+        """Label a text; returns ``{"label", "score", "scores", "model"}``."""
+        return self.transport.json("POST", "/api/v1/classify", json={"model": model, "text": text})
+
+    def entities(self, text: str, model: str = "entities") -> Json:
+        """Find names: ``{"entities": [{"text", "label", "start", "end", "score"}], "model"}``."""
+        return self.transport.json("POST", "/api/v1/entities", json={"model": model, "text": text})
+
+    # -- the system --------------------------------------------------------------------------------
+
+    def ps(self) -> Json:
+        """Resident models, live work and the memory ledger."""
+        return self.transport.json("GET", "/api/v1/ps")
+
+    def gc(self, grace_s: float | None = None) -> Json:
+        """Sweep unreferenced blobs older than the grace period; returns what was freed."""
+        return self.transport.json("POST", "/api/v1/gc", json=_given({"grace_s": grace_s}))
+
+    def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
+        """Yield the last lines of the server's log, and with ``follow`` those to come."""
+        params = {"lines": str(lines), "follow": str(follow).lower()}
+        return (
+            event["line"] for event in self.transport.events("GET", "/api/v1/logs", params=params)
+        )
+
+    def keys(self) -> list[Json]:
+        """Every API key, without its secret."""
+        return self.transport.list("GET", "/api/v1/keys")
+
+    def create_key(
+        self,
+        name: str,
+        role: str = "user",
+        *,
+        actions: Sequence[str] | None = None,
+        models: Sequence[str] | None = None,
+        best_priority: str | None = None,
+        expires_in_s: float | None = None,
+    ) -> Json:
+        """Make a key; the answer's ``key`` is shown this once."""
+        body: Json = {"name": name, "role": role, "best_priority": best_priority}
+        body |= {"expires_in_s": expires_in_s}
+        body |= {"actions": actions and list(actions), "models": models and list(models)}
+        return self.transport.json("POST", "/api/v1/keys", json=_given(body))
+
+    def revoke_key(self, key_id: str) -> Json:
+        """Make a key invalid at once."""
+        return self.transport.json("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}")
+
+    def audit(self, limit: int = 100) -> list[Json]:
+        """The newest audit events, newest first."""
+        return self.transport.list("GET", "/api/v1/audit", params={"limit": str(limit)})
+
+    def health(self) -> Json:
+        """``{"status": "ok", "version"}`` from a running server; needs no key."""
+        return self.transport.json("GET", "/health")
+
+    def ready(self) -> Json:
+        """As ``health`` once the server takes requests; raises UnreachableError before."""
+        return self.transport.json("GET", "/ready")
+
+    def version(self) -> Json:
+        """Versions of llmos, Python and the platform the server runs on."""
+        return self.transport.json("GET", "/api/v1/version")
+
+    def shutdown(self) -> Json:
+        """Ask the server to stop; live requests are finished first."""
+        return self.transport.json("POST", "/api/v1/shutdown")
+
+
+def _given(values: Json) -> Json:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _model_path(ref: str) -> str:
+    return f"/api/v1/models/{quote(ref, safe='/:@')}"

@@ -1,0 +1,95 @@
+"""A model as Python sees it: what `llmos.load_model` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from llmos.errors import InvalidRequestError
+from llmos.types import Chunk, Usage
+
+if TYPE_CHECKING:
+    from llmos.sdk.client import Client
+
+
+class Model:
+    """One version of a model on a server, pinned when it was loaded.
+
+    Every method asks the server; the weights live there and are loaded at the first use.
+    """
+
+    def __init__(self, client: Client, info: dict[str, Any]) -> None:
+        self.client = client
+        self.info = info
+        """The version: ref, task, engine, parameters, manifest, files, …"""
+
+    @property
+    def ref(self) -> str:
+        """The exact version, ``name:number``."""
+        return str(self.info["ref"])
+
+    def __repr__(self) -> str:
+        return f"Model({self.ref!r})"
+
+    @overload
+    def generate(self, prompt: str, stream: Literal[False] = False, **sampling: Any) -> str: ...
+    @overload
+    def generate(self, prompt: str, stream: Literal[True], **sampling: Any) -> Iterator[Chunk]: ...
+    def generate(self, prompt: str, stream: bool = False, **sampling: Any) -> str | Iterator[Chunk]:
+        """Continue a text; with ``stream`` yield chunks whose ``text`` is the next piece.
+
+        ``sampling``: temperature, top_p, top_k, max_tokens, seed, stop, … (see Client.generate).
+        """
+        _one_choice(sampling)
+        if stream:
+            return _chunks(self.client.generate(self.ref, prompt, stream=True, **sampling))
+        return str(self.client.generate(self.ref, prompt, **sampling)["text"])
+
+    @overload
+    def chat(
+        self, messages: Sequence[dict[str, str]], stream: Literal[False] = False, **sampling: Any
+    ) -> str: ...
+    @overload
+    def chat(
+        self, messages: Sequence[dict[str, str]], stream: Literal[True], **sampling: Any
+    ) -> Iterator[Chunk]: ...
+    def chat(
+        self, messages: Sequence[dict[str, str]], stream: bool = False, **sampling: Any
+    ) -> str | Iterator[Chunk]:
+        """Answer a conversation of ``{"role", "content"}`` turns; as ``generate`` otherwise."""
+        _one_choice(sampling)
+        if stream:
+            return _chunks(self.client.chat(self.ref, messages, stream=True, **sampling))
+        return str(self.client.chat(self.ref, messages, **sampling)["text"])
+
+    def translate(self, text: str, *, source_lang: str, target_lang: str, **options: Any) -> str:
+        """Return the text in ``target_lang``; languages are codes such as "en" and "zh"."""
+        done = self.client.translate(text, source_lang, target_lang, self.ref, **options)
+        return str(done["text"])
+
+    def classify(self, text: str) -> dict[str, Any]:
+        """Return ``{"label", "score", "scores": {label: score}}``."""
+        done = self.client.classify(text, self.ref)
+        return {name: done[name] for name in ("label", "score", "scores")}
+
+    def entities(self, text: str) -> list[dict[str, Any]]:
+        """Return ``{"text", "label", "start", "end", "score"}`` of each name, in characters."""
+        return list(self.client.entities(text, self.ref)["entities"])
+
+
+def _one_choice(sampling: dict[str, Any]) -> None:
+    if sampling.get("n", 1) != 1:
+        raise InvalidRequestError(
+            "A Model returns one answer: use Client.generate or Client.chat for n > 1.", param="n"
+        )
+
+
+def _chunks(events: Iterator[dict[str, Any]]) -> Iterator[Chunk]:
+    for event in events:
+        usage = event.get("usage")
+        yield Chunk(
+            index=int(event.get("index", 0)),
+            text=str(event.get("text", "")),
+            finish_reason=event.get("finish_reason"),
+            usage=usage and Usage(usage["prompt_tokens"], usage["completion_tokens"]),
+        )

@@ -1,0 +1,156 @@
+"""Files to and from the server: streamed, hashed, never half-written under their final name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from llmos.errors import ConflictError, CorruptBlobError, DataError, InvalidModelError
+
+if TYPE_CHECKING:
+    from llmos.sdk.transport import Transport
+
+PIECE_BYTES = 2**20
+OnProgress = Callable[[str, int, int], None]
+"""Called with (file name, bytes done, bytes in all)."""
+
+
+def upload_file(transport: Transport, path: Path, on_progress: OnProgress | None) -> dict[str, Any]:
+    """Store one file; its bytes are sent only when the server does not have them yet.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise DataError(f"{path} is not a file.", param="path")
+        with path.open("rb") as file:
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}.", param="path") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", param="path") from error
+    if transport.request("HEAD", f"/api/v1/blobs/{digest}").status_code == 200:
+        if on_progress:
+            on_progress(path.name, size, size)
+        return {"digest": digest, "size": size}
+    with (
+        path.open("rb") as file,
+        transport.stream(
+            "POST",
+            "/api/v1/blobs",
+            content=_pieces(file, path.name, size, on_progress),
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+        ) as response,
+    ):
+        response.read()
+        stored: dict[str, Any] = response.json()
+    if stored["digest"] != digest:
+        raise CorruptBlobError(f"{path} changed or was damaged while it was uploaded: try again.")
+    return stored
+
+
+def _pieces(file: Any, name: str, size: int, on_progress: OnProgress | None) -> Iterator[bytes]:
+    done = 0
+    while piece := file.read(PIECE_BYTES):
+        yield piece
+        done += len(piece)
+        if on_progress:
+            on_progress(name, done, size)
+
+
+def upload_directory(
+    transport: Transport, directory: Path, name: str, on_progress: OnProgress | None
+) -> dict[str, str]:
+    """Store the files of a directory that model ``name`` needs; returns their digests by name.
+
+    The server says which those are before any is sent.
+
+    Raises:
+        InvalidModelError: it is not a directory, or not of a model.
+        UnsafeFileError: its weights are in a format that could run code.
+        InvalidNameError: ``name`` is not a name.
+    """
+    if not directory.is_dir():
+        raise InvalidModelError(f"There is no directory {directory}.", param="directory")
+    found = sorted(path.name for path in directory.iterdir() if path.is_file())
+    plan = transport.json(
+        "POST", "/api/v1/models/import/plan", json={"name": name, "filenames": found}
+    )
+    return {
+        filename: str(upload_file(transport, directory / filename, on_progress)["digest"])
+        for filename in found
+        if filename in plan["kept"]
+    }
+
+
+def download_model(
+    transport: Transport, model: dict[str, Any], directory: Path, on_progress: OnProgress | None
+) -> Path:
+    """Write a version's files into ``directory``, which appears only when they are all there.
+
+    Raises:
+        ConflictError: the directory exists and is not empty.
+        CorruptBlobError: a file does not match its digest.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConflictError(f"{directory} exists already: name a new directory.", param="directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        for name, file in model["files"].items():
+            _download_file(transport, model["ref"], name, file, partial, on_progress)
+        partial.chmod(0o755)
+        partial.replace(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return directory
+
+
+def _download_file(
+    transport: Transport,
+    ref: str,
+    name: str,
+    file: dict[str, Any],
+    directory: Path,
+    on_progress: OnProgress | None,
+) -> None:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+        raise InvalidModelError(f"The model has a file with the unsafe name {name!r}.")
+    target = directory / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hasher, done = hashlib.sha256(), 0
+    url = f"/api/v1/models/{quote(ref, safe='/:@')}/files/{quote(name)}"
+    with transport.stream("GET", url) as response, target.open("wb") as out:
+        for piece in response.iter_bytes(PIECE_BYTES):
+            hasher.update(piece)
+            out.write(piece)
+            done += len(piece)
+            if on_progress:
+                on_progress(name, done, int(file["size"]))
+        out.flush()
+        os.fsync(out.fileno())
+    if "sha256:" + hasher.hexdigest() != file["digest"]:
+        raise CorruptBlobError(f"{name} of {ref} was damaged on its way: try again.")
+
+
+def local_data_paths(recipe: dict[str, Any]) -> list[str]:
+    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` is none."""
+    data = recipe.get("data")
+    if not isinstance(data, dict):
+        return []
+    paths = [
+        value
+        for key, value in data.items()
+        if (key == "path" or key.endswith("_path")) and isinstance(value, str)
+    ]
+    return [path for path in paths if path and not path.startswith("starter:")]

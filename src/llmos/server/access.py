@@ -1,0 +1,64 @@
+"""What the actor of a request may do. `allow` names a route's action; none may go without one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
+
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from llmos.security import policy
+from llmos.security.actors import Actor
+from llmos.server.gate import OPEN_PATHS
+from llmos.types import Priority
+
+_ACTION = "llmos_action"
+
+
+def allow(action: str) -> Any:
+    """Return the dependency that checks ``action`` and gives the route its Actor.
+
+    Whose row or which model it is about, only the route knows, and checks itself.
+    """
+    if action not in policy.ACTIONS:
+        raise ValueError(f"there is no action {action!r}: see security/policy.py")
+
+    async def allowed(request: Request) -> Actor:
+        actor = cast(Actor, request.state.actor)
+        policy.check(dataclasses.replace(actor, models=None), action)
+        return actor
+
+    setattr(allowed, _ACTION, action)
+    return Depends(allowed)
+
+
+def action_of(route: APIRoute) -> str | None:
+    """Return the action a route checks, None where it checks none."""
+    calls: Iterable[Callable[..., Awaitable[Any]] | None]
+    calls = (dependency.call for dependency in route.dependant.dependencies)
+    return next((getattr(call, _ACTION) for call in calls if hasattr(call, _ACTION)), None)
+
+
+def check_every_route(routes: Iterable[BaseRoute]) -> None:
+    """Refuse to start with a route that neither names an action nor is meant to be open."""
+    for route in routes:
+        path = getattr(route, "path", "")
+        is_guarded = isinstance(route, APIRoute) and action_of(route) is not None
+        if not is_guarded and path not in OPEN_PATHS:
+            raise RuntimeError(f"the route {path or route!r} names no action (access.allow)")
+
+
+def priority_for(actor: Actor, wanted: str | None) -> Priority:
+    """Return the class to run a request in: as asked, else standard or the actor's best.
+
+    Raises:
+        PermissionDeniedError: the actor may not ask for this class.
+    """
+    if wanted is None:
+        return max(Priority.STANDARD, actor.best_priority)
+    priority = Priority[wanted.upper()]
+    policy.check_priority(actor, priority)
+    return priority

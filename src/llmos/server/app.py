@@ -1,0 +1,81 @@
+"""The whole HTTP application over one System: routes, errors, the gate before them all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from llmos import __version__
+from llmos.server import openai
+from llmos.server.access import check_every_route
+from llmos.server.errors import install_handlers
+from llmos.server.gate import Gate, KeyCache
+from llmos.server.lifetime import Lifetime
+from llmos.server.routes import ask, blobs, jobs, keys, models, pages
+from llmos.server.routes import system as system_routes
+
+if TYPE_CHECKING:
+    from llmos.system import System
+
+DESCRIPTION = """An operating system for language models.
+
+Every address but /, /docs, /openapi.json, /health and /ready needs a key: send
+`Authorization: Bearer llmos_…`. An error is `{"error": {"message", "type", "code", "param"}}`."""
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong and what to do."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "An error: its message says what to do."}
+}
+
+
+def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        system: started already.
+        lifetime: of the server that runs the application; one of its own unless given.
+    """
+    lifetime = lifetime or Lifetime()
+    app = FastAPI(
+        title="llmos",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    cache = KeyCache(system.keys)
+    routers = (
+        openai.router(system),
+        ask.router(system),
+        models.router(system),
+        jobs.router(system, lifetime),
+        blobs.router(system),
+        keys.router(system, cache),
+        system_routes.router(system, lifetime),
+        pages.router(),
+    )
+    for router in routers:
+        check_every_route(router.routes)
+        app.include_router(router, responses=_RESPONSES)
+    app.state.routes = [route for router in routers for route in router.routes]
+    install_handlers(app)
+    app.add_middleware(Gate, keys=cache, settings=system.settings)
+    return app

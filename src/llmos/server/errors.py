@@ -1,0 +1,115 @@
+"""Every error as ``{"error": {"message", "type", "code", "param"}}`` with the right status."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from llmos.errors import InvalidRequestError, LlmosError, NotFoundError, OverloadedError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+RETRY_AFTER_S = 1
+_MAX_SHOWN_CHARS = 100
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """This address does not take that method: see /docs."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class ClientGoneError(LlmosError):
+    """The client closed the connection before the answer was ready."""
+
+    status = 499
+    code = "client_gone"
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Let every error raised in a route, or by the framework, be answered in this form."""
+    app.add_exception_handler(LlmosError, _on_llmos_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def error_body(error: LlmosError) -> dict[str, Any]:
+    """Return the JSON of an error."""
+    fields = {"message": error.message, "type": error.type, "code": error.code}
+    return {"error": {**fields, "param": error.param}}
+
+
+def error_response(error: LlmosError) -> JSONResponse:
+    """Return the answer that says what was wrong."""
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+
+
+def validation_error(error: RequestValidationError) -> InvalidRequestError:
+    """Return one sentence about the first thing that is wrong, naming the field."""
+    first = error.errors()[0]
+    kind, message = str(first["type"]), str(first["msg"])
+    if kind == "json_invalid":
+        reason = first.get("ctx", {}).get("error", message)
+        return InvalidRequestError(f"The body is not valid JSON: {reason}.")
+    field = ".".join(str(part) for part in first["loc"][1:])
+    if not field:
+        return InvalidRequestError(f"The request is not valid: {_uncapital(_plain(message))}.")
+    if kind == "extra_forbidden":
+        return InvalidRequestError(
+            f"There is no field {field!r} here: see /docs for those there are.", param=field
+        )
+    if kind == "missing":
+        return InvalidRequestError(f"The field {field!r} is missing.", param=field)
+    given = repr(first.get("input"))
+    shown = f" (given: {given})" if len(given) <= _MAX_SHOWN_CHARS else ""
+    text = _uncapital(_plain(message))
+    return InvalidRequestError(f"The field {field!r} is not valid: {text}{shown}.", param=field)
+
+
+async def _on_llmos_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LlmosError)
+    return error_response(error)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return error_response(validation_error(error))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, LlmosError):  # FastAPI wraps what reading the body raises
+        return error_response(error.__cause__)
+    where = request.url.path[:_MAX_SHOWN_CHARS]
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return error_response(NotFoundError(f"There is nothing at {where}: see /docs."))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = error_response(
+            MethodNotAllowedError(f"{where} does not take {request.method}: see /docs.")
+        )
+        response.headers.update(error.headers or {})
+        return response
+    plain = InvalidRequestError(f"The request cannot be read: {_uncapital(str(error.detail))}.")
+    response = error_response(plain)
+    response.status_code = error.status_code
+    return response
+
+
+def _plain(message: str) -> str:
+    """Drop pydantic's own prefix and full stop."""
+    return message.removeprefix("Value error, ").rstrip(".")
+
+
+def _uncapital(text: str) -> str:
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

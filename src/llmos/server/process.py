@@ -1,0 +1,184 @@
+"""Serving a home: in the foreground (`llmos up --foreground`) or in a thread of this process.
+
+Both bind their sockets first, open the home, write ``run/server.json`` once requests are taken and
+remove it at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from llmos import __version__
+from llmos.errors import InvalidRequestError, LlmosError, PortInUseError
+from llmos.sdk.connect import Endpoint, server_file
+from llmos.server.run import serve
+from llmos.settings import Settings
+from llmos.system import System, open_system
+
+SOCKET_PATH_LIMIT_BYTES = 100
+"""A Unix socket's address holds 104 bytes on macOS and 108 on Linux."""
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run_foreground(settings: Settings) -> None:
+    """Serve until SIGTERM, SIGINT or a shutdown request.
+
+    Raises:
+        PortInUseError: another program listens on the port.
+        InvalidRequestError: the address is not on loopback and no proxy was announced.
+        HomeLockedError: another process owns the home.
+    """
+    _check_bind(settings)
+    _log_to(logging.StreamHandler(sys.stderr), settings)
+    system = open_system(settings)
+    try:
+        sockets, endpoint = _bind(settings, with_tcp=True)
+    except BaseException:
+        system.database.close()
+        system.lock.release()
+        raise
+    asyncio.run(_serve(system, sockets, endpoint, on_ready=lambda: None))
+
+
+def start_embedded(settings: Settings) -> Endpoint:
+    """Serve in a daemon thread of this process, on a Unix socket; return where, once ready.
+
+    Where the home's path is too long for a Unix socket, a free port of loopback is used.
+
+    Raises:
+        HomeLockedError: another process owns the home.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.logs_path.mkdir(exist_ok=True)
+    system = open_system(settings)
+    _log_to(logging.FileHandler(settings.logs_path / "server.log"), settings)
+    sockets, endpoint = _bind(settings, with_tcp=False)
+    ready = threading.Event()
+    failures: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            asyncio.run(_serve(system, sockets, endpoint, ready.set))
+        except BaseException as error:
+            failures.append(error)
+            raise
+        finally:
+            ready.set()
+
+    threading.Thread(target=main, name="llmos-server", daemon=True).start()
+    ready.wait()
+    if failures:
+        raise LlmosError(f"The embedded server did not start: {failures[0]}") from failures[0]
+    return endpoint
+
+
+async def _serve(
+    system: System,
+    sockets: list[socket.socket],
+    endpoint: Endpoint,
+    on_ready: Callable[[], None],
+) -> None:
+    def announce() -> None:
+        _write_server_file(system.settings, endpoint)
+        on_ready()
+
+    try:
+        await system.start()
+        await serve(system, sockets, announce)
+    finally:
+        server_file(system.settings).unlink(missing_ok=True)
+        await system.close()
+
+
+def _check_bind(settings: Settings) -> None:
+    if not _is_loopback(settings.host) and not settings.behind_proxy:
+        raise InvalidRequestError(
+            f"llmos will not listen on {settings.host} in the clear: put a TLS proxy before it and "
+            "pass --behind-proxy, or keep to 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(settings: Settings, *, with_tcp: bool) -> tuple[list[socket.socket], Endpoint]:
+    path = settings.run_path / "llmos.sock"
+    fits = len(os.fsencode(path)) <= SOCKET_PATH_LIMIT_BYTES
+    sockets: list[socket.socket] = []
+    url = "http://llmos"
+    if with_tcp or not fits:
+        tcp = _bind_tcp(settings.host, settings.port) if with_tcp else _bind_tcp("127.0.0.1", 0)
+        sockets.append(tcp)
+        host = f"[{settings.host}]" if tcp.family is socket.AF_INET6 else tcp.getsockname()[0]
+        url = f"http://{host}:{tcp.getsockname()[1]}"
+    if fits:
+        sockets.append(_bind_unix(path))
+    return sockets, Endpoint(url, str(path) if fits else None)
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        tcp = socket.socket(family, kind, protocol)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind(address)
+        tcp.listen(1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port} of {host} is in use: stop the other program or pass --port N"
+            ) from None
+        raise InvalidRequestError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return tcp
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)  # a dead owner's; we hold the home's lock
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _private_files():
+        unix.bind(str(path))
+    unix.listen(1024)
+    return unix
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    previous = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+def _write_server_file(settings: Settings, endpoint: Endpoint) -> None:
+    record = {"pid": os.getpid(), "version": __version__, "url": endpoint.url}
+    record["socket"] = endpoint.socket
+    path = server_file(settings)
+    temp = path.with_suffix(".tmp")
+    temp.write_text(json.dumps(record), "utf-8")
+    temp.replace(path)
+
+
+def _log_to(handler: logging.Handler, settings: Settings) -> None:
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger = logging.getLogger("llmos")
+    logger.addHandler(handler)
+    logger.setLevel(settings.log_level.upper())
+    logger.propagate = False

@@ -1,0 +1,1 @@
+"""The native API, one module a noun. Every route names the action it needs (``access.allow``)."""

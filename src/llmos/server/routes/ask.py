@@ -1,0 +1,158 @@
+"""Asking a model, native style: generate, translate, classify, entities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from llmos.sdk.wire import ClassifyBody, EntitiesBody, GenerateBody, TranslateBody
+from llmos.security.actors import Actor
+from llmos.server.access import allow, priority_for
+from llmos.server.asking import Answer, Prompt, collect, generate_request, served_for
+from llmos.server.sse import Event, EventStream, answer
+from llmos.tasks.classify import CLASSIFY_TASKS, classify
+from llmos.tasks.entities import ENTITIES_TASKS, entities
+from llmos.tasks.generate import GENERATE_TASKS, generate
+from llmos.tasks.translate import TRANSLATE_TASKS, translate
+from llmos.types import Chunk, Message, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from llmos.system import System
+
+_SAMPLING_FIELDS = {
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "logprobs",
+    "ignore_eos",
+}
+_TRANSLATE_OPTIONS = {"num_beams", "no_repeat_ngram_size", "length_penalty", "max_tokens"}
+
+
+def router(system: System) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/api/v1", tags=["ask a model"])
+
+    @routes.post("/generate")
+    async def generate_text(
+        body: GenerateBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> Response:
+        """Continue a prompt or answer messages; with ``stream`` as server-sent events."""
+        served = await served_for(system.tasks, actor, body.model, GENERATE_TASKS)
+        asked = generate_request(
+            served,
+            actor,
+            _prompt(body),
+            body.model_dump(include=_SAMPLING_FIELDS),
+            stop=body.stop,
+            n=body.n,
+            echo=body.echo,
+            priority=body.priority,
+        )
+        chunks = generate(system.tasks, served, asked)
+        if body.stream:
+            return EventStream(_events(chunks))
+        answers, usage = await answer(request, collect(chunks, asked.n))
+        first = {"text": answers[0].text, "finish_reason": answers[0].finish_reason}
+        choices = [_choice(one, body.logprobs is not None) for one in answers]
+        head = {"id": asked.id, "model": served.ref}
+        return JSONResponse({**head, **first, "choices": choices, "usage": _usage(usage)})
+
+    @routes.post("/translate")
+    async def translate_text(
+        body: TranslateBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> JSONResponse:
+        """Translate a text of any length."""
+        served = await served_for(system.tasks, actor, body.model, TRANSLATE_TASKS)
+        work = translate(
+            system.tasks,
+            served,
+            body.text,
+            body.source_lang,
+            body.target_lang,
+            options=body.model_dump(include=_TRANSLATE_OPTIONS),
+            priority=priority_for(actor, body.priority),
+        )
+        done = await answer(request, work)
+        pair = {"source_lang": body.source_lang, "target_lang": body.target_lang}
+        return JSONResponse(
+            {"model": served.ref, "text": done.text, **pair, "usage": _usage(done.usage)}
+        )
+
+    @routes.post("/classify")
+    async def classify_text(
+        body: ClassifyBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> JSONResponse:
+        """Label a text."""
+        served = await served_for(system.tasks, actor, body.model, CLASSIFY_TASKS)
+        priority = priority_for(actor, body.priority)
+        work = classify(system.tasks, served, body.text, priority=priority)
+        done = await answer(request, work)
+        return JSONResponse({"model": served.ref, **dataclasses.asdict(done)})
+
+    @routes.post("/entities")
+    async def find_entities(
+        body: EntitiesBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> JSONResponse:
+        """Find the names in a text; offsets count characters."""
+        served = await served_for(system.tasks, actor, body.model, ENTITIES_TASKS)
+        priority = priority_for(actor, body.priority)
+        work = entities(system.tasks, served, body.text, priority=priority)
+        found = [dataclasses.asdict(one) for one in await answer(request, work)]
+        return JSONResponse({"model": served.ref, "entities": found})
+
+    return routes
+
+
+def _prompt(body: GenerateBody) -> Prompt:
+    if body.messages is not None:
+        return tuple(Message(turn.role, turn.content) for turn in body.messages)
+    return body.prompt if isinstance(body.prompt, str) else tuple(body.prompt or ())
+
+
+async def _events(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Event, None]:
+    async with aclosing(chunks) as stream:
+        async for chunk in stream:
+            event: Event = {"index": chunk.index, "text": chunk.text}
+            if chunk.logprobs:
+                event["logprobs"] = [_logprob(token) for token in chunk.logprobs]
+            if chunk.finish_reason is not None:
+                event["finish_reason"] = chunk.finish_reason
+            if chunk.usage is not None:
+                event["usage"] = _usage(chunk.usage)
+            yield event
+
+
+def _choice(one: Answer, with_logprobs: bool) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": one.index, "text": one.text}
+    choice["finish_reason"] = one.finish_reason
+    if with_logprobs:
+        choice["logprobs"] = [_logprob(token) for token in one.logprobs]
+    return choice
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": token.token,
+        "bytes": list(token.bytes),
+        "logprob": token.logprob,
+        "top": [_logprob(other) for other in token.top],
+    }
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }

@@ -1,0 +1,124 @@
+"""Jobs: submit, list, cancel, and follow what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import JSONResponse
+
+from llmos.sdk.wire import JobBody
+from llmos.security import policy
+from llmos.security.actors import Actor
+from llmos.server.access import allow, priority_for
+from llmos.server.lifetime import Lifetime
+from llmos.server.sse import Event, EventStream
+
+if TYPE_CHECKING:
+    from llmos.kernel.jobs import Job, JobEvent
+    from llmos.kernel.kernel import Kernel
+    from llmos.system import System
+
+MAX_ID = 2**63 - 1
+JobId = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+
+def router(system: System, lifetime: Lifetime) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/api/v1", tags=["jobs"])
+    kernel = system.kernel
+
+    async def owned(job_id: int, actor: Actor, action: str) -> Job:
+        job = await kernel.jobs.get(job_id)
+        policy.check(actor, action, f"job {job_id}", owner=job.owner)
+        return job
+
+    @routes.post("/jobs", status_code=202)
+    async def submit_job(
+        body: JobBody, actor: Annotated[Actor, allow("jobs.write")]
+    ) -> JSONResponse:
+        """Queue a job; returns it."""
+        job = await kernel.jobs.submit(
+            body.kind,
+            dict(body.params),
+            owner=actor.owner,
+            name=body.name,
+            priority=priority_for(actor, body.priority),
+            after=body.after,
+            actor=actor.id,
+        )
+        return JSONResponse(job_json(job), status_code=202)
+
+    @routes.get("/jobs")
+    async def list_jobs(
+        actor: Annotated[Actor, allow("jobs.read")],
+        before: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> JSONResponse:
+        """The jobs one may see, the newest first; ``before`` is the id to go on below."""
+        owner = None if actor.role == "admin" else actor.owner
+        found = await kernel.jobs.list(owner=owner, before=before, limit=limit)
+        return JSONResponse({"data": [job_json(job) for job in found]})
+
+    @routes.get("/jobs/{job_id}")
+    async def read_job(job_id: JobId, actor: Annotated[Actor, allow("jobs.read")]) -> JSONResponse:
+        """One job."""
+        return JSONResponse(job_json(await owned(job_id, actor, "jobs.read")))
+
+    @routes.post("/jobs/{job_id}/cancel")
+    async def cancel_job(
+        job_id: JobId, actor: Annotated[Actor, allow("jobs.write")]
+    ) -> JSONResponse:
+        """Ask a job to end; returns it."""
+        await owned(job_id, actor, "jobs.write")
+        return JSONResponse(job_json(await kernel.jobs.cancel(job_id, actor.id)))
+
+    @routes.get("/jobs/{job_id}/events")
+    async def read_events(
+        job_id: JobId,
+        actor: Annotated[Actor, allow("jobs.read")],
+        after: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+        follow: bool = True,
+    ) -> EventStream:
+        """What the job said after an event id; with ``follow`` until the job has ended."""
+        await owned(job_id, actor, "jobs.read")
+        events = job_events(kernel, job_id, after, follow)
+        return EventStream(events, until=lifetime.ending)
+
+    return routes
+
+
+async def job_events(
+    kernel: Kernel, job_id: int, after: int, follow: bool
+) -> AsyncGenerator[Event, None]:
+    """Yield stored events after an id, and with ``follow`` live ones until the job has ended."""
+    if follow:
+        async with aclosing(kernel.follow(job_id, after)) as events:
+            async for event in events:
+                yield event_json(event)
+        return
+    while page := await kernel.jobs.events(job_id, after):
+        for event in page:
+            yield event_json(event)
+        after = page[-1].id
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """Return a job as clients see it."""
+    values = dataclasses.asdict(job)
+    values["state"] = str(job.state)
+    values["priority"] = job.priority.name.lower()
+    values["after"] = list(job.after)
+    return values
+
+
+def event_json(event: JobEvent) -> Event:
+    """Return an event as clients see it; a metric's values are under ``values``."""
+    data = event.data
+    if event.type == "metric" and "values" not in data:
+        values = {name: value for name, value in data.items() if name != "step"}
+        data = {"step": data.get("step"), "values": values}
+    return {"id": event.id, "type": event.type, "data": data, "at": event.at}

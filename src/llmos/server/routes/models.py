@@ -1,0 +1,200 @@
+"""Models and the files they are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+
+import msgspec
+import psutil
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from llmos.errors import NotFoundError
+from llmos.library import cards, catalog
+from llmos.library.files import select
+from llmos.library.refs import parse_name
+from llmos.sdk.wire import AliasBody, ImportBody, ImportPlanBody, PullBody
+from llmos.security import policy
+from llmos.security.actors import Actor
+from llmos.server.access import allow, priority_for
+from llmos.server.routes.jobs import job_json
+
+if TYPE_CHECKING:
+    from llmos.library.versions import Version
+    from llmos.system import System
+
+PIECE_BYTES = 2**20
+
+
+def router(system: System) -> APIRouter:
+    """Return the routes. Those with a longer path come first, since a reference may hold a "/"."""
+    routes = APIRouter(prefix="/api/v1", tags=["models"])
+    library = system.library
+
+    @routes.get("/models")
+    async def list_models(
+        actor: Annotated[Actor, allow("models.read")],
+        kind: Literal["model", "dataset"] = "model",
+    ) -> JSONResponse:
+        """Every version that was not removed, the newest first."""
+        versions = await asyncio.to_thread(library.list, kind)
+        newest_first = sorted(versions, key=lambda version: -version.id)
+        return JSONResponse({"data": [version_json(version) for version in newest_first]})
+
+    @routes.get("/catalog")
+    async def list_catalog(actor: Annotated[Actor, allow("catalog.read")]) -> JSONResponse:
+        """Well-known hub models, each with whether it fits this machine's free memory now."""
+        free_bytes = psutil.virtual_memory().available
+        return JSONResponse({"data": [_entry(one, free_bytes) for one in catalog.CATALOG]})
+
+    @routes.post("/models/import", status_code=202)
+    async def import_model(
+        body: ImportBody, actor: Annotated[Actor, allow("models.write")]
+    ) -> JSONResponse:
+        """Start making a model of uploaded files; returns the job."""
+        policy.check(actor, "jobs.write")
+        await asyncio.to_thread(_touch_all, system, body.files)
+        params = {"name": body.name, "files": body.files}
+        return await _submitted(system, actor, "import", params, body.name)
+
+    @routes.post("/models/import/plan")
+    async def plan_import(
+        body: ImportPlanBody, actor: Annotated[Actor, allow("models.write")]
+    ) -> JSONResponse:
+        """Which of a directory's files to upload for an import, or what is wrong with them."""
+        parse_name(body.name)
+        selection = select(body.filenames)
+        return JSONResponse({"kept": selection.kept, "skipped": selection.skipped})
+
+    @routes.post("/models/pull", status_code=202)
+    async def pull_model(
+        body: PullBody, actor: Annotated[Actor, allow("models.write")]
+    ) -> JSONResponse:
+        """Start pulling a model from the hub; returns the job."""
+        policy.check(actor, "jobs.write")
+        params = body.model_dump(exclude_none=True)
+        return await _submitted(system, actor, "pull", params, body.name or body.repo)
+
+    @routes.get("/models/{ref:path}/files/{filename}")
+    async def read_file(
+        ref: str, filename: str, actor: Annotated[Actor, allow("models.read")]
+    ) -> StreamingResponse:
+        """One file of a version, checked against its digest before the first byte."""
+        version = await asyncio.to_thread(library.resolve, ref)
+        file = version.files.get(filename)
+        if file is None:
+            known = ", ".join(sorted(version.files))
+            raise NotFoundError(f"{version.ref} has no file {filename[:100]!r}: it has {known}.")
+        stream = await asyncio.to_thread(system.blobs.open, file.digest)
+        headers = {
+            "Content-Length": str(file.size),
+            "Content-Disposition": "attachment",
+            "ETag": f'"{file.digest}"',
+        }
+        return StreamingResponse(
+            _pieces(stream), headers=headers, media_type="application/octet-stream"
+        )
+
+    @routes.get("/models/{ref:path}/card")
+    async def read_card(
+        ref: str, actor: Annotated[Actor, allow("models.read")]
+    ) -> PlainTextResponse:
+        """The model card, as Markdown."""
+        version = await asyncio.to_thread(library.resolve, ref)
+        return PlainTextResponse(cards.render(version), media_type="text/markdown")
+
+    @routes.post("/models/{ref:path}/aliases")
+    async def set_alias(
+        ref: str, body: AliasBody, actor: Annotated[Actor, allow("models.write")]
+    ) -> JSONResponse:
+        """Point an alias of the name at this version."""
+        version = await asyncio.to_thread(library.resolve, ref)
+        policy.check(actor, "models.write", version.ref, owner=version.owner)
+        moved = await asyncio.to_thread(library.set_alias, version.ref, body.alias, actor)
+        return JSONResponse(version_json(moved))
+
+    @routes.get("/models/{ref:path}")
+    async def read_model(ref: str, actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
+        """One version, by reference or by task name."""
+        return JSONResponse(version_json(await asyncio.to_thread(library.resolve, ref)))
+
+    @routes.delete("/models/{ref:path}")
+    async def remove_model(
+        ref: str, actor: Annotated[Actor, allow("models.write")]
+    ) -> JSONResponse:
+        """Remove a version. Its number is never used again; `gc` frees the space."""
+        version = await asyncio.to_thread(library.resolve, ref)
+        policy.check(actor, "models.write", version.ref, owner=version.owner)
+        removed = await asyncio.to_thread(library.remove, ref, actor)
+        return JSONResponse(version_json(removed))
+
+    return routes
+
+
+def version_json(version: Version) -> dict[str, Any]:
+    """Return a version as clients see it."""
+    return {
+        "ref": version.ref,
+        "kind": version.kind,
+        "namespace": version.namespace,
+        "name": version.name,
+        "number": version.number,
+        "aliases": list(version.aliases),
+        "digest": version.digest,
+        "task": version.manifest.get("task"),
+        "size_bytes": version.size_bytes,
+        "owner": version.owner,
+        "created_at": version.created_at,
+        "removed_at": version.removed_at,
+        "job_id": version.job_id,
+        "inputs": list(version.inputs),
+        "files": {name: msgspec.to_builtins(file) for name, file in version.files.items()},
+        "manifest": version.manifest,
+    }
+
+
+async def _submitted(
+    system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
+) -> JSONResponse:
+    job = await system.kernel.jobs.submit(
+        kind,
+        params,
+        owner=actor.owner,
+        name=name,
+        priority=priority_for(actor, None),
+        actor=actor.id,
+    )
+    return JSONResponse(job_json(job), status_code=202)
+
+
+def _touch_all(system: System, files: dict[str, str]) -> None:
+    """Keep the files from being swept before the job reads them. Raises NotFoundError."""
+    for filename, digest in files.items():
+        if not system.blobs.touch(digest):
+            raise NotFoundError(
+                f"{filename[:100]!r} was not uploaded: there is no blob {digest}.", param="files"
+            )
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+def _entry(entry: catalog.CatalogEntry, free_bytes: int) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "repo": entry.repo,
+        "task": entry.task,
+        "parameters": entry.parameters,
+        "size_bytes": entry.download_bytes,
+        "memory_bytes": entry.memory_bytes,
+        "license": entry.license,
+        "languages": list(entry.languages),
+        "description": entry.summary,
+        "gated": entry.gated,
+        "fits": entry.fits(free_bytes),
+    }

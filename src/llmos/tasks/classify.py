@@ -1,0 +1,46 @@
+"""Classification: one label for a whole text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmos.errors import InvalidModelError
+from llmos.tasks.context import Served, TaskContext
+from llmos.tasks.pipeline import whole_text
+from llmos.types import PipelineWork, Priority
+
+CLASSIFY_TASKS = frozenset({"classify"})
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The likeliest label, its probability, and every label's, the likeliest first."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+async def classify(
+    context: TaskContext, served: Served, text: str, *, priority: Priority
+) -> Classification:
+    """Label a text.
+
+    Raises:
+        InvalidRequestError: the text is empty.
+        ContextLengthError: it is longer than the model reads.
+    """
+    piece = await whole_text(served, text)
+    async with context.residency.lease(served.spec, priority) as lease:
+        out = await lease.run(PipelineWork("classify", piece.encoded.ids, {}, priority))
+    labels = labels_of(served)
+    ranked = sorted(zip(labels, out.scores[0], strict=True), key=lambda pair: -pair[1])
+    label, score = ranked[0]
+    return Classification(label, score, dict(ranked))
+
+
+def labels_of(served: Served) -> list[str]:
+    """The names of a classifier's outputs. Raises InvalidModelError where it has none."""
+    if not served.manifest.labels:
+        raise InvalidModelError(f"{served.ref} does not name its labels.", param="model")
+    return served.manifest.labels

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmos.errors import ConflictError, CorruptBlobError, DataError, InvalidModelError
+from llmos.sdk.client import Client
+from llmos.sdk.transfer import local_data_paths
+
+ClientOf = Callable[..., Client]
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Store:
+    """The blob routes of a server."""
+
+    def __init__(self, **files: bytes) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.files = files
+        self.posted: list[tuple[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if request.method == "HEAD":
+            return httpx.Response(200 if path.rsplit("/", 1)[1] in self.blobs else 404)
+        if path == "/api/v1/blobs":
+            data = request.read()
+            self.blobs[digest_of(data)] = data
+            return httpx.Response(201, json={"digest": digest_of(data), "size": len(data)})
+        if "/files/" in path:
+            return httpx.Response(200, content=self.files[path.rsplit("/", 1)[1]])
+        if path.endswith("/plan"):
+            names = json.loads(request.content)["filenames"]
+            kept = [name for name in names if name.endswith(".json")]
+            return httpx.Response(200, json={"kept": kept, "skipped": []})
+        if request.method == "POST":
+            self.posted.append((path, json.loads(request.content)))
+            return httpx.Response(202, json={"id": 1})
+        entries = {n: {"digest": digest_of(d), "size": len(d)} for n, d in self.files.items()}
+        return httpx.Response(200, json={"ref": "m:1", "files": entries})
+
+
+def test_a_file_is_sent_once(client_of: ClientOf, tmp_path: Path) -> None:
+    store, seen = Store(), []
+    client = client_of(store)
+    data = b"x" * (2**20 + 5)
+    (tmp_path / "f").write_bytes(data)
+    expected = {"digest": digest_of(data), "size": len(data)}
+    assert client.upload(tmp_path / "f", lambda *at: seen.append(at)) == expected
+    assert seen == [("f", 2**20, len(data)), ("f", len(data), len(data))]
+    store.blobs[digest_of(data)] = b"kept"
+    assert client.upload(tmp_path / "f") == expected
+    assert store.blobs[digest_of(data)] == b"kept"
+
+
+def test_an_empty_file_can_be_sent(client_of: ClientOf, tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    assert client_of(Store()).upload(tmp_path / "f")["size"] == 0
+
+
+def test_what_is_no_file_is_said_so(client_of: ClientOf, tmp_path: Path) -> None:
+    client = client_of(Store())
+    with pytest.raises(DataError, match="no file"):
+        client.upload(tmp_path / "missing")
+    with pytest.raises(DataError, match="not a file"):
+        client.upload(tmp_path)
+
+
+def test_an_upload_that_arrives_changed_is_refused(client_of: ClientOf, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(404)
+        request.read()
+        return httpx.Response(201, json={"digest": digest_of(b"other"), "size": 4})
+
+    with pytest.raises(CorruptBlobError):
+        client_of(handler).upload(tmp_path / "f")
+
+
+def test_importing_sends_the_files_the_server_wants(client_of: ClientOf, tmp_path: Path) -> None:
+    store = Store()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_text("no")
+    (tmp_path / "sub").mkdir()
+    assert client_of(store).import_model(tmp_path, "mine") == {"id": 1}
+    files = {"config.json": digest_of(b"{}")}
+    assert store.posted == [("/api/v1/models/import", {"name": "mine", "files": files})]
+    assert list(store.blobs) == [digest_of(b"{}")]
+
+
+def test_a_missing_directory_is_no_model(client_of: ClientOf, tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelError, match="no directory"):
+        client_of(Store()).import_model(tmp_path / "missing", "mine")
+
+
+def test_training_sends_local_data_only(client_of: ClientOf, tmp_path: Path) -> None:
+    store = Store()
+    path = tmp_path / "text.txt"
+    path.write_text("words")
+    recipe = {"name": "r", "data": {"path": str(path)}}
+    client_of(store).train(recipe, "mine")
+    body = store.posted[0][1]
+    params = {"recipe": recipe, "name": "mine", "data": {str(path): digest_of(b"words")}}
+    assert (body["kind"], body["name"], body["params"]) == ("train", "mine", params)
+
+
+@pytest.mark.parametrize(
+    ("data", "paths"),
+    [
+        ({"path": "a.txt"}, ["a.txt"]),
+        ({"path": "starter:chat"}, []),
+        ({"path": "a", "test_path": "b"}, ["a", "b"]),
+        ({"path": 5}, []),
+        (None, []),
+    ],
+)
+def test_which_data_is_local(data: Any, paths: list[str]) -> None:
+    assert local_data_paths({"data": data}) == paths
+
+
+def test_export_writes_a_whole_directory(client_of: ClientOf, tmp_path: Path) -> None:
+    client = client_of(Store(**{"config.json": b"{}", "model.safetensors": b"w" * 9}))
+    target = client.export_model("m", tmp_path / "a" / "out")
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        "config.json": b"{}",
+        "model.safetensors": b"w" * 9,
+    }
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    with pytest.raises(ConflictError):
+        client.export_model("m", target)
+
+
+def test_a_damaged_export_leaves_nothing(client_of: ClientOf, tmp_path: Path) -> None:
+    store = Store(**{"config.json": b"{}"})
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        answer = store(request)
+        return httpx.Response(200, content=b"bad") if "/files/" in request.url.path else answer
+
+    with pytest.raises(CorruptBlobError):
+        client_of(handler).export_model("m", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\..\\x"])
+def test_a_servers_file_names_lead_nowhere_else(
+    client_of: ClientOf, tmp_path: Path, name: str
+) -> None:
+    client = client_of(Store(**{name: b"x"}))
+    with pytest.raises(InvalidModelError, match="unsafe name"):
+        client.export_model("m", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,165 @@
+"""The application over in-memory storage and the echo engine, asked without a network."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from llmos.kernel.jobs import JobKind
+from llmos.kernel.kernel import Kernel
+from llmos.kernel.ledger import Ledger
+from llmos.library.artifacts import Library
+from llmos.security import audit
+from llmos.security.tokens import Keys
+from llmos.server.app import create_app
+from llmos.server.lifetime import Lifetime
+from llmos.settings import Settings
+from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.tasks.context import TaskContext
+from llmos.tasks.templates import Templates
+from llmos.tasks.tokenizers import Tokenizers
+from llmos.types import NewVersion
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?:\n<>|/_你好世界"
+TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}a:"
+LABELS = ["O", "B-PERSON", "I-PERSON"]
+
+
+def tokenizer_json() -> bytes:
+    """One token a character; "~" is the end."""
+    vocabulary = {"~": 0} | {char: i + 1 for i, char in enumerate(ALPHABET)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="~"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["~"])
+    return tokenizer.to_str().encode()
+
+
+def manifest(task: str, **extra: Any) -> dict[str, Any]:
+    base = {"task": task, "engine": "echo", "architecture": "Echo", "model_type": "echo"}
+    sizes = {"context_tokens": 200, "vocab_size": len(ALPHABET) + 1, "eos_ids": [0]}
+    return {**base, **sizes, **extra}
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "talker": manifest("chat", chat_template=TEMPLATE),
+    "writer": manifest("generate"),
+    "translator": manifest(
+        "translate", translation={"prefix": "", "pairs": [["en", "zh"], ["zh", "en"]]}
+    ),
+    "judge": manifest("classify", labels=["negative", "positive"]),
+    "finder": manifest("entities", labels=LABELS),
+}
+
+
+def add_model(library: Library, blobs: Any, name: str, values: dict[str, Any]) -> str:
+    files = {
+        "config.json": blobs.put_bytes(json.dumps({"name": name}).encode()),
+        "tokenizer.json": blobs.put_bytes(tokenizer_json()),
+    }
+    return library.add(NewVersion("model", name, files, values), "admin").ref
+
+
+def _refuse(params: dict[str, Any]) -> dict[str, Any]:
+    return params
+
+
+KINDS = {
+    name: JobKind(name, "nowhere:run", _refuse, lambda _: 0) for name in ("train", "import", "pull")
+}
+
+
+@asynccontextmanager
+async def open_in_memory(home: Path) -> AsyncIterator[Any]:
+    """A System in memory whose kernel runs models but no jobs."""
+    settings = Settings(home=home, max_body_bytes=100_000, max_upload_bytes=3_000_000)
+    settings.logs_path.mkdir()
+    database, blobs = MemoryDatabase(), MemoryBlobStore()
+    keys = Keys(database, time.time)
+    library = Library(database, blobs, time.time, home / "models")
+    for name, values in MODELS.items():
+        add_model(library, blobs, name, values)
+    kernel = Kernel(
+        database,
+        Ledger(2**30),
+        KINDS,
+        Settings(home=home, max_workers=0),
+        time.time,
+        lambda conn, job, result: [],
+        rng=random.Random(0),
+        audit=audit.record,
+    )
+    tasks = TaskContext(library, kernel.residency, Tokenizers(blobs), Templates(), settings)
+    await kernel.start()
+    yield SimpleNamespace(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        keys=keys,
+        library=library,
+        kernel=kernel,
+        tasks=tasks,
+    )
+    await kernel.stop()
+    await tasks.close()
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def make_system() -> Callable[[Path], AbstractAsyncContextManager[Any]]:
+    """For modules whose tests share one system."""
+    return open_in_memory
+
+
+@pytest.fixture
+async def system(tmp_path: Path) -> AsyncIterator[Any]:
+    async with open_in_memory(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def lifetime() -> Lifetime:
+    return Lifetime()
+
+
+@pytest.fixture
+def app(system: Any, lifetime: Lifetime) -> Any:
+    return create_app(system, lifetime)
+
+
+@pytest.fixture
+async def new_client(system: Any, app: Any) -> AsyncIterator[Callable[..., httpx.AsyncClient]]:
+    """Return a function that makes a client with a key of these limits (None: no key)."""
+    clients: list[httpx.AsyncClient] = []
+
+    def make(role: str | None = "admin", **limits: Any) -> httpx.AsyncClient:
+        headers = {}
+        if role is not None:
+            name = limits.pop("name", role)
+            _, key = system.keys.create(name, role=role, **limits)
+            headers["Authorization"] = f"Bearer {key}"
+        transport = httpx.ASGITransport(app)
+        client = httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8642", headers=headers
+        )
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def client(new_client: Callable[..., httpx.AsyncClient]) -> httpx.AsyncClient:
+    return new_client("admin")

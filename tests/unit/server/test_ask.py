@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(
+    make_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Any]:
+    async with make_system(tmp_path_factory.mktemp("home")) as opened:
+        yield opened
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+async def test_generate_answers_with_text_and_usage(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/v1/generate", json={"model": "writer", "prompt": "Hello"})
+    assert response.status_code == 200
+    body = response.json()
+    assert body["text"] == "Hello"
+    assert body["model"] == "writer:1"
+    assert body["finish_reason"] == "stop"
+    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 5}
+
+
+async def test_generate_streams_the_same(client: httpx.AsyncClient) -> None:
+    asked = {"model": "writer", "prompt": "你好 world", "stream": True}
+    got = events(await client.post("/api/v1/generate", json=asked))
+    assert "".join(event["text"] for event in got) == "你好 world"
+    assert got[-1]["finish_reason"] == "stop"
+    assert got[-1]["usage"] == {"prompt_tokens": 8, "completion_tokens": 8}
+
+
+async def test_messages_are_rendered(client: httpx.AsyncClient) -> None:
+    asked = {"model": "talker", "messages": [{"role": "user", "content": "hi"}]}
+    assert (await client.post("/api/v1/generate", json=asked)).json()["text"] == "u:hi\na:"
+
+
+async def test_several_choices_with_logprobs(client: httpx.AsyncClient) -> None:
+    asked = {"model": "writer", "prompt": "ab", "n": 2, "logprobs": 1}
+    body = (await client.post("/api/v1/generate", json=asked)).json()
+    assert [choice["text"] for choice in body["choices"]] == ["ab", "ab"]
+    token = body["choices"][1]["logprobs"][0]
+    assert (token["token"], token["bytes"], token["logprob"]) == ("a", [97], 0.0)
+
+
+async def test_translate_classify_entities(client: httpx.AsyncClient) -> None:
+    asked: dict[str, Any] = {"model": "translator", "text": "Hello. Bye."}
+    asked |= {"source_lang": "en", "target_lang": "zh"}
+    done = (await client.post("/api/v1/translate", json=asked)).json()
+    assert (done["text"], done["model"]) == ("Hello.Bye.", "translator:1")
+    done = (await client.post("/api/v1/classify", json={"model": "judge", "text": "abc"})).json()
+    assert (done["label"], done["score"]) == ("positive", 1.0)
+    done = (await client.post("/api/v1/entities", json={"model": "finder", "text": "abcd"})).json()
+    assert done["entities"] == [
+        {"text": "abcd", "label": "PERSON", "start": 0, "end": 4, "score": 1.0}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("generate", {"model": "nobody", "prompt": "x"}, 404, "nobody"),
+        ("generate", {"model": "../etc", "prompt": "x"}, 400, "not a valid name"),
+        ("generate", {"model": "a b", "prompt": "x"}, 400, "not a valid name"),
+        ("generate", {"model": "writer:9", "prompt": "x"}, 404, "no version 9"),
+        ("generate", {"model": "writer", "prompt": "x" * 300}, 400, "300 tokens"),
+        ("generate", {"model": "writer", "prompt": "x", "max_tokens": -1}, 400, "'max_tokens'"),
+        ("generate", {"model": "writer", "prompt": "x", "temperature": "hot"}, 400, "temperature"),
+        ("generate", {"model": "writer", "prompt": "x", "n": 10**6}, 400, "'n'"),
+        ("generate", {"model": "writer", "prompt": "x", "tempreature": 1}, 400, "tempreature"),
+        ("generate", {"model": "writer", "prompt": ""}, 400, "empty"),
+        ("generate", {"model": "writer", "prompt": [10**9]}, 400, "1000000000"),
+        ("generate", {"model": "writer"}, 400, "either prompt or messages"),
+        ("generate", {"model": "writer", "messages": []}, 400, "'messages'"),
+        ("generate", {"prompt": "x"}, 400, "'model' is missing"),
+        (
+            "generate",
+            {"model": "writer", "messages": [{"role": "user", "content": "x"}]},
+            400,
+            "completions",
+        ),
+        ("generate", {"model": "judge", "prompt": "x"}, 400, "'classify'"),
+        ("translate", {"model": "translator", "text": "x"}, 400, "'source_lang' is missing"),
+        (
+            "translate",
+            {"model": "translator", "text": "x", "source_lang": "en", "target_lang": "fr"},
+            400,
+            "en to zh, zh to en",
+        ),
+        ("classify", {"model": "judge", "text": ""}, 400, "empty"),
+        ("classify", {"model": "judge", "text": "x" * 300}, 400, "300 tokens"),
+        ("entities", {"text": "x"}, 404, "entities"),
+        ("classify", [], 400, "not valid"),
+    ],
+)
+async def test_bad_input_gets_one_clear_sentence(
+    client: httpx.AsyncClient, path: str, body: Any, status: int, says: str
+) -> None:
+    response = await client.post(f"/api/v1/{path}", json=body)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+
+
+async def test_a_stream_that_cannot_begin_has_the_right_status(client: httpx.AsyncClient) -> None:
+    asked = {"model": "writer", "prompt": "x" * 300, "stream": True}
+    response = await client.post("/api/v1/generate", json=asked)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[" * 50_000, b'{"a": NaN'])
+async def test_invalid_json_is_a_400(client: httpx.AsyncClient, content: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await client.post("/api/v1/generate", content=content, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_half_characters_are_refused(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (
+        b'{"model": "writer", "prompt": "\\ud800"}',
+        b'{"model": "\\ud800", "prompt": "x"}',
+    ):
+        response = await client.post("/api/v1/generate", content=body, headers=headers)
+        assert response.status_code == 400

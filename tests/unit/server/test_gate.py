@@ -1,0 +1,281 @@
+"""Every route the application has, tried with what must not get in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import APIRouter
+
+from llmos.errors import AuthenticationError
+from llmos.security.actors import Actor
+from llmos.server import gate
+from llmos.server.access import action_of, allow, check_every_route
+from llmos.server.gate import KEY_CACHE_S, OPEN_PATHS, KeyCache
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(
+    make_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Any]:
+    async with make_system(tmp_path_factory.mktemp("home")) as opened:
+        yield opened
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+NewClient = Callable[..., httpx.AsyncClient]
+
+
+def paths(app: Any) -> list[str]:
+    """Every path of the route table, its parameters filled in."""
+    found = {re.sub(r"\{[^}]*\}", "1", route.path_format) for route in app.state.routes}
+    assert len(found) > 25
+    return sorted(found | {"/openapi.json", "/no/such/path", "/api/v1/models/a/b/files/c"})
+
+
+async def test_every_route_and_method_without_a_key_is_refused(
+    app: Any, new_client: NewClient
+) -> None:
+    client = new_client(None)
+    for path in paths(app):
+        for method in METHODS:
+            response = await client.request(method, path)
+            if path in OPEN_PATHS:
+                assert response.status_code != 401
+            else:
+                assert response.status_code == 401, (method, path)
+                assert response.headers["www-authenticate"] == "Bearer"
+                if method != "HEAD":
+                    assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [b"Bearer", b"Bearer ", b"Basic abc", b"Bearer llmos_" + b"0" * 77, b"llmos", b"Bearer \xff"],
+)
+async def test_every_route_refuses_a_wrong_key(
+    app: Any, new_client: NewClient, authorization: bytes
+) -> None:
+    client = new_client(None)
+    for path in paths(app):
+        if path not in OPEN_PATHS:
+            response = await client.get(path, headers=[(b"Authorization", authorization)])
+            assert response.status_code == 401, path
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil", "", "a b"]
+)
+async def test_every_route_refuses_another_host(
+    app: Any, client: httpx.AsyncClient, host: str
+) -> None:
+    for path in paths(app):
+        for method in METHODS:
+            response = await client.request(method, path, headers={"Host": host})
+            assert response.status_code == 403, (method, path)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Cookie": "a=b"},
+    ],
+)
+async def test_every_unsafe_method_refuses_another_sites_page(
+    app: Any, client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    for path in paths(app):
+        for method in UNSAFE:
+            response = await client.request(method, path, headers=headers)
+            assert response.status_code == 403, (method, path)
+
+
+async def test_this_servers_own_page_may_ask(client: httpx.AsyncClient) -> None:
+    headers = {"Origin": "http://127.0.0.1:8642", "Sec-Fetch-Site": "same-origin"}
+    body = {"model": "writer", "prompt": "x"}
+    response = await client.post("/api/v1/generate", json=body, headers=headers)
+    assert response.status_code == 200
+
+
+async def test_a_user_may_not_do_what_admins_do(
+    app: Any, new_client: NewClient, system: Any
+) -> None:
+    user = new_client("user")
+    admin_only = {"system.manage", "keys.manage", "audit.read", "logs.read"}
+    tried = 0
+    for route in app.state.routes:
+        if action_of(route) in admin_only:
+            path = re.sub(r"\{[^}]*\}", "1", route.path_format)
+            for method in route.methods:
+                response = await user.request(method, path, json={"name": "x", "grace_s": 0})
+                assert response.status_code == 403, (method, path)
+                tried += 1
+    assert tried >= 6
+
+
+async def test_a_route_without_an_action_cannot_be_added() -> None:
+    routes = APIRouter()
+
+    @routes.get("/api/v1/forgotten")
+    async def forgotten() -> None: ...
+
+    with pytest.raises(RuntimeError, match="forgotten"):
+        check_every_route(routes.routes)
+    with pytest.raises(ValueError, match=r"no\.such"):
+        allow("no.such")
+
+
+async def test_a_key_limited_to_models_may_use_no_other(new_client: NewClient) -> None:
+    client = new_client("user", models={"writer"})
+    for model, status in (("writer", 200), ("writer:1", 200), ("talker", 403)):
+        response = await client.post("/api/v1/generate", json={"model": model, "prompt": "x"})
+        assert response.status_code == status
+    openai = {"model": "talker", "prompt": "x"}
+    assert (await client.post("/v1/completions", json=openai)).status_code == 403
+
+
+async def test_a_key_may_not_ask_for_a_better_class_than_its_own(new_client: NewClient) -> None:
+    from llmos.types import Priority
+
+    client = new_client("user", best_priority=Priority.BATCH)
+    body = {"model": "writer", "prompt": "x"}
+    assert (await client.post("/api/v1/generate", json=body)).status_code == 200
+    asked = {**body, "priority": "standard"}
+    response = await client.post("/api/v1/generate", json=asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (403, "priority")
+
+
+async def test_bodies_over_the_limit_are_refused_while_they_come(
+    client: httpx.AsyncClient,
+) -> None:
+    sent = 0
+
+    async def endless() -> Any:
+        nonlocal sent
+        while sent < 10**9:
+            sent += 10_000
+            yield b" " * 10_000
+
+    headers = {"Content-Type": "application/json"}
+    response = await client.post("/api/v1/generate", content=endless(), headers=headers)
+    assert response.status_code == 413
+    assert sent < 10**6
+    response = await client.post("/api/v1/generate", content=b" " * 200_000, headers=headers)
+    assert response.status_code == 413
+
+
+async def test_answers_carry_safe_headers_and_a_request_id(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/v1/version", headers={"X-Request-ID": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    response = await client.get("/api/v1/version", headers={"X-Request-ID": "a b\\"})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+async def test_an_unexpected_error_is_a_plain_500(
+    client: httpx.AsyncClient,
+    system: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(kind: str) -> None:
+        raise KeyError("secret detail")
+
+    monkeypatch.setattr(system.library, "list", broken)
+    with caplog.at_level(logging.ERROR):
+        response = await client.get("/api/v1/models")
+    assert response.status_code == 500
+    message = response.json()["error"]["message"]
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] in message
+    assert "secret detail" in caplog.text
+
+
+async def test_not_found_and_wrong_method_look_alike(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/v1/nothing")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    response = await client.put("/api/v1/jobs")
+    assert response.status_code == 405
+    assert response.json()["error"]["code"] == "method_not_allowed"
+    assert response.headers["allow"]
+
+
+async def test_keys_are_looked_up_again_after_a_moment() -> None:
+    actor = Actor("id", "me", "user")
+    now, answers = 0.0, [actor, AuthenticationError()]
+
+    class Reader:
+        num_reads = 0
+
+        def authenticate(self, text: str) -> Actor:
+            self.num_reads += 1
+            answer = answers[0]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    reader = Reader()
+    cache = KeyCache(reader, lambda: now)
+    assert await cache.authenticate("k") is await cache.authenticate("k") is actor
+    assert reader.num_reads == 1
+    answers.pop(0)
+    assert await cache.authenticate("k") is actor
+    now += KEY_CACHE_S
+    with pytest.raises(AuthenticationError):
+        await cache.authenticate("k")
+    answers.insert(0, actor)
+    await cache.authenticate("k")
+    answers.pop(0)
+    cache.clear()
+    with pytest.raises(AuthenticationError):
+        await cache.authenticate("k")
+
+
+async def test_too_many_requests_at_once_are_turned_away(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_LIVE_REQUESTS", 0)
+    response = await client.get("/api/v1/version")
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
+    assert response.headers["retry-after"]
+
+
+async def test_the_log_names_who_asked_for_what_but_not_the_text(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "llmos.server"):
+        await client.post("/api/v1/generate?q=canary", json={"model": "writer", "prompt": "canary"})
+        await client.get("/api/v1/version")
+        await client.get("/api/v1/a%0Ab")
+    lines = [record.getMessage() for record in caplog.records if record.name == "llmos.server"]
+    assert len(lines) == 2
+    assert lines[0].startswith("POST /api/v1/generate 200 ")
+    assert "GET /api/v1/a\\nb 404" in lines[1]
+    assert "canary" not in caplog.text
+
+
+async def test_websockets_are_turned_away(app: Any) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]

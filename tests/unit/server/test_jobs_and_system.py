@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from llmos.kernel.jobs import JobEvent
+from llmos.server.lifetime import Lifetime
+from llmos.server.routes.jobs import event_json
+
+NewClient = Callable[..., httpx.AsyncClient]
+JOB: dict[str, Any] = {"kind": "train", "name": "mine", "params": {"recipe": {"steps": 1}}}
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+async def test_a_job_is_submitted_listed_and_cancelled(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/v1/jobs", json={**JOB, "priority": "batch"})
+    assert response.status_code == 202
+    job = response.json()
+    assert (job["state"], job["priority"], job["owner"]) == ("queued", "batch", "admin")
+    assert (await client.get("/api/v1/jobs")).json()["data"] == [job]
+    assert (await client.get(f"/api/v1/jobs/{job['id']}")).json() == job
+    cancelled = (await client.post(f"/api/v1/jobs/{job['id']}/cancel")).json()
+    assert cancelled["state"] == "cancelled"
+
+
+async def test_events_are_followed_until_the_job_has_ended(client: httpx.AsyncClient) -> None:
+    job = (await client.post("/api/v1/jobs", json=JOB)).json()
+    following = asyncio.create_task(client.get(f"/api/v1/jobs/{job['id']}/events"))
+    await client.post(f"/api/v1/jobs/{job['id']}/cancel")
+    got = events(await following)
+    assert [event["data"]["state"] for event in got] == ["queued", "cancelled"]
+    after = f"/api/v1/jobs/{job['id']}/events?follow=false&after={got[0]['id']}"
+    assert events(await client.get(after)) == got[1:]
+
+
+async def test_a_user_sees_only_its_own_jobs(new_client: NewClient) -> None:
+    mine, other = new_client("user", name="me"), new_client("user", name="other")
+    job = (await mine.post("/api/v1/jobs", json=JOB)).json()
+    assert (await other.get("/api/v1/jobs")).json()["data"] == []
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/events")):
+        response = await other.request(method, f"/api/v1/jobs/{job['id']}{path}")
+        assert response.status_code == 403
+    assert (await mine.get(f"/api/v1/jobs/{job['id']}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({**JOB, "kind": "trian"}, 400, "train"),
+        ({**JOB, "priority": "soon"}, 400, "priority"),
+        ({**JOB, "after": [99]}, 404, "99"),
+        ({**JOB, "params": {"a": "\ud800"}}, 400, "not Unicode"),
+        ({**JOB, "params": {"a": [float("nan")]}}, 400, "not finite"),
+        ({**JOB, "params": []}, 400, "params"),
+        ({"kind": "train"}, 400, "name"),
+    ],
+)
+async def test_a_bad_job_is_refused(
+    client: httpx.AsyncClient, body: dict[str, Any], status: int, says: str
+) -> None:
+    content = json.dumps(body)
+    headers = {"Content-Type": "application/json"}
+    response = await client.post("/api/v1/jobs", content=content, headers=headers)
+    assert response.status_code == status
+    assert says in response.json()["error"]["message"]
+
+
+async def test_nesting_without_end_is_refused(client: httpx.AsyncClient) -> None:
+    params: dict[str, Any] = {}
+    for _ in range(200):
+        params = {"a": params}
+    response = await client.post("/api/v1/jobs", json={**JOB, "params": params})
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("job_id", ["0", "-1", "x", "9" * 30, "1.5", "..%2f"])
+async def test_a_job_number_is_a_number(client: httpx.AsyncClient, job_id: str) -> None:
+    assert (await client.get(f"/api/v1/jobs/{job_id}")).status_code in {400, 404}
+    missing = await client.get("/api/v1/jobs/12345")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "job_not_found")
+
+
+def test_a_metrics_values_are_together() -> None:
+    event = JobEvent(3, 1, "metric", {"step": 5, "loss": 1.5}, 2.0)
+    assert event_json(event)["data"] == {"step": 5, "values": {"loss": 1.5}}
+
+
+async def test_health_and_ready_need_no_key(new_client: NewClient) -> None:
+    open_client = new_client(None)
+    assert (await open_client.get("/health")).json()["status"] == "ok"
+    assert (await open_client.get("/ready")).json()["status"] == "ready"
+
+
+async def test_ps_shows_models_jobs_and_memory(client: httpx.AsyncClient) -> None:
+    await client.post("/api/v1/generate", json={"model": "writer", "prompt": "x"})
+    status = (await client.get("/api/v1/ps")).json()
+    model = status["models"][0]
+    assert (model["name"], model["engine"], model["state"]) == ("writer:1", "echo", "ready")
+    assert (model["leases"], status["jobs"]) == (0, [])
+    assert status["memory"]["capacity_bytes"] == 2**30
+
+
+async def test_gc_frees_what_nothing_needs(client: httpx.AsyncClient) -> None:
+    await client.post("/api/v1/blobs", content=b"nobody needs this")
+    assert (await client.post("/api/v1/gc", json={})).json()["removed"] == 0
+    report = (await client.post("/api/v1/gc", json={"grace_s": 0})).json()
+    assert report == {"removed": 1, "freed_bytes": 17, "directories": 0}
+    assert (await client.post("/api/v1/gc", json={"grace_s": -1})).status_code == 400
+
+
+async def test_keys_are_made_shown_once_and_revoked_at_once(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    body = {"name": "laptop", "models": ["writer"], "expires_in_s": 60}
+    response = await client.post("/api/v1/keys", json=body)
+    assert response.status_code == 201
+    made = response.json()
+    holder = new_client(None)
+    holder.headers["Authorization"] = f"Bearer {made['key']}"
+    assert (await holder.get("/api/v1/version")).status_code == 200
+    listed = (await client.get("/api/v1/keys")).json()["data"]
+    assert made["id"] in [key["id"] for key in listed]
+    assert made["key"] not in json.dumps(listed)
+    assert (await client.delete(f"/api/v1/keys/{made['id']}")).json()["revoked_at"] is not None
+    assert (await holder.get("/api/v1/version")).status_code == 401
+    assert (await client.delete("/api/v1/keys/nope")).status_code == 404
+    wrong = {"name": "x", "actions": ["fly"]}
+    assert (await client.post("/api/v1/keys", json=wrong)).status_code == 400
+
+
+async def test_the_log_is_read_from_its_end(client: httpx.AsyncClient, system: Any) -> None:
+    assert (await client.get("/api/v1/logs")).status_code == 404
+    path = system.settings.logs_path / "server.log"
+    path.write_text("".join(f"line {n}\n" for n in range(1000)))
+    got = events(await client.get("/api/v1/logs?lines=2"))
+    assert got == [{"line": "line 998"}, {"line": "line 999"}]
+
+
+async def test_shutdown_sets_the_end(client: httpx.AsyncClient, lifetime: Lifetime) -> None:
+    assert (await client.post("/api/v1/shutdown")).status_code == 202
+    assert lifetime.ending.is_set()
+
+
+async def test_whoever_follows_is_let_go_at_the_end(
+    client: httpx.AsyncClient, lifetime: Lifetime
+) -> None:
+    job = (await client.post("/api/v1/jobs", json=JOB)).json()
+    following = asyncio.create_task(client.get(f"/api/v1/jobs/{job['id']}/events"))
+    await client.post("/api/v1/shutdown")
+    response = await following
+    assert response.status_code == 200
+    assert "[DONE]" not in response.text

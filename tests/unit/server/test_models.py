@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from llmos.errors import DiskFullError
+
+NewClient = Callable[..., httpx.AsyncClient]
+
+
+async def test_a_version_is_shown_with_all_that_made_it(client: httpx.AsyncClient) -> None:
+    shown = (await client.get("/api/v1/models/writer")).json()
+    assert (shown["ref"], shown["task"], shown["aliases"]) == ("writer:1", "generate", ["latest"])
+    assert set(shown["files"]) == {"config.json", "tokenizer.json"}
+    assert shown["manifest"]["engine"] == "echo"
+    listed = (await client.get("/api/v1/models")).json()["data"]
+    assert shown in listed
+    assert (await client.get("/api/v1/models?kind=dataset")).json()["data"] == []
+    assert (await client.get("/api/v1/models?kind=secret")).status_code == 400
+
+
+async def test_a_task_name_finds_its_model(client: httpx.AsyncClient, system: Any) -> None:
+    from llmos.security.actors import SYSTEM
+
+    await asyncio.to_thread(
+        system.library.set_task_default, "machine_translation", "translator", SYSTEM
+    )
+    shown = (await client.get("/api/v1/models/machine_translation")).json()
+    assert shown["ref"] == "translator:1"
+    asked = {"text": "Hi", "source_lang": "en", "target_lang": "zh"}
+    assert (await client.post("/api/v1/translate", json=asked)).json()["text"] == "Hi"
+
+
+async def test_files_come_back_as_attachments(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/v1/models/writer:1/files/config.json")
+    assert response.content == b'{"name": "writer"}'
+    assert response.headers["content-disposition"] == "attachment"
+    assert response.headers["content-length"] == "18"
+    response = await client.get("/api/v1/models/writer/files/secret")
+    assert response.status_code == 404
+    assert "config.json" in response.json()["error"]["message"]
+
+
+async def test_a_damaged_file_is_not_sent(client: httpx.AsyncClient, system: Any) -> None:
+    digest = system.library.resolve("writer").files["config.json"].digest
+    system.blobs.blobs[digest].data = b"other"
+    response = await client.get("/api/v1/models/writer/files/config.json")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "corrupt_blob")
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "../../etc/passwd",
+        "..",
+        "a/../b",
+        "%2e%2e/%2e%2e/etc",
+        "a//b",
+        "a/b/c",
+        "writer:0",
+        "writer:x",
+        "a%00b",
+        "%ff",
+        "writer@",
+        "a" * 300,
+        "\u202ewriter",
+    ],
+)
+async def test_no_reference_leads_out_of_the_library(client: httpx.AsyncClient, ref: str) -> None:
+    for path in ("", "/card", "/files/config.json", "/files/..%2f..%2fetc%2fpasswd"):
+        response = await client.get(f"/api/v1/models/{ref}{path}")
+        assert response.status_code in {400, 404}, path
+        assert "root:" not in response.text
+
+
+async def test_the_card_is_markdown(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/v1/models/writer/card")
+    assert response.headers["content-type"].startswith("text/markdown")
+    assert response.text.startswith("#")
+
+
+async def test_aliases_and_removal(client: httpx.AsyncClient) -> None:
+    moved = await client.post("/api/v1/models/writer/aliases", json={"alias": "production"})
+    assert "production" in moved.json()["aliases"]
+    assert (await client.get("/api/v1/models/writer@production")).status_code == 200
+    response = await client.delete("/api/v1/models/writer")
+    assert response.json()["removed_at"] is not None
+    gone = await client.get("/api/v1/models/writer")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+    trail = (await client.get("/api/v1/audit")).json()["data"]
+    assert {"models.alias", "models.remove"} <= {event["action"] for event in trail}
+
+
+async def test_a_user_may_not_touch_anothers_model(new_client: NewClient) -> None:
+    user = new_client("user")
+    assert (await user.get("/api/v1/models/writer")).status_code == 200
+    assert (await user.delete("/api/v1/models/writer")).status_code == 403
+    response = await user.post("/api/v1/models/writer/aliases", json={"alias": "x"})
+    assert response.status_code == 403
+
+
+async def test_the_catalog_says_what_fits(client: httpx.AsyncClient) -> None:
+    entries = (await client.get("/api/v1/catalog")).json()["data"]
+    assert len(entries) > 10
+    assert {"repo", "task", "parameters", "size_bytes", "license", "fits"} <= set(entries[0])
+
+
+async def test_imports_and_pulls_become_jobs(client: httpx.AsyncClient, system: Any) -> None:
+    data = b"some file"
+    stored = (await client.post("/api/v1/blobs", content=data)).json()
+    body = {"name": "mine", "files": {"config.json": stored["digest"]}}
+    response = await client.post("/api/v1/models/import", json=body)
+    assert response.status_code == 202
+    assert response.json()["params"] == body
+    missing = {"name": "mine", "files": {"config.json": "sha256:" + "0" * 64}}
+    response = await client.post("/api/v1/models/import", json=missing)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    wrong = {"name": "mine", "files": {"config.json": "../x"}}
+    assert (await client.post("/api/v1/models/import", json=wrong)).status_code == 400
+    pulled = (await client.post("/api/v1/models/pull", json={"repo": "org/name"})).json()
+    assert (pulled["kind"], pulled["params"]) == ("pull", {"repo": "org/name"})
+
+
+@pytest.mark.parametrize(
+    ("name", "filenames", "code"),
+    [
+        ("a b", ["config.json", "model.safetensors"], "invalid_name"),
+        ("mine", ["model.safetensors"], "invalid_model"),
+        ("mine", ["config.json", "pytorch_model.bin"], "unsafe_file"),
+    ],
+)
+async def test_a_hopeless_import_is_refused_before_the_upload(
+    client: httpx.AsyncClient, name: str, filenames: list[str], code: str
+) -> None:
+    body = {"name": name, "filenames": filenames}
+    response = await client.post("/api/v1/models/import/plan", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, code)
+
+
+async def test_an_import_is_planned(client: httpx.AsyncClient) -> None:
+    filenames = ["config.json", "model.safetensors", "pytorch_model.bin", "x.py"]
+    body = {"name": "mine", "filenames": filenames}
+    plan = (await client.post("/api/v1/models/import/plan", json=body)).json()
+    assert plan["kept"] == ["config.json", "model.safetensors"]
+
+
+# -- blobs ---------------------------------------------------------------------------------------
+
+
+async def test_an_upload_is_stored_under_its_digest(client: httpx.AsyncClient, system: Any) -> None:
+    data = bytes(range(256)) * 8192
+
+    async def pieces() -> Any:
+        for start in range(0, len(data), 100_000):
+            yield data[start : start + 100_000]
+
+    response = await client.post("/api/v1/blobs", content=pieces())
+    assert response.status_code == 201
+    stored = response.json()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    assert stored == {"digest": digest, "size": len(data)}
+    assert system.blobs.read_bytes(digest) == data
+    assert (await client.head(f"/api/v1/blobs/{digest}")).status_code == 200
+    assert (await client.head("/api/v1/blobs/sha256:" + "0" * 64)).status_code == 404
+    assert (await client.head("/api/v1/blobs/nonsense")).status_code == 400
+
+
+async def test_too_large_an_upload_leaves_nothing(client: httpx.AsyncClient, system: Any) -> None:
+    before = len(system.blobs.blobs)
+
+    async def endless() -> Any:
+        for _ in range(10_000):
+            yield b"x" * 100_000
+
+    response = await client.post("/api/v1/blobs", content=endless())
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert len(system.blobs.blobs) == before
+
+
+async def test_a_full_disk_is_a_507(
+    client: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmos.storage.memory import _MemoryBlobWriter
+
+    def full(self: Any, data: bytes) -> None:
+        raise DiskFullError
+
+    monkeypatch.setattr(_MemoryBlobWriter, "write", full)
+    response = await client.post("/api/v1/blobs", content=b"data")
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "disk_full")
