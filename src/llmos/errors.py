@@ -161,7 +161,7 @@ class OverloadedError(LlmosError):
 
 
 class CorruptBlobError(LlmosError):
-    """A stored file no longer matches its digest; it was set aside. Import or pull the model again."""
+    """A stored file no longer matches its digest and was set aside: import or pull it again."""
 
     code = "corrupt_blob"
 

@@ -31,7 +31,7 @@ class Settings:
     log_level: str = _setting("info", "Least severe message to log: debug, info, warning, error.")
     device: str = _setting("auto", "Device of the engine: auto, cpu or cuda:N.")
     threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.")
-    memory_bytes: int = _setting(0, "Memory models and jobs may reserve; 0 means 80% of what is free.")
+    memory_bytes: int = _setting(0, "Memory that may be reserved; 0 means 80% of the free.")
     idle_s: float = _setting(900.0, "Seconds without a request after which a model is unloaded.")
     max_workers: int = _setting(1, "Jobs that run at the same time.")
     max_queue: int = _setting(256, "Requests that may wait per model before 429 is answered.")
@@ -41,7 +41,7 @@ class Settings:
     max_body_bytes: int = _setting(16 * 2**20, "Largest JSON request body.")
     max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.")
     allowed_hosts: str = _setting("", "More Host names to accept, comma-separated.")
-    behind_proxy: bool = _setting(False, "A TLS proxy stands before this server (needed off loopback).")
+    behind_proxy: bool = _setting(False, "A TLS proxy stands before this server.")
 
     @property
     def database_path(self) -> Path:
@@ -74,17 +74,22 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    home = Path(given.get("home") or environ.get("LLMOS_HOME") or "~/.llmos").expanduser().absolute()
+    home = Path(given.get("home") or environ.get("LLMOS_HOME") or "~/.llmos")
+    home = home.expanduser().absolute()
     from_file = _read_file(home / "config.toml")
     values: dict[str, Any] = {"home": home}
     for setting in dataclasses.fields(Settings):
         if setting.name == "home":
             continue
-        env_name = f"LLMOS_{setting.name.upper()}"
-        for source, origin in ((given, "flag"), (environ, "environment"), (from_file, "config.toml")):
-            key = env_name if origin == "environment" else setting.name
+        sources = (
+            ("flag", given, setting.name),
+            ("environment", environ, f"LLMOS_{setting.name.upper()}"),
+            ("config.toml", from_file, setting.name),
+        )
+        for origin, source, key in sources:
             if key in source:
-                values[setting.name] = _convert(setting.name, source[key], type(setting.default), origin)
+                kind = type(setting.default)
+                values[setting.name] = _convert(setting.name, source[key], kind, origin)
                 break
     return Settings(**values)
 
@@ -114,4 +119,5 @@ def _convert(name: str, value: Any, target: type, origin: str) -> Any:
             return target(value)
         except (TypeError, ValueError):
             pass
-    raise InvalidRequestError(f"setting {name} ({origin}) must be a {target.__name__}, not {value!r}")
+    wanted = target.__name__
+    raise InvalidRequestError(f"setting {name} ({origin}) must be a {wanted}, not {value!r}")

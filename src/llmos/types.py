@@ -13,7 +13,6 @@ from typing import Any, Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-TaskName = Literal["generate", "chat", "translate", "classify", "entities"]
 
 
 class Priority(enum.IntEnum):
@@ -33,7 +32,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
-    """How tokens are picked. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` mean no limit."""
+    """How tokens are picked: ``temperature=0`` is greedy, ``top_k=0`` and ``top_p=1`` no limit."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -52,8 +51,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
 class GenerateRequest(msgspec.Struct, frozen=True):
     """What every door (OpenAI, native API, CLI, SDK) turns a generation into.
 
-    ``prompt`` is a conversation, a text, or token ids. Unset sampling fields were already filled from
-    the model's generation defaults by the edge.
+    ``prompt`` is a conversation, a text, or token ids. The edge has already filled unset sampling
+    fields from the model's generation defaults.
     """
 
     id: str
@@ -148,7 +147,7 @@ Work = GenerateWork | PipelineWork
 WorkOut = TokensOut | PipelineOut
 
 
-# -- artifacts ---------------------------------------------------------------------------------------
+# -- artifacts -------------------------------------------------------------------------------------
 
 
 class FileRef(msgspec.Struct, frozen=True):

@@ -161,9 +161,14 @@ def describe_exit(status: int) -> str:
 
 
 def thread_environ(threads: int) -> dict[str, str]:
-    """Return variables that fix how many threads numeric libraries use, for reproducible sums."""
+    """Return variables that fix how many threads numeric libraries use, for reproducible sums.
+
+    Threads that wait for each other sleep rather than spin: alone that costs nothing, and beside
+    other busy processes a spinning thread burns the very core that the awaited one needs.
+    """
     names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {f"{name}_NUM_THREADS": str(threads) for name in names} | {
+        "OMP_WAIT_POLICY": "PASSIVE",
         "VECLIB_MAXIMUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
     }

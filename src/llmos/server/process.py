@@ -28,6 +28,7 @@ from llmos.system import System, open_system
 
 SOCKET_PATH_LIMIT_BYTES = 100
 """A Unix socket's address holds 104 bytes on macOS and 108 on Linux."""
+BACKLOG = 1024
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -133,20 +134,16 @@ def _bind(settings: Settings, *, with_tcp: bool) -> tuple[list[socket.socket], E
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        tcp = socket.socket(family, kind, protocol)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind(address)
-        tcp.listen(1024)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
                 f"port {port} of {host} is in use: stop the other program or pass --port N"
             ) from None
         raise InvalidRequestError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return tcp
 
 
 def _bind_unix(path: Path) -> socket.socket:
@@ -154,7 +151,7 @@ def _bind_unix(path: Path) -> socket.socket:
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with _private_files():
         unix.bind(str(path))
-    unix.listen(1024)
+    unix.listen(BACKLOG)
     return unix
 
 

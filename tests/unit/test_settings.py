@@ -1,0 +1,75 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import llmos
+from llmos.errors import InvalidRequestError
+from llmos.settings import Settings, load_settings
+
+NAMES = """
+home host port log_level device threads memory_bytes idle_s max_workers max_queue heartbeat_s
+lease_s gc_grace_s max_body_bytes max_upload_bytes allowed_hosts behind_proxy
+"""
+
+
+def test_a_new_setting_is_a_decision() -> None:
+    assert [field.name for field in dataclasses.fields(Settings)] == NAMES.split()
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.metadata["help"].endswith(".") for field in dataclasses.fields(Settings))
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    package = Path(llmos.__file__).parent
+    sources = [path.read_text("utf-8") for path in package.rglob("*.py")]
+    unread = [
+        field.name
+        for field in dataclasses.fields(Settings)
+        if not any(re.search(rf"settings\.{field.name}\b", source) for source in sources)
+    ]
+    assert unread == []
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("port = 1\nthreads = 1\nmax_queue = 1\n")
+    environ = {"LLMOS_HOME": str(tmp_path), "LLMOS_PORT": "2", "LLMOS_THREADS": "2"}
+    settings = load_settings({"port": 3, "threads": None}, environ)
+    assert (settings.port, settings.threads, settings.max_queue) == (3, 2, 1)
+    assert settings.host == "127.0.0.1"
+
+
+def test_a_home_may_be_relative_or_begin_with_a_tilde() -> None:
+    assert load_settings({"home": "here"}, {}).home == Path.cwd() / "here"
+    assert load_settings({}, {"LLMOS_HOME": "~/there"}).home == Path.home() / "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False)]
+)
+def test_switches_are_read_from_words(text: str, value: bool) -> None:
+    assert load_settings({}, {"LLMOS_BEHIND_PROXY": text}).behind_proxy is value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("LLMOS_PORT", "eight"), ("LLMOS_IDLE_S", "long"), ("LLMOS_BEHIND_PROXY", "x")],
+)
+def test_a_value_of_the_wrong_type_is_named(name: str, text: str) -> None:
+    setting = name.removeprefix("LLMOS_").lower()
+    with pytest.raises(InvalidRequestError, match=f"setting {setting} .*{text}"):
+        load_settings({}, {name: text})
+
+
+def test_an_unknown_setting_in_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("prot = 1\n")
+    with pytest.raises(InvalidRequestError, match="unknown settings: prot"):
+        load_settings({"home": tmp_path}, {})
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("port = \n")
+    with pytest.raises(InvalidRequestError, match=r"config\.toml is not valid TOML"):
+        load_settings({"home": tmp_path}, {})
