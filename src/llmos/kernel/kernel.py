@@ -89,7 +89,7 @@ class Kernel:
             max_queue=settings.max_queue,
             module=engine_module,
             environ={
-                "LLMOS_DEVICE": "cpu" if settings.device == "auto" else settings.device,
+                "LLMOS_DEVICE": settings.device,
                 "LLMOS_THREADS": str(self._threads),
                 **thread_environ(self._threads),
             },

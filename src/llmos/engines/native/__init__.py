@@ -1,0 +1,1 @@
+"""Our own continuous batching over any transformers decoder: batcher, cache, runner, sampler."""

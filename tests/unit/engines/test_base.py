@@ -1,0 +1,91 @@
+"""Estimates and checks that the server and every engine share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from llmos.engines import base
+from llmos.engines.builtin import llmos_engines
+from llmos.errors import ContextLengthError, InvalidRequestError
+from llmos.types import GenerateWork, SamplingParams
+
+LLAMA: dict[str, Any] = {
+    "engine": "native",
+    "parameters": 1_000_000,
+    "dtype": "bfloat16",
+    "weights_bytes": 2_000_000,
+    "kv_bytes_per_token": 1000,
+    "context_tokens": 512,
+}
+
+
+def test_a_cpu_computes_in_float32_and_a_gpu_as_stored() -> None:
+    cpu, gpu = base.estimate(LLAMA, "cpu"), base.estimate(LLAMA, "cuda:0")
+    assert cpu == base.Estimate(4_000_000, 2000, 2000 * 512 * 16)
+    assert gpu == base.Estimate(2_000_000, 1000, 1000 * 512 * 16)
+    assert cpu.total_bytes == 4_000_000 + 2000 * 512 * 16
+
+
+def test_the_kv_cache_stays_within_its_budget() -> None:
+    huge = LLAMA | {"context_tokens": 10**6}
+    assert base.estimate(huge).kv_cache_bytes <= base.MAX_KV_CACHE_BYTES
+    assert base.estimate(huge | {"kv_cache_bytes": 10**6}).kv_cache_bytes <= 10**6
+
+
+def test_only_the_native_engine_has_a_kv_cache_and_echo_takes_nothing() -> None:
+    assert base.estimate(LLAMA | {"engine": "pipelines"}) == base.Estimate(4_000_000)
+    assert base.estimate(LLAMA | {"engine": "echo"}).total_bytes == 0
+
+
+def test_weights_bytes_stand_in_for_an_unknown_parameter_count() -> None:
+    assert base.estimate(LLAMA | {"parameters": 0}).weights_bytes == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 2.0}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"presence_penalty": float("inf")}, "presence_penalty"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"logprobs": 10**6}, "logprobs"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        base.check_generate(GenerateWork((1,), SamplingParams(**fields)), 10, 100)
+    assert caught.value.param == param
+
+
+def test_a_prompt_must_leave_room_for_an_answer() -> None:
+    base.check_generate(GenerateWork((1,) * 9, SamplingParams()), 10, 10)
+    with pytest.raises(ContextLengthError, match="10 tokens"):
+        base.check_generate(GenerateWork((1,) * 10, SamplingParams()), 10, 10)
+
+
+def test_the_torch_free_modules_import_no_torch() -> None:
+    program = (
+        "import sys, llmos.engines.base, llmos.engines.host, llmos.engines.echo, "
+        "llmos.engines.builtin; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_built_in_engine_is_where_the_hook_says() -> None:
+    import importlib
+
+    for path in llmos_engines().values():
+        module, _, name = path.partition(":")
+        engine = getattr(importlib.import_module(module), name)()
+        for method in ("load", "submit", "cancel", "step", "unload", "estimate", "has_work"):
+            assert hasattr(engine, method)

@@ -1,0 +1,285 @@
+"""The host's main loop, with engines and messages under the test's control."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmos.engines import host
+from llmos.engines.base import DeviceLostError, Engine
+from llmos.engines.echo import EchoEngine
+from llmos.engines.host import Host, Inbox, LoadEnded, Loader, find_device
+from llmos.errors import EngineError, InvalidModelError
+from llmos.kernel.protocol import (
+    Cancel,
+    FromEngine,
+    Load,
+    Loaded,
+    LoadFailed,
+    Output,
+    Submit,
+    Unload,
+    Unloaded,
+    WorkFailed,
+)
+from llmos.types import GenerateWork, PipelineWork, SamplingParams, TokensOut
+
+ENGINES = {
+    "echo": "llmos.engines.echo:EchoEngine",
+    "broken": f"{__name__}:BrokenEngine",
+    "missing": "llmos.engines.nothing:Nothing",
+}
+
+
+class FaultyEngine(EchoEngine):
+    """Raises in its second step."""
+
+    error: Exception = RuntimeError("numbers")
+    steps = 0
+
+    def step(self) -> list[Any]:
+        self.steps += 1
+        if self.steps == 2:
+            raise self.error
+        return super().step()
+
+
+class Server:
+    """The other end: records rounds of messages, and answers each with the next messages."""
+
+    def __init__(self, engines: dict[str, Engine] | None = None) -> None:
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.rounds: list[list[FromEngine]] = []
+        self.loads: list[Load] = []
+        self.reply: Callable[[FromEngine], Iterable[Any]] = lambda message: ()
+        self.engines = engines or {}
+        self.host = Host(self.inbox, self._send, self._load)
+
+    def _send(self, messages: Iterable[FromEngine]) -> None:
+        self.rounds.append(list(messages))
+        for message in self.rounds[-1]:
+            for answer in self.reply(message):
+                self.inbox.put(answer)
+
+    def _load(self, load: Load) -> None:
+        self.loads.append(load)
+        if load.key in self.engines:
+            self.end_load(load)
+
+    def end_load(self, load: Load) -> None:
+        engine = self.engines.get(load.key, EchoEngine())
+        self.inbox.put(LoadEnded(load, engine, Loaded(load.key, 7, 0.5)))
+
+    def run(self, *messages: Any) -> list[FromEngine]:
+        for message in messages:
+            self.inbox.put(message)
+        self.host.run()
+        return [message for sent in self.rounds for message in sent]
+
+
+def load(key: str) -> Load:
+    return Load(key, "echo", "nowhere", {})
+
+
+def submit(work_id: str, key: str, *prompt: int, **sampling: Any) -> Submit:
+    return Submit(work_id, key, GenerateWork(prompt or (1, 2, 3), SamplingParams(**sampling)))
+
+
+def ends_when(*work_ids: str) -> Callable[[FromEngine], Iterable[Any]]:
+    """Close the socket when the last of these works has ended."""
+    left = set(work_ids)
+
+    def reply(message: FromEngine) -> Iterable[Any]:
+        is_end = isinstance(message, WorkFailed) or (
+            isinstance(message, Output)
+            and (not isinstance(message.out, TokensOut) or message.out.finish_reason)
+        )
+        if is_end:
+            left.discard(message.id)  # type: ignore[union-attr]
+            if not left:
+                yield None
+
+    return reply
+
+
+def tokens(messages: list[FromEngine], work_id: str) -> list[int]:
+    outs = [m.out for m in messages if isinstance(m, Output) and m.id == work_id]
+    return [piece.token_id for out in outs for piece in out.pieces]  # type: ignore[union-attr]
+
+
+def test_models_take_turns_step_by_step_and_a_round_is_one_write() -> None:
+    server = Server({"m": EchoEngine(), "n": EchoEngine()})
+    server.reply = lambda message: {
+        Loaded("m", 7, 0.5): [submit("a", "m", 1, 2)],
+        Loaded("n", 7, 0.5): [submit("b", "n", 3, 4)],
+        Output("b", TokensOut((), "stop")): [None],
+    }.get(message, [])  # type: ignore[call-overload]
+    sent = server.run(load("m"), load("n"))
+    assert tokens(sent, "a") == [1, 2]
+    assert tokens(sent, "b") == [3, 4]
+    with_both = [r for r in server.rounds if {getattr(m, "id", "") for m in r} == {"a", "b"}]
+    assert len(with_both) == 3
+
+
+def test_work_for_a_model_that_is_not_loaded_fails_alone() -> None:
+    server = Server({"m": EchoEngine()})
+    ended = ends_when("a", "b")
+    server.reply = lambda message: (
+        [submit("a", "other"), submit("b", "m")] if isinstance(message, Loaded) else ended(message)
+    )
+    sent = server.run(load("m"))
+    assert WorkFailed("a", EngineError.code, "The model is not loaded.") in sent
+    assert tokens(sent, "b") == [1, 2, 3]
+
+
+def test_bad_work_fails_alone_with_its_own_error() -> None:
+    server = Server({"m": EchoEngine()})
+    ended = ends_when("good", "bad")
+    server.reply = lambda message: (
+        [submit("bad", "m", -4), submit("good", "m")]
+        if isinstance(message, Loaded)
+        else ended(message)
+    )
+    sent = server.run(load("m"))
+    assert [m.code for m in sent if isinstance(m, WorkFailed)] == ["invalid_request"]
+    assert tokens(sent, "good") == [1, 2, 3]
+
+
+def test_an_engine_that_breaks_fails_its_own_works_and_no_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = Server({"m": FaultyEngine(), "n": EchoEngine()})
+    ended = ends_when("a", "b", "c")
+    server.reply = lambda message: {
+        "m": [submit("a", "m"), submit("b", "m")],
+        "n": [submit("c", "n")],
+    }.get(getattr(message, "key", ""), ended(message))
+    sent = server.run(load("m"), load("n"))
+    failed = {m.id: m for m in sent if isinstance(m, WorkFailed)}
+    assert set(failed) == {"a", "b"}
+    assert failed["a"] == WorkFailed("a", EngineError.code, "The engine failed: numbers")
+    assert tokens(sent, "c") == [1, 2, 3]
+    assert "RuntimeError: numbers" in capsys.readouterr().err
+
+
+def test_a_lost_device_ends_the_process() -> None:
+    engine = FaultyEngine()
+    engine.error = DeviceLostError("gone")
+    server = Server({"m": engine})
+    server.reply = lambda m: [submit("a", "m")] if isinstance(m, Loaded) else []
+    with pytest.raises(DeviceLostError):
+        server.run(load("m"))
+
+
+def test_nothing_more_is_sent_of_a_cancelled_work() -> None:
+    server = Server({"m": EchoEngine()})
+    ended = ends_when("b")
+    first = Output("a", TokensOut((), None))
+
+    def reply(message: FromEngine) -> Iterable[Any]:
+        if isinstance(message, Loaded):
+            return [submit("a", "m", ignore_eos=True, max_tokens=10**9), submit("b", "m")]
+        if isinstance(message, Output) and message.id == first.id:
+            return [Cancel("a"), Cancel("a"), Cancel("unknown")]
+        return ended(message)
+
+    server.reply = reply
+    assert tokens(server.run(load("m")), "a") == [1]
+
+
+def test_unloading_fails_what_was_under_way() -> None:
+    server = Server({"m": EchoEngine()})
+    server.reply = lambda message: {
+        Loaded: [submit("a", "m", ignore_eos=True, max_tokens=10**9)],
+        Output: [Unload("m")],
+        Unloaded: [submit("b", "m")],
+    }.get(type(message), [None] if getattr(message, "id", "") == "b" else [])
+    sent = server.run(load("m"))
+    assert [m.id for m in sent if isinstance(m, WorkFailed)] == ["a", "b"]
+    assert Unloaded("m") in sent
+
+
+def test_unloading_a_model_that_is_not_there_is_answered() -> None:
+    server = Server()
+    server.reply = lambda message: [None]
+    assert server.run(Unload("m")) == [Unloaded("m")]
+
+
+def test_a_model_unloaded_while_it_loads_is_dropped_when_it_is_there() -> None:
+    server = Server()
+    server.reply = lambda message: [None] if isinstance(message, WorkFailed) else []
+    ended = LoadEnded(load("m"), EchoEngine(), Loaded("m", 7, 0.5))
+    sent = server.run(load("m"), Unload("m"), ended, submit("a", "m"))
+    assert sent[:2] == [Loaded("m", 7, 0.5), Unloaded("m")]
+    assert isinstance(sent[2], WorkFailed)
+
+
+def test_a_model_loaded_again_while_it_is_being_dropped_stays() -> None:
+    server = Server()
+    server.reply = ends_when("a")
+    ended = LoadEnded(load("m"), EchoEngine(), Loaded("m", 7, 0.5))
+    sent = server.run(load("m"), Unload("m"), load("m"), ended, ended, submit("a", "m"))
+    assert tokens(sent, "a") == [1, 2, 3]
+
+
+def test_pipeline_work_ends_with_its_output() -> None:
+    server = Server({"m": EchoEngine()})
+    server.reply = lambda message: {
+        Loaded: [Submit("a", "m", PipelineWork("seq2seq", (1, 2)))],
+        Output: [None],
+    }.get(type(message), [])
+    server.run(load("m"))
+    assert server.host._owners == {}
+
+
+class BrokenEngine(EchoEngine):
+    """Cannot be loaded."""
+
+    def load(self, path: Path, manifest: Any, device: str, threads: int) -> int:
+        raise InvalidModelError("no weights") if manifest else ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        (Load("m", "broken", "p", {"a": 1}), "invalid_model", "no weights"),
+        (Load("m", "broken", "p", {}), "engine_error", "cannot be loaded: a bug"),
+        (Load("m", "missing", "p", {}), "engine_error", "cannot be loaded"),
+        (Load("m", "llama.cpp", "p", {}), "invalid_model", "broken, echo, missing"),
+    ],
+)
+def test_a_load_that_fails_says_why(message: Load, code: str, text: str) -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    loader = Loader(inbox, ENGINES, "cpu", 1)
+    loader.start(message)
+    loader.start(Load("n", "echo", "p", {}))
+    failed, good = inbox.get(timeout=20), inbox.get(timeout=20)
+    assert isinstance(failed, LoadEnded)
+    assert isinstance(failed.report, LoadFailed)
+    assert (failed.engine, failed.report.code) == (None, code)
+    assert text in failed.report.message
+    assert isinstance(good, LoadEnded)
+    assert isinstance(good.report, Loaded)
+
+
+def test_auto_is_the_cpu_where_no_nvidia_driver_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "NVIDIA_DRIVER", tmp_path / "version")
+    assert find_device("auto") == "cpu"
+    assert find_device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
+def test_auto_is_the_first_cuda_device_where_torch_can_use_it(
+    available: bool, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(host, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    assert find_device("auto") == device

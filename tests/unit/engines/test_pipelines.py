@@ -1,0 +1,304 @@
+"""Seq2seq and classifiers against transformers, each row alone; batches change nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from llmos.engines.pipelines import PipelinesEngine, Queued, take_batch
+from llmos.errors import (
+    ContextLengthError,
+    EngineError,
+    InvalidModelError,
+    InvalidRequestError,
+    UnsupportedTaskError,
+)
+from llmos.types import GenerateWork, PipelineOut, PipelineWork, Priority, SamplingParams
+
+VOCAB = 61
+MANIFEST: dict[str, Any] = {"engine": "pipelines", "context_tokens": 40}
+LAYERS = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 48,
+}
+ENDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+BERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "num_labels": 5,
+}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48}
+
+SEQ2SEQ = {
+    "marian": ("MarianConfig", {**LAYERS, **ENDS, "decoder_start_token_id": 0}),
+    "bart": ("BartConfig", {**LAYERS, **ENDS, "decoder_start_token_id": 1}),
+    "m2m_100": ("M2M100Config", {**LAYERS, **ENDS, "decoder_start_token_id": 1}),
+    "t5": (
+        "T5Config",
+        {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+        | ENDS
+        | {"decoder_start_token_id": 0},
+    ),
+}
+CLASSIFIERS = {
+    "bert": ("BertConfig", BERT),
+    "roberta": ("RobertaConfig", {**BERT, "pad_token_id": 1}),
+    "gpt2": ("GPT2Config", {**GPT2, "pad_token_id": None, "num_labels": 5}),
+    "gpt2-padded": ("GPT2Config", {**GPT2, "pad_token_id": 0, "num_labels": 5}),
+}
+
+
+def save(directory: Path, auto_class: Any, config_class: str, settings: dict[str, Any]) -> Any:
+    """Save a random model with large weights; return it as transformers reads it back."""
+    config = getattr(transformers, config_class)(**{"vocab_size": VOCAB, **settings})
+    torch.manual_seed(3)
+    model = auto_class.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(directory)
+    return auto_class.from_pretrained(directory).eval()
+
+
+def loaded(directory: Path, **options: int) -> PipelinesEngine:
+    engine = PipelinesEngine(**options)
+    engine.load(directory, MANIFEST, "cpu", 1)
+    return engine
+
+
+def rows(count: int = 9, longest: int = 20) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        tuple(torch.randint(3, VOCAB, (1 + i * 7 % longest,), generator=generator).tolist())
+        for i in range(count)
+    ]
+
+
+def run(engine: PipelinesEngine, works: dict[str, PipelineWork]) -> dict[str, Any]:
+    for work_id, work in works.items():
+        engine.submit(work_id, work)
+    outs: dict[str, Any] = {}
+    while engine.has_work:
+        outs |= dict(engine.step())
+    return outs
+
+
+def alone(model: Any, prompt: tuple[int, ...], options: dict[str, Any]) -> tuple[int, ...]:
+    """What transformers' generate makes of this row by itself, without special tokens."""
+    out = model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=options.get("max_tokens", 20),
+        do_sample=False,
+        **{name: value for name, value in options.items() if name != "max_tokens"},
+    )[0].tolist()
+    answer = out[1:]
+    if answer[:1] == [options.get("forced_bos_token_id")]:
+        answer = answer[1:]
+    ends = [
+        i for i, token in enumerate(answer) if token in (ENDS["pad_token_id"], ENDS["eos_token_id"])
+    ]
+    return tuple(answer[: ends[0]] if ends else answer)
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 3, "no_repeat_ngram_size": 2, "length_penalty": 0.6, "max_tokens": 9},
+        {"forced_bos_token_id": 7, "max_tokens": 5},
+    ],
+)
+def test_seq2seq_rows_get_what_generate_gives_each_alone(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    model = save(tmp_path, transformers.AutoModelForSeq2SeqLM, *SEQ2SEQ[name])
+    options = {"max_tokens": 12} | options
+    works = {str(i): PipelineWork("seq2seq", row, options) for i, row in enumerate(rows())}
+    expected = {i: alone(model, work.input_ids, options) for i, work in works.items()}
+    got = run(loaded(tmp_path), works)
+    assert {i: out.token_ids for i, out in got.items()} == expected
+    assert all(len(out.token_ids) <= options["max_tokens"] for out in got.values())
+
+
+def test_a_models_own_settings_cannot_change_what_a_step_returns(
+    bart: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(bart, tmp_path / "other")
+    settings = transformers.GenerationConfig.from_pretrained(bart)
+    settings.update(num_return_sequences=3, num_beams=3, return_dict_in_generate=True)
+    settings.update(max_length=4, do_sample=True, output_scores=True)
+    work = PipelineWork("seq2seq", (4, 5, 6), {"num_beams": 1, "max_tokens": 9})
+    expected = run(loaded(bart), {"a": work})
+    settings.save_pretrained(other)
+    assert run(loaded(other), {"a": work}) == expected
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("kind", ["classify", "token_classify"])
+def test_classifier_rows_get_the_softmax_of_each_alone(
+    tmp_path: Path, name: str, kind: Any
+) -> None:
+    auto = {
+        "classify": transformers.AutoModelForSequenceClassification,
+        "token_classify": transformers.AutoModelForTokenClassification,
+    }[kind]
+    model = save(tmp_path, auto, *CLASSIFIERS[name])
+    works = {str(i): PipelineWork(kind, row) for i, row in enumerate(rows())}
+    got = run(loaded(tmp_path), works)
+    for i, work in works.items():
+        with torch.inference_mode():
+            expected = model(torch.tensor([work.input_ids])).logits[0].softmax(dim=-1)
+        scores = torch.tensor(got[i].scores)
+        torch.testing.assert_close(scores, expected.view_as(scores), atol=1e-5, rtol=1e-4)
+        assert len(scores) == (1 if kind == "classify" else len(work.input_ids))
+
+
+def test_a_multi_label_classifier_gives_independent_probabilities(tmp_path: Path) -> None:
+    settings = {**BERT, "problem_type": "multi_label_classification"}
+    auto = transformers.AutoModelForSequenceClassification
+    model = save(tmp_path, auto, "BertConfig", settings)
+    got = run(loaded(tmp_path), {"a": PipelineWork("classify", (4, 5, 6))})
+    with torch.inference_mode():
+        expected = model(torch.tensor([[4, 5, 6]])).logits.sigmoid()
+    torch.testing.assert_close(torch.tensor(got["a"].scores), expected)
+
+
+def queued(*lengths: int, **fields: Any) -> list[Queued]:
+    return [
+        Queued(str(i), PipelineWork("seq2seq", (1,) * length, **fields), i)
+        for i, length in enumerate(lengths)
+    ]
+
+
+def ids(batch: list[Queued]) -> list[str]:
+    return [entry.id for entry in batch]
+
+
+def test_a_batch_is_limited_in_rows_and_in_padded_tokens() -> None:
+    assert ids(take_batch(queued(1, 1, 1, 1), 3, 100)) == ["0", "1", "2"]
+    assert ids(take_batch(queued(4, 5, 4), 9, 14)) == ["0", "1"]
+    assert ids(take_batch(queued(50, 1), 9, 14)) == ["0"]
+    assert take_batch([], 9, 14) == []
+
+
+def test_a_beam_counts_as_a_row() -> None:
+    assert ids(take_batch(queued(1, 1, 1, options={"num_beams": 4}), 8, 100)) == ["0", "1"]
+    assert ids(take_batch(queued(1, 1, options={"num_beams": 9}), 8, 100)) == ["0"]
+
+
+def test_only_works_with_equal_options_share_a_batch() -> None:
+    mixed = [*queued(2, 2, options={"num_beams": 2, "max_tokens": 3}), *queued(2)]
+    other = Queued("9", PipelineWork("seq2seq", (1,), {"max_tokens": 3, "num_beams": 2}), 9)
+    assert ids(take_batch([*mixed, other], 9, 100)) == ["0", "1", "9"]
+
+
+def test_the_best_priority_goes_first_then_the_earliest() -> None:
+    late = Queued("now", PipelineWork("seq2seq", (1,), {"num_beams": 2}, Priority.INTERACTIVE), 9)
+    assert ids(take_batch([*queued(2, 2), late], 9, 100)) == ["now"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bert")
+    save(directory, transformers.AutoModelForSequenceClassification, "BertConfig", BERT)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bart")
+    save(directory, transformers.AutoModelForSeq2SeqLM, *SEQ2SEQ["bart"])
+    return directory
+
+
+def test_works_wait_for_the_next_micro_batch_and_can_be_cancelled(bert: Path) -> None:
+    engine = loaded(bert, max_rows=2)
+    for i in range(5):
+        engine.submit(str(i), PipelineWork("classify", (4, 5)))
+    assert [work_id for work_id, _ in engine.step()] == ["0", "1"]
+    engine.cancel("3")
+    engine.cancel("0")
+    assert [work_id for work_id, _ in engine.step()] == ["2", "4"]
+    assert not engine.has_work
+    assert engine.step() == []
+
+
+def test_numbers_that_are_not_finite_fail_the_work(bert: Path) -> None:
+    engine = loaded(bert)
+    engine._model.classifier.bias.data.fill_(torch.inf)
+    assert isinstance(run(engine, {"a": PipelineWork("classify", (4,))})["a"], EngineError)
+
+
+def test_a_batch_mate_of_bad_work_is_computed(bert: Path) -> None:
+    engine = loaded(bert)
+    engine.submit("good", PipelineWork("classify", (4, 5)))
+    with pytest.raises(InvalidRequestError):
+        engine.submit("bad", PipelineWork("classify", (4, VOCAB)))
+    assert isinstance(dict(engine.step())["good"], PipelineOut)
+
+
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [
+        (PipelineWork("seq2seq", ()), InvalidRequestError),
+        (PipelineWork("seq2seq", (-1,)), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,) * 41), ContextLengthError),
+        (PipelineWork("seq2seq", (3,), {"num_beams": 0}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"num_beams": 2.5}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"num_beams": True}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"num_beams": 10**6}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"max_tokens": -1}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"length_penalty": float("nan")}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"forced_bos_token_id": VOCAB}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), {"nonsense": 1}), InvalidRequestError),
+        (PipelineWork("classify", (3,)), UnsupportedTaskError),
+        (GenerateWork((3,), SamplingParams()), UnsupportedTaskError),
+    ],
+)
+def test_bad_work_is_refused(bart: Path, work: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        loaded(bart).submit("a", work)
+
+
+def test_code_beside_a_model_is_never_run(bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(bert, tmp_path / "model")
+    marker = tmp_path / "ran"
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    config = json.loads((bert / "config.json").read_text())
+    names = ("AutoConfig", "AutoModelForSequenceClassification")
+    config["auto_map"] = dict.fromkeys(names, "evil.Evil")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert run(loaded(tmp_path / "model"), {"a": PipelineWork("classify", (4,))})
+    config["model_type"] = "unheard-of"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidModelError):
+        loaded(tmp_path / "model")
+    assert not marker.exists()
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelError, match="architecture"):
+        loaded(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["BartForConditionalGeneration"]}')
+    with pytest.raises(InvalidModelError, match="cannot be loaded"):
+        loaded(tmp_path)
