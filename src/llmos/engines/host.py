@@ -4,7 +4,8 @@ A reader thread takes messages from the socket, a loader thread reads models, an
 interleaves one step of every model that has work. torch is imported when the first engine that
 needs it is loaded. The process ends when its socket closes.
 
-Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default), LLMOS_THREADS (default: as many as there are cores).
+Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default) and LLMOS_THREADS (default: as
+many as there are cores).
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ from llmos.kernel.protocol import (
 )
 from llmos.plugins.manager import load_plugins
 from llmos.types import TokensOut
-
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 

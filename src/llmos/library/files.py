@@ -18,6 +18,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "manifest.json"
+"""What `llmos export` writes beside a model's files; import reads the description from it."""
 
 _MAX_JSON_BYTES = 256 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
@@ -43,6 +45,7 @@ _KEPT = frozenset(
         "target.spm",
         "README.md",
         "LICENSE",
+        MANIFEST_FILE,
         "LICENSE.txt",
         "NOTICE",
         "loss.json",

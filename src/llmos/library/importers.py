@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmos.library import conversion
 from llmos.library.checks import check_config, check_tokenizer, check_weights
-from llmos.library.files import TOKENIZER_FILE, check_filename, select
+from llmos.library.files import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    check_filename,
+    read_json,
+    select,
+)
 from llmos.library.manifest import build_manifest
 from llmos.types import FileRef, JobResult, NewVersion
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 _STEPS = 5
+_DESCRIPTION = ("description", "languages", "license", "limits", "recommended", "translation")
 
 
 def run(context: JobContext) -> JobResult:
@@ -70,12 +77,25 @@ def make_version(
     check_tokenizer(directory, rows)
     context.raise_if_cancelled()
     context.progress(4, _STEPS, "reading the manifest")
-    manifest = build_manifest(directory, source=source, extra=extra)
+    described = _description(directory) | dict(extra or {})
+    manifest = build_manifest(directory, source=source, extra=described)
+    complete.pop(MANIFEST_FILE, None)
     shutil.rmtree(directory)
     context.progress(_STEPS, _STEPS, "done")
     summary = {"name": name, "task": manifest.task, "parameters": manifest.parameters}
     new = NewVersion(kind="model", name=name, files=complete, manifest=manifest.to_dict())
     return JobResult(summary=summary, artifacts=(new,))
+
+
+def _description(directory: Path) -> dict[str, Any]:
+    """Return what an exported manifest says that the model's files do not.
+
+    Other programs have files of this name too: one that is not ours says nothing.
+    """
+    values = read_json(directory / MANIFEST_FILE, missing_ok=True)
+    if not {"task", "engine", "architecture"} <= values.keys():
+        return {}
+    return {key: values[key] for key in _DESCRIPTION if key in values}
 
 
 def _file_ref(context: JobContext, digest: str) -> FileRef:

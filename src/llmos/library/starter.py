@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llmos.library.artifacts import Library
+from llmos.library.files import MANIFEST_FILE
 from llmos.library.manifest import version_digest
 from llmos.library.versions import Version
 from llmos.security.actors import SYSTEM
 from llmos.storage.blobs import BlobStore
 from llmos.types import FileRef, NewVersion
 
-MANIFEST_FILE = "manifest.json"
 TASKS = {
     "starter-chat": "chat",
     "starter-translate": "machine_translation",

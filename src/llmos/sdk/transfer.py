@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llmos.sdk.transport import Transport
 
 PIECE_BYTES = 2**20
+MANIFEST_FILE = "manifest.json"
 OnProgress = Callable[[str, int, int], None]
 """Called with (file name, bytes done, bytes in all)."""
 
@@ -107,6 +109,9 @@ def download_model(
     try:
         for name, file in model["files"].items():
             _download_file(transport, model["ref"], name, file, partial, on_progress)
+        (partial / MANIFEST_FILE).write_text(
+            json.dumps(model["manifest"], ensure_ascii=False, indent=1) + "\n", "utf-8"
+        )
         partial.chmod(0o755)
         partial.replace(directory)
     except BaseException:

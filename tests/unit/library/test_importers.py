@@ -341,3 +341,17 @@ def test_whole_weights_and_known_files_are_chosen() -> None:
     chosen = select([*names, "README.md", "tokenizer.model"])
     assert chosen.kept == ("README.md", "config.json", "model.safetensors", "tokenizer.model")
     assert chosen.skipped == ("consolidated.safetensors", "model.safetensors.bak", "x.py")
+
+
+def test_an_exported_manifest_describes_what_the_files_cannot(run: Run, model_dir: Path) -> None:
+    says = {"task": "generate", "engine": "native", "architecture": "LlamaForCausalLM"}
+    edit(model_dir / "manifest.json", **says, limits="It is tiny.", metrics={"bleu": 99})
+    (new,) = run(model_dir).artifacts
+    assert new.manifest["limits"] == "It is tiny."
+    assert new.manifest["metrics"] == {}
+    assert "manifest.json" not in new.files
+
+
+def test_a_manifest_of_another_program_says_nothing(run: Run, model_dir: Path) -> None:
+    edit(model_dir / "manifest.json", license={"not": "ours"})
+    assert run(model_dir).artifacts[0].manifest["license"] == ""

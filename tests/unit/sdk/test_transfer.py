@@ -16,6 +16,9 @@ from llmos.sdk.transfer import local_data_paths
 ClientOf = Callable[..., Client]
 
 
+MANIFEST = {"task": "generate"}
+
+
 def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -46,7 +49,7 @@ class Store:
             self.posted.append((path, json.loads(request.content)))
             return httpx.Response(202, json={"id": 1})
         entries = {n: {"digest": digest_of(d), "size": len(d)} for n, d in self.files.items()}
-        return httpx.Response(200, json={"ref": "m:1", "files": entries})
+        return httpx.Response(200, json={"ref": "m:1", "files": entries, "manifest": MANIFEST})
 
 
 def test_a_file_is_sent_once(client_of: ClientOf, tmp_path: Path) -> None:
@@ -132,10 +135,9 @@ def test_which_data_is_local(data: Any, paths: list[str]) -> None:
 def test_export_writes_a_whole_directory(client_of: ClientOf, tmp_path: Path) -> None:
     client = client_of(Store(**{"config.json": b"{}", "model.safetensors": b"w" * 9}))
     target = client.export_model("m", tmp_path / "a" / "out")
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
-        "config.json": b"{}",
-        "model.safetensors": b"w" * 9,
-    }
+    found = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert json.loads(found.pop("manifest.json"))["task"] == "generate"
+    assert found == {"config.json": b"{}", "model.safetensors": b"w" * 9}
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     with pytest.raises(ConflictError):
         client.export_model("m", target)
