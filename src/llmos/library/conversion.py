@@ -11,6 +11,10 @@ from pathlib import Path
 from llmos.errors import InvalidModelError
 from llmos.library import marian
 
+_VOCABULARIES = frozenset(
+    {"vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
+)
+"""Files of which an older tokenizer has one; without any, transformers makes an empty tokenizer."""
 _FAILURES = (
     OSError,
     ValueError,
@@ -32,6 +36,11 @@ def tokenizer_json(directory: Path) -> bytes:
     """
     if (directory / marian.SOURCE_FILE).exists():
         return marian.tokenizer_json(directory)
+    if not any((directory / name).exists() for name in _VOCABULARIES):
+        raise InvalidModelError(
+            f"there is no tokenizer.json, and none can be made: add it (or {', '.join(sorted(_VOCABULARIES))})",
+            param="files",
+        )
     # By name: the import contract keeps transformers out of everything the server may load.
     transformers = importlib.import_module("transformers")
     try:

@@ -29,6 +29,7 @@ from llmos.system import System, open_system
 SOCKET_PATH_LIMIT_BYTES = 100
 """A Unix socket's address holds 104 bytes on macOS and 108 on Linux."""
 BACKLOG = 1024
+log = logging.getLogger("llmos.server")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -92,6 +93,7 @@ async def _serve(
 ) -> None:
     def announce() -> None:
         _write_server_file(system.settings, endpoint)
+        log.info("ready at %s (socket %s)", endpoint.url, endpoint.socket)
         on_ready()
 
     try:
