@@ -1,0 +1,94 @@
+"""What commands print: JSON, tables that survive a pipe, sizes and ages a person reads.
+
+Results go to stdout; notes about what is going on go to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+
+PIPE_WIDTH = 10_000
+"""Columns a table may take where stdout is no terminal: nothing is cut."""
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON, non-ASCII text as it is."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def note(text: str) -> None:
+    """Say on stderr what is being done; stdout stays clean for results."""
+    typer.secho(text, err=True, dim=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """Print rows under column headings, or the note ``empty`` where there are none."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    filled = [[_cell(value) for value in row] for row in rows]
+    if not filled:
+        note(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        is_last = column == columns[-1]
+        table.add_column(column.upper(), no_wrap=not (is_last and sys.stdout.isatty()))
+    for row in filled:
+        table.add_row(*(Text(value) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def size(count: float | None) -> str:
+    """Return a number of bytes as text: ``size(2_500_000) == "2.5 MB"``."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.{0 if unit == 'B' or count >= 100 else 1}f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def count(number: float | None) -> str:
+    """Return a large number as text: ``count(4_500_000) == "4.5M"``."""
+    if number is None:
+        return "-"
+    for unit in ("", "K", "M", "B"):
+        if abs(number) < 1000:
+            return f"{number:.{0 if not unit or number >= 100 else 1}f}{unit}"
+        number /= 1000
+    return f"{number:.1f}T"
+
+
+def age(at: float | None, now: float | None = None) -> str:
+    """Return how long ago a Unix time was: ``3 minutes ago``."""
+    if at is None:
+        return "-"
+    seconds = max(0.0, (time.time() if now is None else now) - at)
+    return f"{duration(seconds)} ago"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its largest unit: ``duration(150) == "2 minutes"``."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{number} {unit}{'s' if number > 1 else ''}"
+    number = int(seconds)
+    return f"{number} second{'' if number == 1 else 's'}"

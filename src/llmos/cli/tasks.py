@@ -1,0 +1,127 @@
+"""Commands that put one text through one task: translate, classify, entities."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmos.cli.connection import open_client
+from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.output import print_json, print_table
+from llmos.errors import InvalidRequestError
+
+PANEL = "Use"
+CJK_SHARE = 0.3
+"""Share of a text's letters that are Chinese characters from which it is taken for Chinese."""
+
+TextArgument = Annotated[
+    str | None, typer.Argument(metavar="TEXT", help="The text; standard input where left out.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the command line."""
+    app.command("translate", rich_help_panel=PANEL)(translate)
+    app.command("classify", rich_help_panel=PANEL)(classify)
+    app.command("entities", rich_help_panel=PANEL)(entities)
+
+
+def translate(
+    text: TextArgument = None,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="LANG", help="Language to translate to.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="LANG", help="Language of the text; en or zh is detected."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "machine_translation",
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Translate a text.
+
+    Examples:
+      llmos translate "Hello, world!" --to zh
+      llmos translate 你好 --to en
+      cat letter.txt | llmos translate --from en --to zh
+    """
+    given = read_text(text)
+    source = source or detect_language(given)
+    target = target or ("en" if source == "zh" else "zh")
+    with open_client(server, home) as client:
+        answer = client.translate(given, source, target, model=model)
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(answer["text"])
+
+
+def classify(
+    text: TextArgument = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "sentiment",
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Say which label fits a text, by default its sentiment.
+
+    Examples:
+      llmos classify "The food was great."
+      llmos classify 这家餐厅很好吃
+      llmos classify "I waited an hour." --json
+    """
+    with open_client(server, home) as client:
+        answer = client.classify(read_text(text), model=model)
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{answer['label']} ({answer['score']:.1%})")
+
+
+def entities(
+    text: TextArgument = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "entities",
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Find the people, places, organizations, dates, times and sums of money in a text.
+
+    Examples:
+      llmos entities "Alice flew from Paris to Beijing on Monday."
+      llmos entities 王芳星期一从北京飞到上海。 --json
+    """
+    with open_client(server, home) as client:
+        answer = client.entities(read_text(text), model=model)
+    if as_json:
+        print_json(answer)
+        return
+    rows = (
+        (found["text"], found["label"], found["start"], found["end"], f"{found['score']:.3f}")
+        for found in answer["entities"]
+    )
+    print_table(("text", "label", "start", "end", "score"), rows, empty="no entities found")
+
+
+def read_text(argument: str | None) -> str:
+    """Return the text given as an argument, else what is piped in.
+
+    Raises:
+        InvalidRequestError: there is none.
+    """
+    if argument is None and not sys.stdin.isatty():
+        argument = sys.stdin.read().strip("\n")
+    if not argument or not argument.strip():
+        raise InvalidRequestError("no text was given: pass one as an argument or pipe it in")
+    return argument
+
+
+def detect_language(text: str) -> str:
+    """Return ``zh`` where Chinese characters make up much of the letters, else ``en``."""
+    letters = [char for char in text if char.isalpha()]
+    chinese = sum("\u3400" <= char <= "\u9fff" for char in letters)
+    return "zh" if letters and chinese / len(letters) >= CJK_SHARE else "en"

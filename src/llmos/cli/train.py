@@ -1,0 +1,101 @@
+"""`llmos train`: send a recipe off as a job and watch it learn."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmos.cli.connection import open_client
+from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.output import note, print_json
+
+if TYPE_CHECKING:
+    from llmos.sdk.client import Client
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the command line."""
+    app.command("train", rich_help_panel="Train")(train)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the model; the recipe's own by default.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
+    ] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Train a model from a recipe, with live progress. Ctrl-C leaves the training running.
+
+    Examples:
+      llmos train recipes/char-gpt.yaml --set data.path=FILE.txt --name my-model
+      llmos train recipes/char-gpt.yaml --set steps=200 --set seed=7 --name quick
+      llmos train recipes/starter-chat.yaml --detach
+    """
+    from llmos.training.recipe import load, override
+
+    wanted = override(load(find_recipe(recipe)), list(changes or ()))
+    with open_client(server, home) as client:
+        _upload_data(client, wanted)
+        job = client.train(wanted, str(wanted.get("name", "")) if name is None else name)
+        if not detach:
+            job = _watch(client, job["id"])
+    _report(job, as_json)
+
+
+def find_recipe(path: Path) -> Path:
+    """Return ``path``, or where there is no such file the recipe of that name in this package.
+
+    So ``char-gpt`` and ``recipes/char-gpt.yaml`` work from any folder.
+    """
+    if path.exists() or str(path.parent) not in (".", "recipes"):
+        return path
+    shipped = Path(str(files("llmos.starter"))) / "recipes" / f"{path.stem}.yaml"
+    return shipped if shipped.exists() else path
+
+
+def _upload_data(client: Client, recipe: dict[str, Any]) -> None:
+    """Send the recipe's local files ahead, with a bar; the submission then finds them there."""
+    from llmos.cli.progress import transfer
+    from llmos.sdk.transfer import local_data_paths
+
+    with transfer("uploading") as on_progress:
+        for path in local_data_paths(recipe):
+            client.upload(path, on_progress)
+
+
+def _watch(client: Client, number: int) -> dict[str, Any]:
+    from llmos.cli.progress import follow_job
+
+    note(f"job {number} is queued")
+    try:
+        return follow_job(client, number, "training")
+    except KeyboardInterrupt:
+        note(
+            f"\nDetached; training goes on. Come back with `llmos jobs logs {number} -f`, "
+            f"stop it with `llmos jobs cancel {number}`."
+        )
+        raise
+
+
+def _report(job: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+        return
+    if job["state"] != "succeeded":
+        typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
+        return
+    for ref in (job.get("result") or {}).get("artifacts") or ():
+        typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos run {ref}`")

@@ -1,0 +1,20 @@
+"""What every test gets: an environment free of this machine's llmos and hub settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's own llmos home, server, keys or hub account."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("LLMOS_", "HF_")):
+                patch.delenv(name)
+        patch.setenv("LLMOS_HOME", str(tmp_path_factory.mktemp("no-home") / "home"))
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        yield

@@ -1,0 +1,328 @@
+"""Every command against a stub of the SDK's client: what it asks for and what it prints."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmos.cli import jobs, keys, main, models, run, server, tasks, train
+from llmos.errors import ModelNotFoundError, PermissionDeniedError
+
+MODEL: dict[str, Any] = {
+    "ref": "my-model:2",
+    "files": {},
+    "name": "my-model",
+    "created_at": 0.0,
+    "size_bytes": 2_500_000,
+    "manifest": {
+        "task": "generate",
+        "parameters": 800_000,
+        "languages": ["en"],
+        "chat_template": None,
+        "source": {"kind": "trained"},
+    },
+}
+JOB: dict[str, Any] = {
+    "id": 7,
+    "kind": "train",
+    "name": "my-model",
+    "state": "succeeded",
+    "attempt": 1,
+    "max_attempts": 3,
+    "created_at": 0.0,
+    "started_at": 1.0,
+    "finished_at": 91.0,
+    "progress": {"step": 20, "total": 20, "message": ""},
+    "error": None,
+    "result": {"artifacts": ["my-model:2"]},
+}
+EVENTS: list[dict[str, Any]] = [
+    {"id": 1, "type": "state", "at": 0.0, "data": {"state": "running"}},
+    {"id": 2, "type": "log", "at": 0.0, "data": {"line": "reading the data"}},
+    {"id": 3, "type": "metric", "at": 0.0, "data": {"step": 20, "values": {"loss": 1.5}}},
+    {"id": 4, "type": "state", "at": 0.0, "data": {"state": "succeeded"}},
+]
+
+
+class StubClient:
+    """Answers as the server would and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.template: str | None = None
+
+    def __enter__(self) -> StubClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def models(self) -> list[dict[str, Any]]:
+        return [MODEL]
+
+    def model(self, ref: str) -> dict[str, Any]:
+        if ref == "missing":
+            raise ModelNotFoundError("There is no model missing: did you mean my-model?")
+        return MODEL | {"manifest": MODEL["manifest"] | {"chat_template": self.template}}
+
+    def card(self, ref: str) -> str:
+        return f"# {ref}\n\nA small model."
+
+    def generate(self, model: str, prompt: str, **options: Any) -> Iterator[dict[str, Any]]:
+        self.asked.append((model, prompt, options))
+        yield from ({"text": piece} for piece in (" my", " lord"))
+
+    def chat(self, model: str, messages: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        self.asked.append((model, [dict(turn) for turn in messages], options))
+        yield from ({"text": piece} for piece in ("Hi", " there"))
+
+    def translate(self, text: str, source: str, target: str, model: str) -> dict[str, Any]:
+        self.asked.append((text, source, target, model))
+        return {"text": "你好"}
+
+    def classify(self, text: str, model: str) -> dict[str, Any]:
+        return {"label": "positive", "score": 0.987, "scores": {"positive": 0.987}}
+
+    def entities(self, text: str, model: str) -> dict[str, Any]:
+        found = {"text": "Paris", "label": "LOCATION", "start": 0, "end": 5, "score": 0.99}
+        return {"entities": [found]}
+
+    def upload(self, path: str, on_progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+        on_progress(path, 5, 5)
+        return {"digest": "sha256:0", "size": 5}
+
+    def train(self, recipe: dict[str, Any], name: str) -> dict[str, Any]:
+        self.asked.append((recipe, name))
+        return JOB | {"state": "queued"}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [JOB]
+
+    def job(self, number: int) -> dict[str, Any]:
+        return JOB
+
+    def job_events(self, number: int, follow: bool = True) -> Iterator[dict[str, Any]]:
+        yield from EVENTS
+
+    def cancel_job(self, number: int) -> dict[str, Any]:
+        self.asked.append(("cancel", number))
+        return JOB
+
+    def remove_model(self, ref: str) -> dict[str, Any]:
+        self.asked.append(("remove", ref))
+        return MODEL
+
+    def create_key(self, name: str, role: str, **limits: Any) -> dict[str, Any]:
+        self.asked.append((name, role, limits))
+        return {"id": "abc", "key": "llmos_abc_secret"}
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> StubClient:
+    stub = StubClient()
+    for module in (jobs, keys, models, run, server, tasks, train):
+        monkeypatch.setattr(module, "open_client", lambda *_, **__: stub)
+    return stub
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nsteps: 10\ndata:\n  path: starter:chat\n")
+    return path
+
+
+def test_list_shows_what_a_model_is(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["list"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split()[:4] == ["NAME", "TASK", "PARAMETERS", "SIZE"]
+    assert row.split()[:5] == ["my-model:2", "generate", "800K", "2.5", "MB"]
+
+
+def test_every_listing_prints_json(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["list"], ["jobs"], ["show", "my-model"], ["jobs", "show", "7"]):
+        assert main.invoke([*arguments, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
+def test_run_continues_the_prompt_of_a_model_without_chat_template(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["run", "my-model", "ROMEO:", "--seed", "3", "--stop", "\n"]) == 0
+    assert capsys.readouterr().out == "ROMEO: my lord\n"
+    options = {"stream": True, "seed": 3, "stop": ["\n"], "priority": "interactive"}
+    assert client.asked == [("my-model", "ROMEO:", options)]
+
+
+def test_a_key_without_the_best_priority_still_gets_its_answer(
+    client: StubClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def generate(model: str, prompt: str, **options: Any) -> Iterator[dict[str, Any]]:
+        if "priority" in options:
+            raise PermissionDeniedError("not for this key", param="priority")
+        yield {"text": " slow but sure"}
+
+    monkeypatch.setattr(client, "generate", generate)
+    assert main.invoke(["run", "my-model", "ROMEO:"]) == 0
+    assert capsys.readouterr().out == "ROMEO: slow but sure\n"
+
+
+def test_run_takes_a_piped_prompt(
+    client: StubClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.template = "{{ messages }}"
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert main.invoke(["run", "my-model"]) == 0
+    assert capsys.readouterr().out == "Hi there\n"
+    assert client.asked[0][1] == [{"role": "user", "content": "hello"}]
+
+
+def test_a_chat_remembers_its_turns_until_it_is_cleared(
+    client: StubClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.template = "{{ messages }}"
+    lines = iter(["hello", "and you?", "/clear", "again", "/bye"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert main.invoke(["run", "my-model", "--system", "Be brief."]) == 0
+    contents = [[turn["content"] for turn in messages] for _, messages, _ in client.asked]
+    assert contents == [
+        ["Be brief.", "hello"],
+        ["Be brief.", "hello", "Hi there", "and you?"],
+        ["Be brief.", "again"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target"),
+    [
+        ("Hello, world!", "en", "zh"),
+        ("你好，世界！", "zh", "en"),
+        ("我用 Python 写代码", "zh", "en"),
+    ],
+)
+def test_translate_detects_english_and_chinese(
+    client: StubClient, text: str, source: str, target: str
+) -> None:
+    assert main.invoke(["translate", text]) == 0
+    assert client.asked == [(text, source, target, "machine_translation")]
+
+
+def test_classify_and_entities_print_what_they_found(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["classify", "good"]) == 0
+    assert main.invoke(["entities", "Paris"]) == 0
+    label, _, row = capsys.readouterr().out.splitlines()
+    assert label == "positive (98.7%)"
+    assert row.split() == ["Paris", "LOCATION", "0", "5", "0.990"]
+
+
+def test_an_empty_text_is_refused(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["classify", "  "]) == 2
+    assert capsys.readouterr().err.startswith("error: no text was given")
+
+
+def test_train_changes_the_recipe_and_reports_the_model(
+    client: StubClient, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(recipe), "--set", "steps=20", "--set", "data.rows=5"]
+    assert main.invoke([*arguments, "--name", "my-model"]) == 0
+    sent, name = client.asked[0]
+    assert (sent["steps"], sent["data"]["rows"], name) == (20, 5, "my-model")
+    printed = capsys.readouterr()
+    assert "my-model:2 is ready" in printed.out
+    assert "job 7" in printed.err
+
+
+def test_train_detached_only_names_the_job(
+    client: StubClient, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["train", str(recipe), "--detach"]) == 0
+    assert client.asked[0][1] == "small"
+    assert "llmos jobs logs 7 -f" in capsys.readouterr().out
+
+
+def test_ctrl_c_on_train_detaches_and_says_how_to_come_back(
+    client: StubClient,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> Iterator[dict[str, Any]]:
+        yield EVENTS[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "job_events", interrupted)
+    monkeypatch.setattr(client, "job", lambda _: JOB | {"state": "running"})
+    assert main.invoke(["train", str(recipe)]) == 130
+    said = capsys.readouterr().err
+    assert "llmos jobs logs 7 -f" in said
+    assert "llmos jobs cancel 7" in said
+
+
+def test_a_failed_job_gives_its_reason_and_a_nonzero_exit(
+    client: StubClient,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = JOB | {"state": "failed", "error": {"code": "x", "message": "the text is too short"}}
+    monkeypatch.setattr(client, "job", lambda _: failed)
+    assert main.invoke(["train", str(recipe)]) == 1
+    assert "error: the text is too short (job 7" in capsys.readouterr().err
+
+
+def test_jobs_logs_prints_each_event_as_a_line(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["jobs", "logs", "7"]) == 0
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["running", "reading the data", "step 20 loss 1.5", "succeeded"]
+
+
+def test_jobs_cancel_and_rm_ask_for_exactly_that(client: StubClient) -> None:
+    assert main.invoke(["jobs", "cancel", "7"]) == 0
+    assert main.invoke(["rm", "my-model:2"]) == 0
+    assert client.asked == [("cancel", 7), ("remove", "my-model:2")]
+
+
+def test_a_new_key_goes_to_stdout_alone(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["keys", "create", "laptop", "--expires-days", "1"]) == 0
+    assert client.asked == [("laptop", "user", {"expires_in_s": 86400.0})]
+    assert capsys.readouterr().out == "llmos_abc_secret\n"
+
+
+def test_export_refuses_a_folder_with_something_in_it(
+    client: StubClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    assert main.invoke(["export", "my-model", str(tmp_path)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_with_its_exit_code(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["run", "missing", "hello"]) == 4
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: There is no model missing: did you mean my-model?\n"
+
+
+def test_a_recipe_that_ships_with_llmos_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("char-gpt", "recipes/char-gpt.yaml"):
+        assert train.find_recipe(Path(given)).is_file()
+    assert train.find_recipe(Path("elsewhere/char-gpt.yaml")) == Path("elsewhere/char-gpt.yaml")
+    Path("char-gpt").write_text("mine")
+    assert train.find_recipe(Path("char-gpt")) == Path("char-gpt")

@@ -1,0 +1,30 @@
+"""Sizes, counts and ages as a person reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmos.cli.output import age, count, duration, size
+
+
+@pytest.mark.parametrize(
+    ("count_bytes", "text"),
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (2_500_000, "2.5 MB"), (3e12, "3.0 TB")],
+)
+def test_size(count_bytes: float | None, text: str) -> None:
+    assert size(count_bytes) == text
+
+
+def test_count() -> None:
+    assert [count(n) for n in (12, 4_500_000, 596e6)] == ["12", "4.5M", "596M"]
+
+
+def test_durations_and_ages() -> None:
+    assert [duration(s) for s in (1, 59.9, 60, 7200, 90000)] == [
+        "1 second",
+        "59 seconds",
+        "1 minute",
+        "2 hours",
+        "1 day",
+    ]
+    assert age(100.0, now=160.0) == "1 minute ago"
