@@ -106,12 +106,6 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_the_readme_s_map_names_every_module() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    paths = [str(path.relative_to(SOURCE)) for path in WRITTEN if path.name != "__init__.py"]
-    assert [path for path in paths if f"{path} " not in readme] == []
-
-
 def test_nothing_executes_a_shell_or_unpickles() -> None:
     banned = re.compile(
         r"shell=True|trust_remote_code=True|\bimport pickle\b|torch\.load\(|\bos\.system\("
