@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up down test check soak bench wheel clean
+.PHONY: help up down test check soak starter bench wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,6 +49,12 @@ check: $(DEV) ## Run ruff, mypy --strict and the import contracts
 
 soak: $(DEV) ## Run what takes long: kill sweeps, soak, long training (before a release)
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+starter: $(RUNTIME) ## Train the starter models anew and put them into the package
+	@for task in chat translate sentiment entities; do \
+		$(BIN)/llmos train recipes/starter-$$task.yaml --name starter-$$task \
+		&& rm -rf src/llmos/starter/models/starter-$$task \
+		&& $(BIN)/llmos export starter-$$task src/llmos/starter/models/starter-$$task || exit 1; done
 
 bench: $(DEV) ## Measure start-up and training speed; results land in bench/results
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

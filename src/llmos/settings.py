@@ -17,8 +17,16 @@ from typing import Any
 from llmos.errors import InvalidRequestError
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    limits = {"least": least, "most": most, "choices": choices}
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +35,31 @@ class Settings:
 
     home: Path = _setting(Path("~/.llmos"), "Where everything is kept.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8642, "Port to listen on.")
-    log_level: str = _setting("info", "Least severe message to log: debug, info, warning, error.")
+    port: int = _setting(8642, "Port to listen on.", least=0, most=65535)
+    log_level: str = _setting(
+        "info",
+        "Least severe message to log: debug, info, warning, error.",
+        choices=("debug", "info", "warning", "error"),
+    )
     device: str = _setting("auto", "Device of the engine: auto, cpu or cuda:N.")
-    threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.")
-    memory_bytes: int = _setting(0, "Memory that may be reserved; 0 means 80% of the free.")
-    idle_s: float = _setting(900.0, "Seconds without a request after which a model is unloaded.")
-    max_workers: int = _setting(1, "Jobs that run at the same time.")
-    max_queue: int = _setting(256, "Requests that may wait per model before 429 is answered.")
-    heartbeat_s: float = _setting(10.0, "Seconds between a job worker's heartbeats.")
-    lease_s: float = _setting(30.0, "Seconds without a heartbeat after which a job is taken over.")
-    gc_grace_s: float = _setting(86400.0, "Age below which unreferenced blobs are never swept.")
-    max_body_bytes: int = _setting(16 * 2**20, "Largest JSON request body.")
-    max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.")
+    threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.", least=0)
+    memory_bytes: int = _setting(
+        0, "Memory that may be reserved; 0 means 80% of the free.", least=0
+    )
+    idle_s: float = _setting(
+        900.0, "Seconds without a request after which a model is unloaded.", least=0
+    )
+    max_workers: int = _setting(1, "Jobs that run at the same time.", least=1)
+    max_queue: int = _setting(256, "Requests that may wait per model before 429.", least=1)
+    heartbeat_s: float = _setting(10.0, "Seconds between a job worker's heartbeats.", least=0.01)
+    lease_s: float = _setting(
+        30.0, "Seconds without a heartbeat after which a job is taken over.", least=0.03
+    )
+    gc_grace_s: float = _setting(
+        86400.0, "Age below which unreferenced blobs are never swept.", least=0
+    )
+    max_body_bytes: int = _setting(16 * 2**20, "Largest JSON request body.", least=1024)
+    max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.", least=1)
     allowed_hosts: str = _setting("", "More Host names to accept, comma-separated.")
     behind_proxy: bool = _setting(False, "A TLS proxy stands before this server.")
 
@@ -90,8 +110,15 @@ def load_settings(
             if key in source:
                 kind = type(setting.default)
                 values[setting.name] = _convert(setting.name, source[key], kind, origin)
+                _check(setting, values[setting.name], origin)
                 break
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.lease_s < 2 * settings.heartbeat_s:
+        raise InvalidRequestError(
+            f"lease_s ({settings.lease_s:g}) must be at least twice heartbeat_s "
+            f"({settings.heartbeat_s:g})"
+        )
+    return settings
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -119,5 +146,21 @@ def _convert(name: str, value: Any, target: type, origin: str) -> Any:
             return target(value)
         except (TypeError, ValueError):
             pass
-    wanted = target.__name__
+    wanted = {"int": "whole number", "float": "number", "bool": "switch (true or false)"}.get(
+        target.__name__, "text"
+    )
     raise InvalidRequestError(f"setting {name} ({origin}) must be a {wanted}, not {value!r}")
+
+
+def _check(setting: dataclasses.Field[Any], value: Any, origin: str) -> None:
+    limits = setting.metadata
+    least, most, choices = limits["least"], limits["most"], limits["choices"]
+    if choices and value not in choices:
+        fault = f"one of {', '.join(choices)}"
+    elif least is not None and not value >= least:  # not a number is not at least anything
+        fault = f"at least {least:g}"
+    elif most is not None and value > most:
+        fault = f"at most {most:g}"
+    else:
+        return
+    raise InvalidRequestError(f"setting {setting.name} ({origin}) must be {fault}, not {value}")

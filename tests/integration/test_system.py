@@ -83,3 +83,24 @@ def test_python_alone_opens_the_home_and_leaves_nothing_behind(tmp_path: Path, d
     assert version
     assert "starter-chat" in names
     assert find_server(settings_at(home)) is None
+
+
+def test_an_embedded_server_can_end_and_start_again_without_doubling_its_log(
+    tmp_path: Path,
+) -> None:
+    code = """
+import logging, llmos
+for _ in range(2):
+    client = llmos.connect()
+    assert len(logging.getLogger("llmos").handlers) == 1
+    client.shutdown()
+    client.close()
+    import threading
+    [thread.join(30) for thread in threading.enumerate() if thread.name == "llmos-server"]
+assert logging.getLogger("llmos").handlers == []
+"""
+    environ = {**os.environ, "LLMOS_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

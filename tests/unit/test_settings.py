@@ -73,3 +73,25 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("port = \n")
     with pytest.raises(InvalidRequestError, match=r"config\.toml is not valid TOML"):
         load_settings({"home": tmp_path}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("port", "65536", "at most 65535"),
+        ("port", "-1", "at least 0"),
+        ("idle_s", "nan", "at least 0"),
+        ("log_level", "loud", "one of debug, info, warning, error"),
+        ("max_workers", "0", "at least 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_the_range(name: str, value: str, says: str) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=rf"setting {name} \(environment\) must be {says}"
+    ):
+        load_settings({}, {f"LLMOS_{name.upper()}": value})
+
+
+def test_a_lease_outlives_a_missed_heartbeat() -> None:
+    with pytest.raises(InvalidRequestError, match="twice heartbeat_s"):
+        load_settings({"heartbeat_s": 20, "lease_s": 30}, {})

@@ -42,15 +42,9 @@ def run_foreground(settings: Settings) -> None:
         HomeLockedError: another process owns the home.
     """
     _check_bind(settings)
-    _log_to(logging.StreamHandler(sys.stderr), settings)
-    system = open_system(settings)
-    try:
-        sockets, endpoint = _bind(settings, with_tcp=True)
-    except BaseException:
-        system.database.close()
-        system.lock.release()
-        raise
-    asyncio.run(_serve(system, sockets, endpoint, on_ready=lambda: None))
+    with _logging_to(logging.StreamHandler(sys.stderr), settings):
+        served = _open(settings, with_tcp=True)
+        asyncio.run(_serve(*served, on_ready=lambda: None))
 
 
 def start_embedded(settings: Settings) -> Endpoint:
@@ -61,17 +55,15 @@ def start_embedded(settings: Settings) -> Endpoint:
     Raises:
         HomeLockedError: another process owns the home.
     """
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    settings.logs_path.mkdir(exist_ok=True)
-    system = open_system(settings)
-    _log_to(logging.FileHandler(settings.logs_path / "server.log"), settings)
-    sockets, endpoint = _bind(settings, with_tcp=False)
+    served = _open(settings, with_tcp=False)
     ready = threading.Event()
     failures: list[BaseException] = []
 
     def main() -> None:
+        log_file = logging.FileHandler(settings.logs_path / "server.log")
         try:
-            asyncio.run(_serve(system, sockets, endpoint, ready.set))
+            with _logging_to(log_file, settings):
+                asyncio.run(_serve(*served, on_ready=ready.set))
         except BaseException as error:
             failures.append(error)
             raise
@@ -82,7 +74,18 @@ def start_embedded(settings: Settings) -> Endpoint:
     ready.wait()
     if failures:
         raise LlmosError(f"The embedded server did not start: {failures[0]}") from failures[0]
-    return endpoint
+    return served[2]
+
+
+def _open(settings: Settings, *, with_tcp: bool) -> tuple[System, list[socket.socket], Endpoint]:
+    """Take the home, then the sockets; with neither taken when either cannot be."""
+    system = open_system(settings)
+    try:
+        return system, *_bind(settings, with_tcp=with_tcp)
+    except BaseException:
+        system.database.close()
+        system.lock.release()
+        raise
 
 
 async def _serve(
@@ -175,9 +178,15 @@ def _write_server_file(settings: Settings, endpoint: Endpoint) -> None:
     temp.replace(path)
 
 
-def _log_to(handler: logging.Handler, settings: Settings) -> None:
+@contextlib.contextmanager
+def _logging_to(handler: logging.Handler, settings: Settings) -> Iterator[None]:
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logger = logging.getLogger("llmos")
     logger.addHandler(handler)
     logger.setLevel(settings.log_level.upper())
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

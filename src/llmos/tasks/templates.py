@@ -164,6 +164,7 @@ class _Helper:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # nothing in the current folder is imported
                 "-m",
                 "llmos.tasks.templates",
                 str(theirs.fileno()),
