@@ -1,0 +1,1 @@
+"""Text and records in, token arrays out: sources, records, tokenizers, encoding. Torch-free."""

@@ -1,0 +1,129 @@
+"""Tokenizers trained on the data: one token a character, or byte-level BPE.
+
+All they do (splitting, special tokens, what is added around a text, decoding) lives in the
+`tokenizers.Tokenizer`, since the server reads nothing but tokenizer.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import trainers as bpe_trainers
+
+CJK, PUNCTUATION, DIGITS = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{P}\p{S}", r"\p{N}"
+ANY_CHARACTER = r"[\s\S]"
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """Special tokens of a model; ``None`` where it has none. ``more`` are further ones."""
+
+    pad: str
+    eos: str
+    bos: str | None = None
+    unk: str | None = None
+    before: str | None = None
+    after: str | None = None
+    """``before`` and ``after`` are put around every text the model reads."""
+    more: tuple[str, ...] = ()
+
+    def all(self) -> list[str]:
+        """Each special token once; the padding token comes first and so gets id 0."""
+        named = (self.pad, self.bos, self.eos, self.unk, self.before, self.after, *self.more)
+        return list(dict.fromkeys(token for token in named if token))
+
+
+def specials_of(task: str, more: Sequence[str] = (), end_token: str | None = None) -> Specials:
+    """The special tokens a model of ``task`` is given by default."""
+    extra = tuple(more)
+    if task == "translate":
+        return Specials("<pad>", "</s>", after="</s>", more=extra)
+    if task in ("classify", "entities"):
+        return Specials("[PAD]", "[SEP]", before="[CLS]", after="[SEP]", more=extra)
+    text_end = "<|endoftext|>"
+    return Specials(text_end, end_token or text_end, bos=text_end, more=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How byte-level BPE cuts text before it merges bytes.
+
+    Each CJK character, punctuation mark or digit may stand alone. ``drop_spaces`` makes a word the
+    same wherever it stands, for models that only read: such tokens do not decode to the exact text.
+    """
+
+    cjk: bool = False
+    punctuation: bool = False
+    digits: bool = False
+    drop_spaces: bool = False
+    lowercase: bool = False
+
+
+def train_character(texts: Iterable[str], specials: Specials) -> Tokenizer:
+    """A tokenizer of the characters in ``texts``, in code point order; others become ``<unk>``."""
+    characters = sorted({character for text in texts for character in text})
+    unknown = specials.unk or "<unk>"
+    vocabulary = dict.fromkeys([*specials.all(), unknown, *characters])
+    tokenizer = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unknown)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([*specials.all(), unknown])
+    _surround(tokenizer, specials, [])
+    return tokenizer
+
+
+def train_byte_bpe(
+    texts: Iterable[str], specials: Specials, vocab_size: int, splitting: Splitting
+) -> Tokenizer:
+    """A byte-level BPE of at most ``vocab_size`` tokens, special ones included. Round trips."""
+    tokenizer = Tokenizer(models.BPE())
+    if splitting.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_pre_tokenizers(splitting))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        bpe_trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=specials.all(),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            min_frequency=2,
+            show_progress=False,
+        ),
+    )
+    _surround(tokenizer, specials, [processors.ByteLevel(trim_offsets=True)])
+    return tokenizer
+
+
+def _pre_tokenizers(splitting: Splitting) -> list[pre_tokenizers.PreTokenizer]:
+    parts: list[pre_tokenizers.PreTokenizer] = []
+    if splitting.drop_spaces:
+        parts.append(pre_tokenizers.WhitespaceSplit())
+    wanted = zip(
+        (CJK, PUNCTUATION, DIGITS),
+        (splitting.cjk, splitting.punctuation, splitting.digits),
+        strict=True,
+    )
+    if alone := "".join(characters for characters, split in wanted if split):
+        parts.append(pre_tokenizers.Split(Regex(f"[{alone}]"), "isolated"))
+    parts.append(
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not splitting.drop_spaces)
+    )
+    return parts
+
+
+def _surround(
+    tokenizer: Tokenizer, specials: Specials, first: list[processors.PostProcessor]
+) -> None:
+    around = [token for token in (specials.before, specials.after) if token]
+    steps = list(first)
+    if around:
+        pattern = " ".join(filter(None, [specials.before, "$A", specials.after]))
+        ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(around)]
+        steps.append(processors.TemplateProcessing(single=pattern, special_tokens=ids))
+    if steps:
+        tokenizer.post_processor = processors.Sequence(steps)

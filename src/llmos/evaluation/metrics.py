@@ -1,0 +1,81 @@
+"""Numbers that say how good predictions are. Plain Python; BLEU is sacrebleu's."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence, Set
+from dataclasses import dataclass
+
+CHINESE = ("zh", "yue", "wuu")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Precision, recall and their harmonic mean, each in [0, 1]; 0 where undefined."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bleu:
+    """Corpus BLEU in [0, 100] and the signature under which it can be compared."""
+
+    score: float
+    signature: str
+
+
+def perplexity(mean_loss: float) -> float:
+    """exp of the mean cross-entropy in nats; infinite where it would overflow."""
+    return math.exp(mean_loss) if mean_loss < 700 else math.inf
+
+
+def accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
+    """Share of predictions that equal the gold label; 0 of nothing."""
+    right = sum(p == g for p, g in zip(predicted, gold, strict=True))
+    return right / len(gold) if gold else 0.0
+
+
+def scores(true_positives: int, predicted: int, gold: int) -> Scores:
+    """Scores from counts: hits, things predicted, things that were there."""
+    precision = true_positives / predicted if predicted else 0.0
+    recall = true_positives / gold if gold else 0.0
+    total = predicted + gold
+    return Scores(precision, recall, 2 * true_positives / total if total else 0.0)
+
+
+def class_scores(predicted: Sequence[str], gold: Sequence[str]) -> dict[str, Scores]:
+    """Scores of each class that occurs among predictions or gold labels."""
+    hits = Counter(p for p, g in zip(predicted, gold, strict=True) if p == g)
+    predicted_counts, gold_counts = Counter(predicted), Counter(gold)
+    return {
+        label: scores(hits[label], predicted_counts[label], gold_counts[label])
+        for label in sorted(predicted_counts | gold_counts)
+    }
+
+
+def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    """Mean F1 over the classes, each counting the same."""
+    per_class = class_scores(predicted, gold)
+    return sum(s.f1 for s in per_class.values()) / len(per_class) if per_class else 0.0
+
+
+def span_scores(predicted: Sequence[Set[Hashable]], gold: Sequence[Set[Hashable]]) -> Scores:
+    """Exact-match scores over the spans of all texts together (CoNLL-2000/2003 F1).
+
+    Each text's spans are a set of (start, end, label); a span counts only when all three match.
+    """
+    hits = sum(len(p & g) for p, g in zip(predicted, gold, strict=True))
+    return scores(hits, sum(map(len, predicted)), sum(map(len, gold)))
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str], target_lang: str = "") -> Bleu:
+    """Corpus BLEU, one reference each; Chinese is cut by character (``tokenize="zh"``)."""
+    from sacrebleu.metrics import BLEU
+
+    tokenize = "zh" if target_lang.split("-")[0] in CHINESE else "13a"
+    metric = BLEU(tokenize=tokenize)
+    score = metric.corpus_score(list(hypotheses), [list(references)])
+    return Bleu(float(score.score), str(metric.get_signature()))

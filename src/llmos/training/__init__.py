@@ -1,0 +1,1 @@
+"""Training: recipes, objectives, our own loop, checkpoints, publishing."""

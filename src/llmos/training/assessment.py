@@ -1,0 +1,74 @@
+"""How good the finished model is: loss over all of validation, and its task's metrics by split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from llmos.data.encoding import Columns
+from llmos.data.record import Annotated, Labelled, Pair, Record
+from llmos.data.tokenizers import Specials
+from llmos.evaluation import evaluate, metrics
+from llmos.training.encoder import Encoder, source_text
+from llmos.training.examples import Data
+from llmos.training.objectives import Objective
+from llmos.training.preparation import Prepared
+from llmos.training.recipe import Recipe
+from llmos.training.trainer import evaluation_batches, mean_loss
+
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Assessor:
+    """Tests a model on the recipe's data."""
+
+    recipe: Recipe
+    model: PreTrainedModel
+    objective: Objective
+    prepared: Prepared
+    specials: Specials
+    data: Data
+
+    def assess(self) -> dict[str, Any]:
+        """`validation_loss`, and one dict of metrics per split in `evaluate`."""
+        results = self._described(self._loss(self.prepared.validation), "validation_loss")
+        for split in self.recipe.evaluate.splits:
+            results[split] = self._split(self.data.split(split, self.recipe.evaluate.rows))
+        return results
+
+    def _split(self, records: list[Record]) -> dict[str, Any]:
+        recipe, model, labels = self.recipe, self.model, self.prepared.labels or []
+        encoder = Encoder(recipe, self.prepared.tokenizer, self.specials, self.prepared.labels)
+        match recipe.task:
+            case "translate":
+                pairs = [record for record in records if isinstance(record, Pair)]
+                sources = [source_text(recipe, pair) for pair in pairs]
+                return evaluate.translation(
+                    model, encoder.tokenizer, pairs, sources, recipe.max_tokens
+                )
+            case "classify":
+                texts = [record for record in records if isinstance(record, Labelled)]
+                return evaluate.classification(model, encoder.tokenizer, texts, labels)
+            case "entities":
+                annotated = [record for record in records if isinstance(record, Annotated)]
+                return evaluate.entities(model, encoder.tokenizer, annotated, labels)
+            case _:
+                loss = self._loss(encoder.encode("evaluation", records, _silent))
+                return self._described(loss, "loss") | {"rows": len(records)}
+
+    def _described(self, loss: float, name: str) -> dict[str, Any]:
+        """A loss, and the perplexity where it is one of tokens."""
+        if self.recipe.objective not in ("causal_lm", "seq2seq"):
+            return {name: loss}
+        return {name: loss, "perplexity": metrics.perplexity(loss)}
+
+    def _loss(self, columns: Columns) -> float:
+        batches = evaluation_batches(self.objective, columns, BATCH_ROWS)
+        return mean_loss(self.model, self.objective, columns, batches)
+
+
+def _silent(line: str) -> None:
+    """What evaluation leaves out for its length, training has already told of its own rows."""

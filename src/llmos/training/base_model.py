@@ -1,0 +1,67 @@
+"""The library model that a recipe goes on from: its files, tokenizer and chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from llmos.data.tokenizers import Specials
+from llmos.errors import RecipeError
+from llmos.library import describe
+from llmos.library.files import read_json
+from llmos.training.recipe import Recipe
+from llmos.types import FileRef
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A version's reference, the directory of its files, and what makes text into tokens."""
+
+    ref: str
+    directory: Path
+    tokenizer: Tokenizer
+    specials: Specials
+
+    def with_template(self, recipe: Recipe) -> Recipe:
+        """The recipe, with this model's chat template where a chat recipe has none of its own.
+
+        Raises:
+            RecipeError: neither has one.
+        """
+        if recipe.task != "chat" or recipe.chat_template is not None:
+            return recipe
+        config = read_json(self.directory / "tokenizer_config.json", missing_ok=True)
+        template = describe.chat_template(self.directory, config)
+        if template is None:
+            raise RecipeError(f"{self.ref} has no chat template: give one as chat_template")
+        return recipe.model_copy(update={"chat_template": template})
+
+
+def open_base(context: JobContext) -> BaseModel | None:
+    """Lay out the files of the job's base model; None where the recipe starts from nothing.
+
+    Raises:
+        RecipeError: the base has no tokenizer.json.
+        CorruptBlobError: a stored file was damaged.
+    """
+    given = context.params.get("base")
+    if given is None:
+        return None
+    directory = context.checkpoint_dir / "base"
+    if not directory.exists():
+        files = {name: FileRef(**ref) for name, ref in given["files"].items()}
+        context.blobs.materialize(files, directory)
+    if not (directory / "tokenizer.json").exists():
+        raise RecipeError(f"{given['ref']} has no tokenizer.json to train with")
+    config = read_json(directory / "tokenizer_config.json", missing_ok=True)
+    named = describe.special_tokens(directory, config)
+    eos = named.get("eos", "")
+    specials = Specials(named.get("pad", eos), eos, named.get("bos"), named.get("unk"))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return BaseModel(given["ref"], directory, tokenizer, specials)

@@ -1,0 +1,194 @@
+"""Checkpoints a killed run goes on from, bit for bit: safetensors and JSON only.
+
+A checkpoint is a directory `step-NNNNNNNN` of weights, optimizer state, random streams and loss
+curve. It is written beside, fsynced and renamed, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+KEEP = 2
+WEIGHTS, OPTIMIZER, BEST, STATE, DIGESTS = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "best.safetensors",
+    "state.json",
+    "digests.json",
+)
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: optimizer steps done, its loss curve, and the best validation so far."""
+
+    step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_step: int = 0
+    best_weights: Weights | None = None
+    seconds: float = 0.0
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """The model's tensors by name; of tied ones the first name only. They share memory with it."""
+    seen: set[int] = set()
+    weights: Weights = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            weights[name] = tensor
+    return weights
+
+
+def set_weights(model: nn.Module, weights: Weights) -> None:
+    """Copy weights into the model in place, so tied tensors stay tied."""
+    with torch.no_grad():
+        for name, tensor in weights_of(model).items():
+            tensor.copy_(weights[name])
+
+
+def save(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write a checkpoint of this step under ``root`` and keep the newest two."""
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"step-{progress.step:08d}"
+    temporary = root / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    _save_tensors(weights_of(model), temporary / WEIGHTS)
+    _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+    if progress.best_weights is not None:
+        _save_tensors(progress.best_weights, temporary / BEST)
+    state = {
+        "step": progress.step,
+        "curve": progress.curve,
+        "best_loss": progress.best_loss,
+        "best_step": progress.best_step,
+        "seconds": progress.seconds,
+        "random": _random_state(),
+    }
+    (temporary / STATE).write_text(json.dumps(state))
+    digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    (temporary / DIGESTS).write_text(json.dumps(digests, indent=1))
+    for path in temporary.iterdir():
+        _fsync(path)
+    _fsync(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _fsync(root)
+    for old in _checkpoints(root)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def load_latest(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+) -> Progress | None:
+    """Restore the newest checkpoint that is whole; None where there is none.
+
+    A damaged one is named through ``log`` and passed over.
+    """
+    for directory in reversed(_checkpoints(root)):
+        if _is_whole(directory):
+            return _restore(directory, model, optimizer)
+        log(f"checkpoint {directory.name} is damaged: going back to the one before")
+    return None
+
+
+def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    set_weights(model, load_file(directory / WEIGHTS))
+    tensors = load_file(directory / OPTIMIZER)
+    for name, parameter in model.named_parameters():
+        prefix = f"{name}/"
+        state = {
+            key.removeprefix(prefix): tensor.to(parameter.device)
+            for key, tensor in tensors.items()
+            if key.startswith(prefix)
+        }
+        if state:
+            optimizer.state[parameter] = state
+    state = json.loads((directory / STATE).read_text())
+    _set_random_state(state["random"])
+    best = directory / BEST
+    return Progress(
+        step=state["step"],
+        curve=state["curve"],
+        best_loss=state["best_loss"],
+        best_step=state["best_step"],
+        best_weights=load_file(best) if best.exists() else None,
+        seconds=state["seconds"],
+    )
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Weights:
+    """Every state tensor of every trained parameter as ``parameter/state``."""
+    return {
+        f"{name}/{key}": tensor
+        for name, parameter in model.named_parameters()
+        for key, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _random_state() -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch_state = np.frombuffer(bytes.fromhex(state["torch"]), dtype=np.uint8).copy()
+    torch.set_rng_state(torch.from_numpy(torch_state))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _save_tensors(tensors: Weights, path: Path) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    return sorted(root.glob("step-*"))
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        digests = json.loads((directory / DIGESTS).read_text())
+        return all(_sha256(directory / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

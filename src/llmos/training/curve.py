@@ -1,0 +1,60 @@
+"""The loss curve of a run as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TRAIN, VALIDATION, GRID, TEXT = "#8fb3d9", "#c8553d", "#e6e6e6", "#333333"
+
+
+def write(directory: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
+    """Write loss.json (`{"points": […], "validation_loss"}`) and loss.png into ``directory``."""
+    content: dict[str, Any] = {"points": points, "validation_loss": final_loss}
+    (directory / "loss.json").write_text(json.dumps(content, indent=1))
+    draw(directory / "loss.png", name, points, final_loss)
+
+
+def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
+    """Draw training and validation loss over steps, the training loss also smoothed."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    steps = [point["step"] for point in points]
+    losses = [point["loss"] for point in points]
+    axes.plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
+    axes.plot(steps, _smooth(losses), color="#33658a", linewidth=1.8, label="training")
+    checked = [point for point in points if "validation_loss" in point]
+    axes.plot(
+        [point["step"] for point in checked],
+        [point["validation_loss"] for point in checked],
+        color=VALIDATION,
+        linewidth=1.8,
+        marker="o",
+        markersize=4,
+        label="validation",
+    )
+    title = f"{name} · validation loss {final_loss:.3f}"
+    axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold")
+    axes.set_xlabel("step", color=TEXT)
+    axes.set_ylabel("cross-entropy (nats per token)", color=TEXT)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def _smooth(values: list[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start (as Adam's moments are)."""
+    smoothed, mean = [], 0.0
+    for count, value in enumerate(values, 1):
+        mean = weight * mean + (1 - weight) * value
+        smoothed.append(mean / (1 - weight**count))
+    return smoothed

@@ -1,0 +1,167 @@
+"""The train job: data in, a checked model version out. Runs inside a job worker."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from llmos.library.manifest import build_manifest
+from llmos.training import checkpoint, curve, networks, publish
+from llmos.training.assessment import Assessor
+from llmos.training.base_model import BaseModel, open_base
+from llmos.training.checkpoint import Progress
+from llmos.training.examples import Data
+from llmos.training.objectives import objective_for
+from llmos.training.preparation import Prepared, prepare, specials_for
+from llmos.training.recipe import Recipe, parse
+from llmos.training.trainer import Trainer
+from llmos.types import JobResult, NewVersion
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+
+def run(context: JobContext) -> JobResult:
+    """Train the recipe in ``context.params`` and return the model as a new version.
+
+    Raises:
+        RecipeError, DataError, CorruptBlobError: the recipe or its data cannot be used.
+        DivergedError: the loss is no longer a number.
+        PublishingError: the saved model differs from the trained one.
+        CancelledError: the job was cancelled.
+    """
+    base = open_base(context)
+    recipe = parse(context.params["recipe"])
+    recipe = base.with_template(recipe) if base else recipe
+    settle(recipe.seed, context.threads)
+    context.progress(0, recipe.steps, "reading the data")
+    data = Data(recipe, _data_file(context, recipe))
+    prepared = prepare(recipe, data, base, context.checkpoint_dir / "prepared", context.log)
+    model = _model(recipe, prepared, base)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
+    trainer = Trainer(
+        recipe,
+        model,
+        objective_for(recipe.task, recipe.block_size, model),
+        prepared.train,
+        prepared.validation,
+        context.checkpoint_dir / "checkpoints",
+        context,
+    )
+    progress = trainer.run()
+    return _publish(context, trainer, prepared, base, data, progress)
+
+
+def settle(seed: int, threads: int) -> None:
+    """Fix what the numbers depend on: threads, kernels, and the first state of every generator."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    if threads:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _data_file(context: JobContext, recipe: Recipe) -> Path | None:
+    if recipe.starter is not None:
+        return None
+    digest: str = context.params["data"][recipe.data.path]
+    context.blobs.verify(digest)
+    return context.blobs.path(digest)
+
+
+def _model(recipe: Recipe, prepared: Prepared, base: BaseModel | None) -> PreTrainedModel:
+    if base is not None:
+        model = networks.load_base(recipe, base.directory, prepared.labels)
+    else:
+        specials = specials_for(recipe)
+        model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
+    return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _publish(
+    context: JobContext,
+    trainer: Trainer,
+    prepared: Prepared,
+    base: BaseModel | None,
+    data: Data,
+    progress: Progress,
+) -> JobResult:
+    """Save, check, test and describe the model; nothing is committed before all of it is done."""
+    recipe, model = trainer.recipe, trainer.model
+    if recipe.publish == "best" and progress.best_weights is not None:
+        checkpoint.set_weights(model, progress.best_weights)
+    specials = base.specials if base else specials_for(recipe)
+    directory = context.checkpoint_dir / "model"
+    shutil.rmtree(directory, ignore_errors=True)
+    base_directory = base.directory if base else None
+    publish.save(recipe, model, prepared.tokenizer, specials, directory, base_directory)
+    prompts = publish.prompts(recipe, prepared.validation)
+    publish.check(recipe, model, directory, prompts)
+    if base is None:
+        publish.check_tokenizer(prepared.tokenizer, directory, prompts)
+    context.progress(progress.step, recipe.steps, "testing the model")
+    assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
+    metrics = assessor.assess()
+    name = context.params["name"]
+    curve.write(directory, name, progress.curve, metrics["validation_loss"])
+    source = _source(recipe, base, progress)
+    extra = _described(recipe) | {"metrics": metrics}
+    manifest = build_manifest(directory, source=source, extra=extra)
+    version = NewVersion(
+        kind="model",
+        name=name,
+        files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
+        manifest=manifest.to_dict(),
+        inputs=_inputs(context, recipe, base),
+    )
+    summary = {"parameters": manifest.parameters, "seconds": source["seconds"], "metrics": metrics}
+    return JobResult(summary=summary, artifacts=(version,))
+
+
+def _source(recipe: Recipe, base: BaseModel | None, progress: Progress) -> dict[str, Any]:
+    best = recipe.publish == "best"
+    return {
+        "kind": "trained",
+        "data": recipe.data.path,
+        "base": base.ref if base else None,
+        "steps": progress.step,
+        "published_step": progress.best_step if best else progress.step,
+        "seed": recipe.seed,
+        "threads": torch.get_num_threads(),
+        "seconds": round(progress.seconds, 3),
+    }
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe says about the model, by manifest key."""
+    card = recipe.card
+    told: dict[str, Any] = {
+        "task": recipe.task,
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "description": card.description,
+        "limits": card.limits,
+        "license": card.license,
+        "languages": card.languages,
+        "recommended": card.recommended,
+        "generation": recipe.generation.model_dump(exclude_none=True),
+    }
+    if recipe.translation is not None:
+        told["translation"] = recipe.translation.model_dump()
+    return told
+
+
+def _inputs(context: JobContext, recipe: Recipe, base: BaseModel | None) -> tuple[str, ...]:
+    data: str = context.params["data"].get(recipe.data.path, recipe.data.path)
+    return (data, base.ref) if base else (data,)

@@ -1,0 +1,123 @@
+"""The `train` job kind: what a request must look like and what it will need. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from llmos.errors import InvalidRequestError
+from llmos.kernel.jobs import JobKind
+from llmos.library.refs import ModelRef
+from llmos.plugins.hookspecs import hookimpl
+from llmos.training.recipe import Recipe, parse
+
+TRAIN = "train"
+"""The job kind's name."""
+RUNTIME_BYTES = 400 * 2**20
+BYTES_PER_PARAMETER = 16
+"""Float32 weights, gradients and AdamW's two moments."""
+BYTES_PER_STORED_PARAMETER = 2
+"""At least, in a library model."""
+ACTIVATIONS_PER_WIDTH = 40
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@hookimpl
+def llmos_job_kinds() -> list[JobKind]:
+    """The kinds of job training adds."""
+    return [JobKind(TRAIN, "llmos.training.handler:run", validate, estimate_bytes)]
+
+
+def validate(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base"}``.
+
+    ``base`` is ``{"ref", "files": {filename: {"digest", "size"}}}`` of the version that
+    ``model.base`` names; the server fills it in.
+
+    Raises:
+        InvalidRequestError: something is missing, unknown or of the wrong type.
+    """
+    unknown = sorted(set(params) - {"recipe", "name", "data", "base"})
+    if unknown:
+        raise InvalidRequestError(f"unknown parameter {unknown[0]} of a train job")
+    recipe = parse(params.get("recipe"))
+    ref = ModelRef.parse(str(params.get("name") or recipe.name))
+    if ref.version is not None or ref.alias is not None:
+        raise InvalidRequestError(
+            f"name {ref} must not have a version or alias: the new version gets the next number",
+            param="name",
+        )
+    data = _digests(params.get("data") or {})
+    if recipe.starter is None and recipe.data.path not in data:
+        raise InvalidRequestError(
+            f"data has no uploaded file for data.path {recipe.data.path}", param="data"
+        )
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "name": str(ref),
+        "data": data,
+        "base": _base(recipe, params.get("base")),
+    }
+
+
+def wanted_base(params: dict[str, Any]) -> str | None:
+    """Return what the recipe of an unchecked request names as ``model.base``, None for nothing."""
+    recipe = params.get("recipe")
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    base = model.get("base") if isinstance(model, dict) else None
+    return base if isinstance(base, str) else None
+
+
+def estimate_bytes(params: dict[str, Any]) -> int:
+    """Memory the job may take: parameters with optimizer state, activations of a batch, runtime."""
+    recipe = parse(params["recipe"])
+    config = recipe.model.config
+    width = _first(config, "hidden_size", "n_embd", "d_model", default=768)
+    layers = _layers(config)
+    vocab = recipe.tokenizer.vocab_size if recipe.tokenizer.kind != "character" else 1024
+    parameters = 12 * layers * width**2 + vocab * width
+    if params.get("base"):
+        files = params["base"]["files"].items()
+        weights = sum(ref["size"] for name, ref in files if name.endswith(".safetensors"))
+        parameters = weights // BYTES_PER_STORED_PARAMETER
+    tokens = recipe.batch_size * recipe.max_length
+    activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
+    return RUNTIME_BYTES + BYTES_PER_PARAMETER * parameters + activations
+
+
+def _digests(data: Any) -> dict[str, str]:
+    if not isinstance(data, dict):
+        raise InvalidRequestError("data must map paths to digests", param="data")
+    for path, digest in data.items():
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            raise InvalidRequestError(f"{path} must be sha256:<64 hex digits>", param="data")
+    return data
+
+
+def _base(recipe: Recipe, base: Any) -> dict[str, Any] | None:
+    if recipe.model.base is None:
+        return None
+    try:
+        files = {name: (ref["digest"], int(ref["size"])) for name, ref in base["files"].items()}
+        ref = str(base["ref"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidRequestError(
+            f"base must hold the files of {recipe.model.base}", param="base"
+        ) from None
+    _digests({name: digest for name, (digest, _) in files.items()})
+    return {
+        "ref": ref,
+        "files": {name: {"digest": digest, "size": size} for name, (digest, size) in files.items()},
+    }
+
+
+def _layers(config: dict[str, Any]) -> int:
+    encoder_decoder = _first(config, "encoder_layers") + _first(config, "decoder_layers")
+    return encoder_decoder or _first(
+        config, "num_hidden_layers", "n_layer", "num_layers", default=12
+    )
+
+
+def _first(config: dict[str, Any], *names: str, default: int = 0) -> int:
+    found = (config.get(name) for name in names)
+    return next((value for value in found if type(value) is int and value > 0), default)

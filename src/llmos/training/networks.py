@@ -1,0 +1,145 @@
+"""Builds the network a recipe names: a fresh transformers architecture, or a base model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from llmos.data.tokenizers import Specials
+from llmos.errors import RecipeError
+from llmos.training.recipe import Recipe
+
+CLASSES: dict[str, Any] = {
+    "causal_lm": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "sequence_classification": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+}
+POSITIONS = ("max_position_embeddings", "n_positions")
+
+
+def build(
+    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Sequence[str] | None
+) -> PreTrainedModel:
+    """A fresh float32 model; draw on torch's generator, so seed it first.
+
+    Raises:
+        RecipeError: no such architecture or config key, or values that do not fit together.
+    """
+    config = _config(recipe, tokenizer, specials, labels)
+    try:
+        model = CLASSES[recipe.objective].from_config(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise RecipeError(f"model.config does not make a model: {_first_line(error)}") from error
+    return _ready(model, recipe)
+
+
+def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> PreTrainedModel:
+    """The base model in ``directory`` in float32, with a new head where the labels are new.
+
+    Raises:
+        RecipeError: the base cannot learn this objective.
+    """
+    options: dict[str, Any] = {"dtype": "float32"}
+    if labels is not None:
+        options |= _label_maps(labels) | {"ignore_mismatched_sizes": True}
+    try:
+        model = CLASSES[recipe.objective].from_pretrained(directory, **options)
+    except ValueError as error:
+        raise RecipeError(
+            f"{recipe.model.base} cannot learn {recipe.objective}: {_first_line(error)}"
+        ) from error
+    return _ready(model, recipe)
+
+
+def _config(
+    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Sequence[str] | None
+) -> PreTrainedConfig:
+    architecture = recipe.model.architecture
+    assert architecture is not None
+    if architecture not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(architecture, list(CONFIG_MAPPING), n=1)
+        hint = f": did you mean {near[0]}?" if near else ": it must be a transformers model type"
+        raise RecipeError(f"unknown model.architecture {architecture}{hint}")
+    kind = CONFIG_MAPPING[architecture]
+    fields = set(kind().to_dict())
+    _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
+    values = _token_values(tokenizer, specials, fields)
+    if not any(name in recipe.model.config for name in POSITIONS):
+        values |= {name: recipe.max_length for name in POSITIONS if name in fields}
+    if recipe.objective == "seq2seq":
+        values["decoder_start_token_id"] = values["pad_token_id"]
+    values |= _label_maps(labels) if labels is not None else {}
+    try:
+        return kind(**values | recipe.model.config)
+    except Exception as error:  # each config class has validation errors of its own
+        raise RecipeError(f"model.config is not valid: {_first_line(error)}") from error
+
+
+def _refuse_unknown(config: dict[str, Any], known: set[str]) -> None:
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise RecipeError(f"unknown recipe key model.config.{key}{hint}")
+
+
+def _token_values(tokenizer: Tokenizer, specials: Specials, fields: set[str]) -> dict[str, Any]:
+    """Vocabulary size and special token ids, by the names this architecture has for them."""
+    vocab_size, pad = tokenizer.get_vocab_size(), tokenizer.token_to_id(specials.pad)
+    first, last = specials.bos or specials.before, specials.after or specials.eos
+    values = {
+        "vocab_size": vocab_size,
+        "decoder_vocab_size": vocab_size,
+        "pad_token_id": pad,
+        "eos_token_id": tokenizer.token_to_id(specials.eos),
+        "bos_token_id": tokenizer.token_to_id(first) if first else None,
+        "cls_token_id": tokenizer.token_to_id(first) if first else None,
+        "sep_token_id": tokenizer.token_to_id(last),
+        "forced_eos_token_id": None,
+    }
+    return {name: value for name, value in values.items() if name in fields}
+
+
+def _label_maps(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """The model with what the recipe freezes frozen, once its context is known to be enough."""
+    positions = next((getattr(model.config, n) for n in POSITIONS if hasattr(model.config, n)), 0)
+    if 0 < (positions or 0) < recipe.max_length:
+        key = "block_size" if recipe.task == "generate" else "max_tokens"
+        raise RecipeError(
+            f"{key} {recipe.max_length} is more than the model's {positions} positions: "
+            f"use --set {key}={positions}"
+        )
+    for pattern in recipe.model.freeze:
+        chosen = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not chosen:
+            raise RecipeError(f"model.freeze: no parameter is named {pattern}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) or type(error).__name__

@@ -1,0 +1,185 @@
+"""A trained model as a directory that transformers' Auto classes load, checked before it counts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from llmos.data.encoding import Columns
+from llmos.data.tokenizers import Specials
+from llmos.errors import LlmosError
+from llmos.training.networks import CLASSES
+from llmos.training.recipe import Recipe, dump
+
+CHECK_TOKENS = 16
+"""Most tokens of a prompt, and most to go on with; no more than fit the model."""
+PROMPTS = 4
+TOLERANCE = 1e-4
+COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+class PublishingError(LlmosError):
+    """The saved model does not do what the trained one did."""
+
+    code = "publishing_failed"
+
+
+def save(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    specials: Specials,
+    directory: Path,
+    base: Path | None,
+) -> None:
+    """Write the model's files. Afterwards ``model`` holds the values that were saved."""
+    model.eval()
+    model.generation_config = _generation_config(recipe, model)
+    copy.deepcopy(model).to(getattr(torch, recipe.save_dtype)).save_pretrained(directory)
+    _round_to_saved(model, directory)
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    if base is None:
+        config = _tokenizer_config(recipe, specials)
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+    else:
+        for name in COPIED:
+            if (base / name).exists():
+                shutil.copyfile(base / name, directory / name)
+    if recipe.chat_template is not None:
+        (directory / "chat_template.jinja").write_text(recipe.chat_template, "utf-8")
+    (directory / "recipe.yaml").write_text(dump(recipe), "utf-8")
+
+
+def _round_to_saved(model: PreTrainedModel, directory: Path) -> None:
+    """Give each tensor the value it has in the saved files, in float32."""
+    ours = model.state_dict()
+    for path in sorted(directory.glob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            ours[name].copy_(tensor)
+
+
+def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
+    """What the check asks: the first tokens of a few places of the validation split."""
+    length = _check_length(recipe)
+    if recipe.task != "generate":
+        rows = validation["input_ids"]
+        return [rows.row(i)[:length].tolist() for i in range(min(PROMPTS, len(rows)))]
+    flat = validation["tokens"].flat
+    starts = range(0, len(flat) - length, max(1, len(flat) // PROMPTS))
+    return [flat[start : start + length].tolist() for start in starts]
+
+
+def check(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    directory: Path,
+    prompts: Sequence[Sequence[int]],
+) -> None:
+    """Load the directory afresh and compare logits and greedy tokens.
+
+    Raises:
+        PublishingError: they differ.
+    """
+    fresh = CLASSES[recipe.objective].from_pretrained(directory, dtype=torch.float32)
+    fresh.to(model.device).eval()
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)], device=model.device)
+        ours, theirs = _outputs(model, ids), _outputs(fresh, ids)
+        difference = float((ours - theirs).abs().max())
+        if not difference <= TOLERANCE:
+            raise PublishingError(
+                f"the saved model's logits differ from the trained model's by {difference:.2g}"
+            )
+        if recipe.objective not in ("causal_lm", "seq2seq"):
+            continue
+        length = _check_length(recipe)
+        if _greedy(model, ids, length) != _greedy(fresh, ids, length):
+            raise PublishingError("the saved model's greedy tokens differ from the trained model's")
+
+
+def _check_length(recipe: Recipe) -> int:
+    return min(CHECK_TOKENS, recipe.max_length // 2)
+
+
+def check_tokenizer(
+    tokenizer: Tokenizer, directory: Path, prompts: Sequence[Sequence[int]]
+) -> None:
+    """See that transformers reads text with the saved tokenizer as the server does with ours.
+
+    Raises:
+        PublishingError: it does not.
+    """
+    saved = AutoTokenizer.from_pretrained(directory)
+    for prompt in prompts:
+        text = tokenizer.decode(list(prompt))
+        if saved(text)["input_ids"] != tokenizer.encode(text).ids:
+            raise PublishingError(f"the saved tokenizer reads {text!r} in another way")
+
+
+@torch.inference_mode()
+def _outputs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    inputs = {"input_ids": ids}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids[:, :4]
+    logits: torch.Tensor = model(**inputs).logits
+    return logits
+
+
+@torch.inference_mode()
+def _greedy(model: PreTrainedModel, ids: torch.Tensor, count: int) -> list[int]:
+    """The next tokens by plain argmax, the whole sequence read again for each."""
+    config = model.config
+    encoder_ids, written = ids, ids
+    if config.is_encoder_decoder:
+        written = torch.tensor([[config.decoder_start_token_id]], device=ids.device)
+    for _ in range(count):
+        inputs = {"input_ids": written}
+        if config.is_encoder_decoder:
+            inputs = {"input_ids": encoder_ids, "decoder_input_ids": written}
+        chosen = model(**inputs).logits[:, -1:].argmax(-1)
+        written = torch.cat([written, chosen], dim=1)
+    return list(written[0].tolist())
+
+
+def _generation_config(recipe: Recipe, model: PreTrainedModel) -> GenerationConfig:
+    wanted, config = recipe.generation, model.config
+    values: dict[str, Any] = {
+        "max_new_tokens": wanted.max_tokens,
+        "repetition_penalty": wanted.repetition_penalty,
+        "num_beams": wanted.num_beams,
+        "no_repeat_ngram_size": wanted.no_repeat_ngram_size,
+        "length_penalty": wanted.length_penalty,
+    }
+    if wanted.temperature:
+        values |= {"do_sample": True, "temperature": wanted.temperature}
+        values |= {"top_p": wanted.top_p, "top_k": wanted.top_k}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    values |= {name: getattr(config, name, None) for name in names}
+    return GenerationConfig(**{k: v for k, v in values.items() if v is not None})
+
+
+def _tokenizer_config(recipe: Recipe, specials: Specials) -> dict[str, Any]:
+    named = {
+        "bos_token": specials.bos,
+        "eos_token": specials.eos,
+        "pad_token": specials.pad,
+        "unk_token": "<unk>" if recipe.tokenizer.kind == "character" else specials.unk,
+    }
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": recipe.max_length,
+        "clean_up_tokenization_spaces": False,
+        **{name: token for name, token in named.items() if token},
+    }

@@ -1,0 +1,269 @@
+"""A recipe: one YAML file that says what to train on what, and how. Torch-free.
+
+`load` reads a file, `override` applies `--set a.b=value`, `parse` checks it. What is wrong is said
+in one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llmos.errors import RecipeError
+from llmos.training.complaints import sentence
+
+Objective = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
+Task = Literal["generate", "chat", "translate", "classify", "entities"]
+OBJECTIVES: dict[str, Objective] = {
+    "generate": "causal_lm",
+    "chat": "causal_lm",
+    "translate": "seq2seq",
+    "classify": "sequence_classification",
+    "entities": "token_classification",
+}
+STARTER = "starter:"
+MIN_BLOCK_SIZE = 2
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """A fresh network of a transformers architecture, or a library model to go on from."""
+
+    architecture: str | None = None
+    config: dict[str, Any] = {}
+    base: str | None = None
+    freeze: list[str] = []
+    """Parameter name patterns (`*.bias`) that keep their first value."""
+
+
+class TokenizerSection(Section):
+    """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
+
+    kind: Literal["character", "byte_bpe", "base"]
+    vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
+    split_cjk: bool = False
+    split_punctuation: bool = False
+    split_digits: bool = False
+    drop_spaces: bool = False
+    lowercase: bool = False
+    special_tokens: list[str] = []
+    end_token: str | None = None
+    """The token that ends a text or an answer, where the objective's own does not fit."""
+
+
+class DataSection(Section):
+    """Where examples come from: a file, or `starter:NAME` for the text that ships with llmos."""
+
+    path: str = Field(min_length=1)
+    format: Literal["text", "jsonl", "tsv", "csv"] | None = None
+    columns: list[str] | None = None
+    """Names of the columns of a tsv or csv file that has no header line."""
+    fields: dict[str, str] = {}
+    """Our field name: the file's (`source: english`)."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    rows: int | None = Field(default=None, ge=1)
+    validation_rows: int = Field(default=500, ge=1)
+
+
+class OptimizerSection(Section):
+    """AdamW with linear warm-up, then a cosine from `learning_rate` to `min_learning_rate`."""
+
+    learning_rate: float = Field(gt=0)
+    min_learning_rate: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    epsilon: float = Field(default=1e-8, gt=0)
+    grad_clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 means no limit."""
+
+
+class TranslationSection(Section):
+    """What is put before a source text, and the directions the model knows."""
+
+    prefix: str = "<2{target_lang}>"
+    pairs: list[list[str]] = []
+
+
+class GenerationSection(Section):
+    """Sampling defaults that travel with the model."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    num_beams: int | None = Field(default=None, ge=1)
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    length_penalty: float | None = None
+
+
+class EvaluateSection(Section):
+    """Splits the finished model is tested on."""
+
+    splits: list[str] = []
+    rows: int = Field(default=600, ge=1)
+
+
+class CardSection(Section):
+    """What the model's card says."""
+
+    description: str = ""
+    limits: str = ""
+    license: str = ""
+    languages: list[str] = []
+    recommended: list[str] = []
+
+
+class Recipe(Section):
+    """A whole recipe. Steps count optimizer steps; lengths count tokens; batches count rows."""
+
+    name: str = Field(min_length=1)
+    task: Task
+    objective: Objective
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    model: ModelSection
+    tokenizer: TokenizerSection
+    data: DataSection
+    labels: list[str] | None = None
+    chat_template: str | None = None
+    translation: TranslationSection | None = None
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    block_size: int = Field(default=256, ge=MIN_BLOCK_SIZE)
+    max_tokens: int = Field(default=256, ge=4)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    optimizer: OptimizerSection
+    eval_every: int = Field(default=250, ge=1)
+    eval_batches: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
+    publish: Literal["last", "best"] = "last"
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    generation: GenerationSection = GenerationSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    card: CardSection = CardSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.model.architecture is None) == (self.model.base is None):
+            raise ValueError("model needs either `architecture` or `base`, not both")
+        if OBJECTIVES[self.task] != self.objective:
+            raise ValueError(f"task {self.task} needs objective {OBJECTIVES[self.task]}")
+        if self.task == "chat" and self.chat_template is None and self.model.base is None:
+            raise ValueError("task chat needs a chat_template")
+        if self.tokenizer.kind == "base" and self.model.base is None:
+            raise ValueError("tokenizer.kind base needs model.base")
+        if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
+            raise ValueError("optimizer.min_learning_rate is above optimizer.learning_rate")
+        return self
+
+    @property
+    def starter(self) -> str | None:
+        """NAME of `starter:NAME`, or None when the data is a file."""
+        path = self.data.path
+        return path.removeprefix(STARTER) if path.startswith(STARTER) else None
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence a training step sees, in tokens."""
+        return self.block_size if self.task == "generate" else self.max_tokens
+
+
+def parse(recipe: Any) -> Recipe:
+    """Check a recipe dict.
+
+    Raises:
+        RecipeError: with the offending key and, for an unknown one, the nearest that exists.
+    """
+    if not isinstance(recipe, dict):
+        raise RecipeError("the recipe must be a YAML mapping of keys to values")
+    filled = {"objective": OBJECTIVES.get(str(recipe.get("task"))), **recipe}
+    try:
+        return Recipe.model_validate_json(json.dumps(filled, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError(sentence(error, Recipe)) from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a recipe file; a relative `data.path` in it is taken from the recipe's folder.
+
+    Raises:
+        RecipeError: there is no such file, or it is not a YAML mapping.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from None
+    recipe = _read_yaml(text, str(path))
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path} must be a YAML mapping of keys to values")
+    data = recipe.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = _beside(path, data["path"])
+    return recipe
+
+
+def override(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Return the recipe with each `a.b=value` put in; values are read as YAML.
+
+    Raises:
+        RecipeError: a setting has no `=`, or goes through a key that is not a section.
+    """
+    changed = copy.deepcopy(recipe)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set wants key=value (such as steps=100), not {setting!r}")
+        *sections, last = key.strip().split(".")
+        table = changed
+        for name in sections:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"--set {key}: {name} is a value, not a section")
+        table[last] = _read_yaml(value, f"--set {key}")
+    return changed
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, without what was left at its default."""
+    plain = recipe.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _beside(recipe: Path, data_path: str) -> str:
+    if data_path.startswith(STARTER) or Path(data_path).is_absolute():
+        return data_path
+    return str(recipe.parent / data_path)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: `1e-3` is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise RecipeError(f"{where} is not valid YAML{line}: {problem}") from None

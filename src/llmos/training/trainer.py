@@ -1,0 +1,209 @@
+"""The training loop. N steps equal k steps, a kill, a resume and N - k more, bit for bit on CPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llmos.data.encoding import Columns, IntArray
+from llmos.errors import LlmosError
+from llmos.training import checkpoint
+from llmos.training.checkpoint import Progress
+from llmos.training.objectives import Objective, loss_sum
+from llmos.training.optimizers import adamw, learning_rate, set_learning_rate
+from llmos.training.recipe import Recipe
+
+REPORTS = 200
+MAX_STEPS_UNREPORTED = 50
+
+
+class DivergedError(LlmosError):
+    """The loss is no longer a number: try a lower optimizer.learning_rate."""
+
+    status = 400
+    code = "training_diverged"
+
+
+class Context(Protocol):
+    """What of the job's context training uses."""
+
+    def progress(self, step: int, total: int, message: str = "") -> None: ...
+
+    def metric(self, step: int, **values: float) -> None: ...
+
+    def log(self, line: str) -> None: ...
+
+    def raise_if_cancelled(self) -> None: ...
+
+    def wait_while_paused(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Trains ``model`` in place on the columns an objective reads.
+
+    Args:
+        directory: where checkpoints are kept between attempts.
+        clock: seconds, for tokens/s and the time taken.
+    """
+
+    recipe: Recipe
+    model: PreTrainedModel
+    objective: Objective
+    train: Columns
+    validation: Columns
+    directory: Path
+    context: Context
+    clock: Callable[[], float] = time.perf_counter
+    progress: Progress = field(default_factory=Progress)
+    _losses: list[Tensor] = field(default_factory=list)
+    _tokens: int = 0
+    _last: float = 0.0
+
+    def run(self) -> Progress:
+        """Train to the last step, going on from the newest checkpoint where there is one.
+
+        Raises:
+            DivergedError: a loss was not finite; the message names the step.
+            CancelledError: the job was cancelled.
+        """
+        recipe = self.recipe
+        optimizer = adamw(self.model, recipe.optimizer)
+        resumed = checkpoint.load_latest(self.directory, self.model, optimizer, self.context.log)
+        if resumed is not None:
+            self.progress = resumed
+            self.context.log(f"going on from the checkpoint of step {resumed.step}")
+        sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
+        validation_rows = self._validation_batches(recipe.eval_batches)
+        self.model.train()
+        self._last = self.clock()
+        while self.progress.step < recipe.steps:
+            step = self.progress.step
+            set_learning_rate(optimizer, learning_rate(step, recipe.steps, recipe.optimizer))
+            micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
+            self._step(optimizer, [sampler.rows(number) for number in micro])
+            self.progress.step = step + 1
+            self._keep_up(optimizer, validation_rows)
+        return self.progress
+
+    def validation_loss(self, batches: list[IntArray]) -> float:
+        """Mean loss per label over batches of validation rows, in nats, without dropout."""
+        return mean_loss(self.model, self.objective, self.validation, batches)
+
+    def _step(self, optimizer: torch.optim.Optimizer, micro: list[IntArray]) -> None:
+        """One optimizer step over the rows of its micro-batches."""
+        device = self.model.device
+        batches = [self.objective.batch(self.train, rows).to(device) for rows in micro]
+        total = max(1, sum(batch.num_labels for batch in batches))
+        loss = torch.zeros((), device=device)
+        for batch in batches:
+            self.context.wait_while_paused()
+            self.context.raise_if_cancelled()
+            part = loss_sum(self.model, batch, self.recipe.label_smoothing) / total
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+            self._tokens += batch.num_tokens
+        if self.recipe.optimizer.grad_clip:
+            trained = [p for p in self.model.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(trained, self.recipe.optimizer.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._losses.append(loss)
+
+    def _keep_up(self, optimizer: torch.optim.Optimizer, validation: list[IntArray]) -> None:
+        """Report, validate and checkpoint where it is time."""
+        recipe, step = self.recipe, self.progress.step
+        is_last = step == recipe.steps
+        validates = is_last or step % recipe.eval_every == 0
+        checkpoints = is_last or step % recipe.checkpoint_every == 0
+        if validates or checkpoints or step == 1 or step % _report_every(recipe.steps) == 0:
+            self._report(validation if validates else None)
+        if checkpoints:
+            checkpoint.save(self.directory, self.model, optimizer, self.progress)
+
+    def _report(self, validation: list[IntArray] | None) -> None:
+        step, steps = self.progress.step, self.recipe.steps
+        loss = self._mean_of_pending()
+        seconds = max(self.clock() - self._last, 1e-9)
+        point = {
+            "step": float(step),
+            "loss": loss,
+            "learning_rate": learning_rate(step - 1, steps, self.recipe.optimizer),
+            "tokens_per_s": self._tokens / seconds,
+        }
+        if validation is not None:
+            point["validation_loss"] = self.validation_loss(validation)
+            self._note_best(point["validation_loss"])
+        self.progress.curve.append(point)
+        self.progress.seconds += self.clock() - self._last
+        self._tokens, self._last = 0, self.clock()
+        self.context.metric(step, **{k: v for k, v in point.items() if k != "step"})
+        self.context.progress(step, steps, _message(point, self.progress.curve))
+
+    def _mean_of_pending(self) -> float:
+        """Mean loss of the steps since the last report, each checked to be a number."""
+        losses = torch.stack(self._losses).tolist()
+        first = self.progress.step - len(losses) + 1
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the loss became {loss} at step {first + offset}: "
+                    "try a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
+                )
+        self._losses.clear()
+        return float(sum(losses) / len(losses))
+
+    def _note_best(self, loss: float) -> None:
+        if loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            if self.recipe.publish == "best":
+                weights = checkpoint.weights_of(self.model)
+                self.progress.best_weights = {k: t.detach().clone() for k, t in weights.items()}
+
+    def _validation_batches(self, limit: int | None) -> list[IntArray]:
+        return evaluation_batches(self.objective, self.validation, self.recipe.batch_size, limit)
+
+
+def evaluation_batches(
+    objective: Objective, columns: Columns, batch_size: int, limit: int | None = None
+) -> list[IntArray]:
+    """Batches over all rows, or ``limit`` of them spread evenly: always the same."""
+    rows = objective.all_rows(columns)
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    if limit is None or len(batches) <= limit:
+        return batches
+    return [batches[index * len(batches) // limit] for index in range(limit)]
+
+
+def mean_loss(
+    model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
+) -> float:
+    """Mean cross-entropy per label over batches, in nats, in eval mode; restores the mode."""
+    was_training = model.training
+    model.eval()
+    total, labels = 0.0, 0
+    with torch.inference_mode():
+        for rows in batches:
+            batch = objective.batch(columns, rows).to(model.device)
+            total += float(loss_sum(model, batch))
+            labels += batch.num_labels
+    model.train(was_training)
+    return total / max(1, labels)
+
+
+def _report_every(steps: int) -> int:
+    return max(1, min(steps // REPORTS, MAX_STEPS_UNREPORTED))
+
+
+def _message(point: dict[str, float], curve: list[dict[str, float]]) -> str:
+    validations = [p["validation_loss"] for p in curve if "validation_loss" in p]
+    validation = f" · validation {validations[-1]:.3f}" if validations else ""
+    return f"loss {point['loss']:.3f}{validation} · {point['tokens_per_s']:,.0f} tokens/s"

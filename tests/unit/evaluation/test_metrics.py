@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import sacrebleu
+
+from llmos.evaluation.metrics import (
+    accuracy,
+    bleu,
+    class_scores,
+    macro_f1,
+    perplexity,
+    scores,
+    span_scores,
+)
+
+
+def test_class_scores_match_counts_made_by_hand() -> None:
+    gold = ["a", "a", "a", "b", "b", "c"]
+    predicted = ["a", "a", "b", "b", "a", "a"]
+    found = class_scores(predicted, gold)
+    # a: 2 hits of 4 predicted, 3 there; b: 1 of 2, 2 there; c: never predicted.
+    assert (found["a"].precision, found["a"].recall) == (2 / 4, 2 / 3)
+    assert found["a"].f1 == pytest.approx(4 / 7)
+    assert (found["b"].precision, found["b"].recall, found["b"].f1) == (0.5, 0.5, 0.5)
+    assert found["c"].f1 == 0
+    assert macro_f1(predicted, gold) == pytest.approx((4 / 7 + 0.5 + 0) / 3)
+    assert accuracy(predicted, gold) == 0.5
+
+
+def test_a_span_counts_only_when_start_end_and_label_match() -> None:
+    gold = [{(0, 5, "PER"), (10, 15, "LOC")}, {(0, 3, "ORG")}, set()]
+    predicted = [{(0, 5, "PER"), (10, 14, "LOC")}, {(0, 3, "LOC")}, {(1, 2, "PER")}]
+    found = span_scores(predicted, gold)
+    assert (found.precision, found.recall) == (1 / 4, 1 / 3)
+    assert found.f1 == pytest.approx(2 / 7)
+
+
+def test_nothing_to_find_and_nothing_found_scores_zero_not_an_error() -> None:
+    assert scores(0, 0, 0).f1 == 0
+    assert accuracy([], []) == 0
+    assert macro_f1([], []) == 0
+
+
+def test_perplexity_is_exp_of_the_loss() -> None:
+    assert perplexity(math.log(7)) == pytest.approx(7)
+    assert perplexity(10_000) == math.inf
+
+
+def test_bleu_is_sacrebleus_with_a_signature() -> None:
+    hypotheses, references = (
+        ["the cat sat on a mat", "hello there"],
+        ["the cat sat on the mat", "hello"],
+    )
+    found = bleu(hypotheses, references, "en")
+    assert found.score == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score)
+    assert "tok:13a" in found.signature
+
+
+def test_chinese_bleu_cuts_by_character() -> None:
+    found = bleu(["今天天气很好。"], ["今天天气很好。"], "zh")
+    assert found.score == pytest.approx(100) and "tok:zh" in found.signature

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llmos.training import checkpoint
+from llmos.training.checkpoint import Progress
+from llmos.training.optimizers import adamw, learning_rate
+from llmos.training.recipe import OptimizerSection
+
+SECTION = OptimizerSection(learning_rate=0.1, min_learning_rate=0.01, warmup_steps=3)
+
+
+class Tied(nn.Module):
+    """An embedding tied to a head, with dropout between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.dropout(self.norm(self.embedding(ids)), 0.5)
+        return self.head(hidden)
+
+
+def step(model: Tied, optimizer: torch.optim.Optimizer) -> float:
+    loss = model(torch.arange(7)).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def test_going_on_from_a_checkpoint_is_going_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer = adamw(model, SECTION)
+    step(model, optimizer)
+    progress = Progress(step=1, curve=[{"step": 1.0, "loss": 0.1 + 0.2}], best_loss=0.5)
+    checkpoint.save(tmp_path, model, optimizer, progress)
+    expected = [step(model, optimizer), float(np.random.random()), random.random()]
+
+    torch.manual_seed(99)
+    other = Tied()
+    other_optimizer = adamw(other, SECTION)
+    restored = checkpoint.load_latest(tmp_path, other, other_optimizer, pytest.fail)
+    assert restored == progress
+    assert [step(other, other_optimizer), float(np.random.random()), random.random()] == expected
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name])
+    assert other.head.weight is other.embedding.weight
+
+
+def test_two_checkpoints_are_kept_and_no_partial_ones(tmp_path: Path) -> None:
+    model = Tied()
+    (tmp_path / ".step-00000002.partial").mkdir()
+    for number in (1, 2, 3):
+        checkpoint.save(tmp_path, model, adamw(model, SECTION), Progress(step=number))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    kinds = {path.suffix for path in tmp_path.glob("*/*")}
+    assert kinds == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "digests.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, name: str
+) -> None:
+    model = Tied()
+    for number in (1, 2):
+        checkpoint.save(tmp_path, model, adamw(model, SECTION), Progress(step=number))
+    damaged = tmp_path / "step-00000002" / name
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
+    log: list[str] = []
+    restored = checkpoint.load_latest(tmp_path, model, adamw(model, SECTION), log.append)
+    assert restored is not None and restored.step == 1
+    assert log == ["checkpoint step-00000002 is damaged: going back to the one before"]
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    model = Tied()
+    assert checkpoint.load_latest(tmp_path, model, adamw(model, SECTION), pytest.fail) is None
+
+
+def test_only_matrices_decay() -> None:
+    groups = adamw(Tied(), SECTION).param_groups
+    assert [[p.dim() for p in group["params"]] for group in groups] == [[2], [1, 1]]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+
+
+def test_the_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
+    rates = [learning_rate(number, 13, SECTION) for number in range(14)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[8] == pytest.approx((0.1 + 0.01) / 2)
+    assert rates[13] == pytest.approx(0.01)
+    assert all(a > b for a, b in pairwise(rates[3:]))
