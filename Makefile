@@ -13,6 +13,7 @@ WANTED := $(shell cat pyproject.toml constraints.txt | cksum | tr -c '0-9\n' '-'
 RUNTIME := $(VENV)/.installed-$(WANTED)
 DEV := $(VENV)/.installed-dev-$(WANTED)
 
+TEXT ?= src/llmos/starter/text/tales.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -56,8 +57,9 @@ starter: $(RUNTIME) ## Train the starter models anew and put them into the packa
 		&& rm -rf src/llmos/starter/models/starter-$$task \
 		&& $(BIN)/llmos export starter-$$task src/llmos/starter/models/starter-$$task || exit 1; done
 
-bench: $(DEV) ## Measure start-up and training speed; results land in bench/results
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(DEV) ## Measure start-up and training speed (TEXT=FILE trains on another text)
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/train.py $(TEXT)
 
 wheel: $(DEV) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
@@ -96,5 +98,7 @@ $(BIN)/python:
 		echo "llmos needs Python 3.11 or newer, and $(PYTHON) is" \
 			"$$($(PYTHON) --version 2>&1 || echo missing): try make up PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		[ "$$(id -u)" = 0 ] && apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); } \
+		|| { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu," \
 			"sudo apt-get install python3-venv" >&2; exit 1; }

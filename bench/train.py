@@ -65,9 +65,8 @@ def main() -> None:
     for key in ("bare_s", "llmos_s", "ratio", "cpu_ratio", "bare_loss", "llmos_loss"):
         low, high = report["spread"][key]
         print(f"{key:<12}{report[key]:>9.3f}   ({low:.3f} to {high:.3f})")
-    if options.steps == 2000 and (
-        report["llmos_loss"] > LARGEST_LOSS or report["ratio"] > LARGEST_RATIO
-    ):
+    is_yardstick = options.steps == 2000 and options.text.name == "tinyshakespeare.txt"
+    if is_yardstick and (report["llmos_loss"] > LARGEST_LOSS or report["ratio"] > LARGEST_RATIO):
         sys.exit(f"missed: loss at most {LARGEST_LOSS}, ratio at most {LARGEST_RATIO}")
 
 

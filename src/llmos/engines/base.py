@@ -1,4 +1,4 @@
-"""What the host asks of an engine, and what the server may ask about one. Imports no torch.
+"""What the host asks of an engine, and what the server may ask about one. Loads no torch.
 
 An engine instance holds one loaded model. It deals in token ids and scores; text is for tasks.
 """
@@ -19,6 +19,7 @@ MAX_KV_CACHE_BYTES = 2**30
 CONTEXTS_IN_CACHE = 16
 DEFAULT_CONTEXT_TOKENS = 2048
 MAX_LOGPROBS = 128
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class DeviceLostError(EngineError):
@@ -167,3 +168,17 @@ def _check_sampling(work: GenerateWork) -> None:
             raise InvalidRequestError(
                 f"`{name}` is {value}, but must be between {least} and {most}.", param=name
             )
+
+
+def find_device(wanted: str) -> str:
+    """Return ``wanted``, or for "auto" the first CUDA device, else the CPU.
+
+    For the processes that compute: torch is asked, and so loaded, only where an NVIDIA driver is.
+    """
+    if wanted != "auto":
+        return wanted
+    if not NVIDIA_DRIVER.exists():
+        return "cpu"
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

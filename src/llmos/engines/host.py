@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import cast
 
 from llmos.engines import builtin
-from llmos.engines.base import DeviceLostError, Engine
+from llmos.engines.base import DeviceLostError, Engine, find_device
 from llmos.errors import EngineError, InvalidModelError, LlmosError
 from llmos.kernel.protocol import (
     Cancel,
@@ -44,8 +44,6 @@ from llmos.kernel.protocol import (
 )
 from llmos.plugins.manager import load_plugins
 from llmos.types import TokensOut
-
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,20 +236,6 @@ def read_messages(channel: SyncChannel, inbox: Inbox, on_close: Callable[[], Non
     finally:
         inbox.put(None)
         on_close()
-
-
-def find_device(wanted: str) -> str:
-    """Return ``wanted``, or for "auto" the first CUDA device, else the CPU.
-
-    torch is asked, and so imported at start, only where an NVIDIA driver is loaded.
-    """
-    if wanted != "auto":
-        return wanted
-    if not NVIDIA_DRIVER.exists():
-        return "cpu"
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def main(argv: list[str]) -> None:

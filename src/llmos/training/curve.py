@@ -6,9 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 TRAIN, VALIDATION, GRID, TEXT = "#8fb3d9", "#c8553d", "#e6e6e6", "#333333"
 
 
@@ -21,6 +18,9 @@ def write(directory: Path, name: str, points: list[dict[str, float]], final_loss
 
 def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
     """Draw training and validation loss over steps, the training loss also smoothed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to load
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

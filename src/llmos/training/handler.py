@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from llmos.engines.base import find_device
 from llmos.library.manifest import build_manifest
+from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, curve, networks, publish
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
@@ -36,7 +39,14 @@ def run(context: JobContext) -> JobResult:
         DivergedError: the loss is no longer a number.
         PublishingError: the saved model differs from the trained one.
         CancelledError: the job was cancelled.
+        DiskFullError: there is no room for a checkpoint or the model.
     """
+    os.environ.setdefault("MPLCONFIGDIR", str(context.home / "cache" / "matplotlib"))
+    with disk_errors():
+        return _run(context)
+
+
+def _run(context: JobContext) -> JobResult:
     base = open_base(context)
     recipe = parse(context.params["recipe"])
     recipe = base.with_template(recipe) if base else recipe
@@ -87,7 +97,7 @@ def _model(recipe: Recipe, prepared: Prepared, base: BaseModel | None) -> PreTra
     else:
         specials = specials_for(recipe)
         model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
-    return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.to(torch.device(find_device(os.environ.get("LLMOS_DEVICE", "cpu"))))
 
 
 def _publish(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmos.engines import base
+from llmos.engines.base import find_device
 from llmos.engines.builtin import llmos_engines
 from llmos.errors import ContextLengthError, InvalidRequestError
 from llmos.types import GenerateWork, SamplingParams
@@ -89,3 +91,22 @@ def test_every_built_in_engine_is_where_the_hook_says() -> None:
         engine = getattr(importlib.import_module(module), name)()
         for method in ("load", "submit", "cancel", "step", "unload", "estimate", "has_work"):
             assert hasattr(engine, method)
+
+
+def test_auto_is_the_cpu_where_no_nvidia_driver_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "NVIDIA_DRIVER", tmp_path / "version")
+    assert find_device("auto") == "cpu"
+    assert find_device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
+def test_auto_is_the_first_cuda_device_where_torch_can_use_it(
+    available: bool, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(base, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    assert find_device("auto") == device

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmos.engines import host
 from llmos.engines.base import DeviceLostError, Engine
 from llmos.engines.echo import EchoEngine
-from llmos.engines.host import Host, Inbox, LoadEnded, Loader, find_device
+from llmos.engines.host import Host, Inbox, LoadEnded, Loader
 from llmos.errors import EngineError, InvalidModelError
 from llmos.kernel.protocol import (
     Cancel,
@@ -264,22 +263,3 @@ def test_a_load_that_fails_says_why(message: Load, code: str, text: str) -> None
     assert text in failed.report.message
     assert isinstance(good, LoadEnded)
     assert isinstance(good.report, Loaded)
-
-
-def test_auto_is_the_cpu_where_no_nvidia_driver_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host, "NVIDIA_DRIVER", tmp_path / "version")
-    assert find_device("auto") == "cpu"
-    assert find_device("cuda:1") == "cuda:1"
-
-
-@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
-def test_auto_is_the_first_cuda_device_where_torch_can_use_it(
-    available: bool, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = tmp_path / "version"
-    driver.touch()
-    monkeypatch.setattr(host, "NVIDIA_DRIVER", driver)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
-    assert find_device("auto") == device
