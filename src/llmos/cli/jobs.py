@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,14 +23,18 @@ def register(root: typer.Typer) -> None:
 @app.callback(invoke_without_command=True)
 def list_jobs(
     context: typer.Context,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=1000, help="The newest N jobs.")
+    ] = 100,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """List jobs, the newest first; show one, follow its log, cancel it.
+    """List the newest jobs, the newest first; show one, follow its log, cancel it.
 
     Examples:
       llmos jobs
+      llmos jobs --limit 5
       llmos jobs show 3
       llmos jobs logs 3 -f
       llmos jobs cancel 3
@@ -39,7 +43,7 @@ def list_jobs(
         context.obj = (server, home)
         return
     with open_client(server, home) as client:
-        rows = client.jobs()
+        rows = client.jobs(limit=limit)
     if as_json:
         print_json(rows)
         return

@@ -54,15 +54,11 @@ def _cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value)
 
 
-def size(count: float | None) -> str:
+def size(num_bytes: int | None) -> str:
     """Return a number of bytes as text: ``size(2_500_000) == "2.5 MB"``."""
-    if count is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.{0 if unit == 'B' or count >= 100 else 1}f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    from llmos.kernel.ledger import format_bytes
+
+    return "-" if num_bytes is None else format_bytes(num_bytes)
 
 
 def count(number: float | None) -> str:

@@ -11,6 +11,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import note, print_json
+from llmos.errors import RecipeError
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
@@ -44,12 +45,12 @@ def train(
       llmos train recipes/char-gpt.yaml --set steps=200 --set seed=7 --name quick
       llmos train recipes/starter-chat.yaml --detach
     """
-    from llmos.training.recipe import load, override
+    from llmos.cli.progress import transfer
 
-    wanted = override(load(find_recipe(recipe)), list(changes or ()))
+    wanted = checked_recipe(find_recipe(recipe), list(changes or ()))
     with open_client(server, home) as client:
-        _upload_data(client, wanted)
-        job = client.train(wanted, str(wanted.get("name", "")) if name is None else name)
+        with transfer("uploading") as on_progress:
+            job = client.train(wanted, name or wanted["name"], on_progress=on_progress)
         if not detach:
             job = _watch(client, job["id"])
     _report(job, as_json)
@@ -66,14 +67,19 @@ def find_recipe(path: Path) -> Path:
     return shipped if shipped.exists() else path
 
 
-def _upload_data(client: Client, recipe: dict[str, Any]) -> None:
-    """Send the recipe's local files ahead, with a bar; the submission then finds them there."""
-    from llmos.cli.progress import transfer
-    from llmos.sdk.transfer import local_data_paths
+def checked_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
+    """Return a recipe with its changes as plain JSON, known to be good before anything is sent.
 
-    with transfer("uploading") as on_progress:
-        for path in local_data_paths(recipe):
-            client.upload(path, on_progress)
+    Raises:
+        RecipeError: there is no such recipe, or something in it is wrong.
+    """
+    from llmos.training.recipe import load, override, parse
+
+    try:
+        recipe = parse(override(load(path), changes))
+    except (TypeError, ValueError) as error:  # YAML that JSON has no form for: dates as keys, loops
+        raise RecipeError(f"{path} is not a plain mapping of names to values: {error}") from None
+    return recipe.model_dump(mode="json", exclude_defaults=True)
 
 
 def _watch(client: Client, number: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The library: committing, finding, naming and removing versions of artifacts.
 
 A version never changes; an alias moves; a removed version leaves a tombstone, so its number is
-never given out again. Blobs are the blob store's, sweeping them is ``sweep``'s. Methods block on
-the database: call them off the event loop.
+never given out again. A name belongs to the owner of its oldest version that is not removed: no
+other user adds to it. Blobs are the blob store's, sweeping them is ``sweep``'s.
+Methods block on the database: call them off the event loop.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from llmos.library.manifest import parse_manifest, version_digest
 from llmos.library.refs import ModelRef, is_name, parse_name
 from llmos.library.sweep import SweepReport, sweep
 from llmos.library.versions import LATEST, Version, read_versions
-from llmos.security import audit
-from llmos.security.actors import SYSTEM, Actor
+from llmos.security import audit, policy
+from llmos.security.actors import OPERATORS, SYSTEM, Actor
 from llmos.storage.blobs import BlobStore
 from llmos.storage.database import Database
 from llmos.storage.schema import aliases, lineage, task_defaults, version_files, versions
@@ -75,8 +76,10 @@ class Library:
         Raises:
             InvalidNameError: the name is not one.
             InvalidModelError: it has no files, a bad file name or a bad manifest.
+            ConflictError: the name is another owner's.
         """
         ref = parse_name(new.name)
+        _check_owner(conn, new.kind, ref, owner)
         if not new.files:
             raise InvalidModelError(f"{new.name} has no files")
         for filename in new.files:
@@ -115,6 +118,16 @@ class Library:
             lambda conn: self.commit(conn, new, owner, job_id, now, actor.id)
         )
 
+    def check_name(self, name: str, owner: str, kind: str = "model") -> None:
+        """Pass silently when ``owner`` may add a version of ``name``: before long work on one.
+
+        Raises:
+            InvalidNameError: the name is not one.
+            ConflictError: it is another owner's, or a task answers to it with another's model.
+        """
+        ref = parse_name(name)
+        self._db.read_sync(lambda conn: _check_owner(conn, kind, ref, owner))
+
     def remove(self, ref: str | ModelRef, actor: Actor, kind: str = "model") -> Version:
         """Remove one version (``@latest`` of a bare name), leaving its tombstone.
 
@@ -123,12 +136,17 @@ class Library:
 
         Raises:
             ModelNotFoundError: there is no such version, or it is removed already.
-            ConflictError: a task answers with this model and it is the last version.
+            PermissionDeniedError: it is another owner's.
+            ConflictError: a task answers with this model and it is the last version, or another
+                owner's alias means it.
         """
         wanted, now = _as_ref(ref), self._clock()
 
         def change(conn: sa.Connection) -> Version:
             version = finding.find(conn, wanted, kind)
+            policy.check(actor, "models.write", version.ref, owner=version.owner)
+            for alias in version.aliases:
+                _check_alias(conn, version, alias, actor)
             named = _named(versions, kind, wanted)
             live = read_versions(conn, *named, versions.c.removed_at.is_(None))
             _check_not_default(conn, version, last=len(live) == 1)
@@ -153,6 +171,8 @@ class Library:
         Raises:
             InvalidNameError: the alias is not a name, or is ``latest``, which moves by itself.
             ModelNotFoundError: there is no such version.
+            PermissionDeniedError: the version is another owner's.
+            ConflictError: the alias exists and is another owner's.
         """
         if not is_name(alias) or alias == LATEST:
             raise InvalidNameError(
@@ -164,6 +184,8 @@ class Library:
 
         def change(conn: sa.Connection) -> Version:
             version = finding.find(conn, wanted, kind)
+            policy.check(actor, "models.write", version.ref, owner=version.owner)
+            _check_alias(conn, version, alias, actor)
             _point(conn, kind, wanted, alias, version.number, actor.owner, now)
             audit.record(conn, actor.id, f"{kind}s.alias", version.ref, {"alias": alias}, now)
             return read_versions(conn, versions.c.id == version.id)[0]
@@ -259,6 +281,42 @@ def _named(table: sa.Table, kind: str, ref: ModelRef) -> tuple[sa.ColumnElement[
     return (table.c.kind == kind, table.c.namespace == ref.namespace, table.c.name == ref.name)
 
 
+def _check_owner(conn: sa.Connection, kind: str, ref: ModelRef, owner: str) -> None:
+    """Refuse what would put a user's model where another owner's answers now."""
+    if owner in OPERATORS:
+        return
+    live = (*_named(versions, kind, ref), versions.c.removed_at.is_(None))
+    oldest = sa.select(versions.c.owner).where(*live).order_by(versions.c.number).limit(1)
+    holder = conn.execute(oldest).scalar()
+    if holder not in (None, owner):
+        raise ConflictError(
+            f"the name {ref.full_name!r} belongs to {holder}: choose another name", param="name"
+        )
+    if holder is not None or kind != "model" or ref.namespace:
+        return
+    answered = sa.select(task_defaults.c.owner).where(task_defaults.c.task == ref.name)
+    if conn.execute(answered).scalar() not in (None, owner):
+        raise ConflictError(
+            f"{ref.full_name!r} is a task that another owner's model answers: choose another name",
+            param="name",
+        )
+
+
+def _check_alias(conn: sa.Connection, version: Version, alias: str, actor: Actor) -> None:
+    """Refuse to move or drop another owner's alias; ``@latest`` moves by itself."""
+    if alias == LATEST or actor.role == "admin":
+        return
+    ref = ModelRef(version.namespace, version.name)
+    named = (*_named(aliases, version.kind, ref), aliases.c.alias == alias)
+    holder = conn.execute(sa.select(aliases.c.owner).where(*named)).scalar()
+    if holder not in (None, actor.owner):
+        raise ConflictError(
+            f"@{alias} of {version.full_name} belongs to {holder}: "
+            "ask them or an admin to move it first",
+            param="alias",
+        )
+
+
 def _insert_parts(conn: sa.Connection, version_id: int, new: NewVersion, owner: str) -> None:
     files = [
         {
@@ -306,5 +364,6 @@ def _check_not_default(conn: sa.Connection, version: Version, *, last: bool) -> 
         pinned = default.version == version.number or default.alias in version.aliases
         if last or pinned:
             raise ConflictError(
-                f"{version.ref} answers the task {row.task!r}: give that task another model first"
+                f"{version.ref} answers the task {row.task!r}: give that task another model first, "
+                f"with `llmos default {row.task} MODEL`"
             )

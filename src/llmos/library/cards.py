@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
+from llmos.kernel.ledger import format_bytes
+from llmos.library import catalog
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.versions import Version
 
-_UNITS = ("kB", "MB", "GB", "TB")
 _USES = {
     "chat": 'llmos run {ref} "Hello"',
     "generate": 'llmos run {ref} "Once upon a time"',
@@ -18,40 +21,27 @@ _USES = {
     "classify": 'llmos.load_model("{ref}").classify("…")',
     "entities": 'llmos.load_model("{ref}").entities("…")',
 }
+_OVERALL = "validation"
+"""The split that metrics outside any split were measured on."""
 
 
 def render(version: Version) -> str:
-    """Return the card of a model version."""
+    """Return the card of a model version: the same text for the same version."""
     manifest = parse_manifest(version.manifest)
-    sections = [f"# {version.ref}\n"]
-    if manifest.description:
-        sections.append(_plain(manifest.description) + "\n")
-    sections.append(_table(_facts(version, manifest)))
-    if manifest.task in _USES:
-        sections.append(
-            f"## Use\n\n```\n{_USES[manifest.task].format(ref=version.full_name)}\n```\n"
-        )
-    if manifest.metrics:
-        rows = [(name, _number(value)) for name, value in sorted(_flat(manifest.metrics))]
-        sections.append("## Metrics\n\n" + _table(rows, ("metric", "value")))
-    sections.append("## Lineage\n\n" + _table(_lineage(version, manifest)))
-    if manifest.limits:
-        sections.append(f"## What it cannot do\n\n{_plain(manifest.limits)}\n")
-    if manifest.recommended:
-        names = "\n".join(f"- `llmos pull {_plain(name)}`" for name in manifest.recommended)
-        sections.append(f"## For real work\n\n{names}\n")
-    files = [(name, format_bytes(file.size)) for name, file in version.files.items()]
-    sections.append("## Files\n\n" + _table(files, ("file", "size")))
-    return "\n".join(sections)
-
-
-def format_bytes(count: int) -> str:
-    """Return a size for people: ``25 MB`` (decimal units)."""
-    if count < 1000:
-        return f"{count} B"
-    power = min(int(math.log10(count)) // 3, len(_UNITS))
-    size = count / 1000**power
-    return f"{size:.{0 if size >= 10 else 1}f} {_UNITS[power - 1]}"
+    use = _USES.get(manifest.task, "").format(ref=version.full_name)
+    sections = [
+        ("", _plain(manifest.description)),
+        ("", _table(("", ""), _facts(version, manifest))),
+        ("Use", _fenced(use)),
+        ("Metrics", _metrics(manifest.metrics)),
+        ("What it cannot do", _plain(manifest.limits)),
+        ("For real work", "\n".join(map(_recommendation, manifest.recommended))),
+        ("Lineage", _table(("", ""), _lineage(version, manifest))),
+        ("Recipe", _recipe(manifest.recipe or {})),
+        ("Files", _table(("file", "size"), _files(version))),
+    ]
+    written = [f"## {title}\n\n{text}" if title else text for title, text in sections if text]
+    return "\n\n".join([f"# {version.ref}", *written]) + "\n"
 
 
 def format_count(count: int) -> str:
@@ -66,11 +56,11 @@ def _facts(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
     facts = [
         ("task", manifest.task),
         ("architecture", f"{manifest.architecture} ({manifest.model_type})"),
-        ("parameters", format_count(manifest.parameters)),
+        ("parameters", format_count(manifest.parameters) if manifest.parameters else ""),
         ("size", format_bytes(version.size_bytes)),
         ("dtype", manifest.dtype),
-        ("context", f"{manifest.context_tokens} tokens"),
-        ("vocabulary", str(manifest.vocab_size)),
+        ("context", _tokens(manifest.context_tokens)),
+        ("vocabulary", _tokens(manifest.vocab_size)),
         ("languages", ", ".join(manifest.languages)),
         ("labels", ", ".join(manifest.labels or [])),
         ("licence", manifest.license),
@@ -79,38 +69,153 @@ def _facts(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _lineage(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
-    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(version.created_at))
-    rows = [("made", made), ("owner", version.owner), ("digest", version.digest)]
-    if version.job_id is not None:
-        rows.append(("job", str(version.job_id)))
-    rows += [(f"source {key}", str(value)) for key, value in sorted(_flat(manifest.source))]
-    rows += [("from", source) for source in version.inputs]
-    rows += [(f"recipe {key}", str(value)) for key, value in sorted(_flat(manifest.recipe or {}))]
-    return rows
+def _tokens(count: int) -> str:
+    return f"{count} tokens" if count else ""
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``("a.b", value)`` for every leaf of nested objects."""
+def _files(version: Version) -> list[tuple[str, str]]:
+    return [(name, format_bytes(file.size)) for name, file in version.files.items()]
+
+
+def _recommendation(name: str) -> str:
+    entry = catalog.find(name)
+    line = f"- `llmos pull {_plain(name)}`"
+    if entry is None:
+        return line
+    size = f"{format_count(entry.parameters)} parameters, {format_bytes(entry.download_bytes)}"
+    return f"{line}: {entry.summary} ({size})"
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    """Return one table, a row per split, then what is words rather than numbers, said once."""
+    rows, words = _by_split(metrics)
+    columns = list(dict.fromkeys(column for values in rows.values() for column in values))
+    columns.sort(key=lambda column: column == "rows")  # how many there were: last
+    table = _table(
+        ("split", *columns),
+        [
+            (split, *(values.get(column, "") for column in columns))
+            for split, values in rows.items()
+        ],
+    )
+    said = [f"- {_plain(name)}: `{_plain(text)}`" for name, text in words]
+    return "\n\n".join(part for part in (table, "\n".join(said)) if part)
+
+
+def _by_split(
+    metrics: Mapping[str, Any],
+) -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
+    """Return each split's numbers as text, and the metrics that are texts, such as signatures."""
+    outside = {
+        name.removeprefix(f"{_OVERALL}_"): value
+        for name, value in metrics.items()
+        if not isinstance(value, dict)
+    }
+    splits = {_OVERALL: outside} if outside else {}
+    for split, values in metrics.items():
+        if isinstance(values, dict):
+            splits[split] = splits.get(split, {}) | values
+    rows: dict[str, dict[str, str]] = {}
+    words: list[tuple[str, str]] = []
+    for split, values in splits.items():
+        for name, value in _leaves(values):
+            if isinstance(value, str):
+                words.append((name, value))
+            else:
+                rows.setdefault(split, {})[name] = _number(value)
+    return rows, list(dict.fromkeys(words))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``("f1 by class: positive", value)`` for every leaf of nested metrics."""
     for key, value in values.items():
+        name = prefix + key.replace("_", " ")
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{name}: ")
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
 
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(rows: list[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
-    return "\n".join(lines) + "\n"
+# -- lineage and recipe ----------------------------------------------------------------------------
+
+
+def _lineage(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what the version was made of, how, when and by whom, as far as it is known."""
+    source = dict(manifest.source)
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(version.created_at))
+    known: dict[str, Any] = {name: source.pop(name, None) for name in ("kind", "data", "base")}
+    inputs = [text for text in version.inputs if text not in known.values()]
+    known["inputs"] = ", ".join(inputs)
+    known |= {name: source.pop(name, None) for name in ("steps", "seed", "seconds")}
+    known |= {name.replace("_", " "): value for name, value in source.items()}
+    known |= {"job": version.job_id, "made": made, "owner": version.owner}
+    known["digest"] = version.digest
+    rows = ((name, _value(value)) for name, value in known.items())
+    return [(name, text) for name, text in rows if text]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return str(value)
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """Return the recipe as a YAML block; its card section is this card."""
+    kept = {key: value for key, value in recipe.items() if key != "card"}
+    if not kept:
+        return ""
+    text = yaml.dump(kept, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=90)
+    return _fenced(text.rstrip("\n"), "yaml")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes short lists of scalars on one line and long texts line by line, as people do."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    def represent_items(self, items: list[Any]) -> yaml.SequenceNode:
+        flow = not any(isinstance(item, dict) for item in items)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(list, _Dumper.represent_items)
+
+
+# -- Markdown --------------------------------------------------------------------------------------
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
 
 
 def _cell(text: str) -> str:
     return _plain(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """Return a code block whose fence is longer than any in ``text``, which cannot end it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}" if text else ""
 
 
 def _plain(text: str) -> str:

@@ -130,9 +130,3 @@ def find(name: str) -> CatalogEntry | None:
     return next(
         (entry for entry in CATALOG if folded in {entry.name.lower(), entry.repo.lower()}), None
     )
-
-
-def for_task(task: str) -> list[CatalogEntry]:
-    """Return the entries for one task, the smallest first."""
-    found = [entry for entry in CATALOG if entry.task == task]
-    return sorted(found, key=lambda entry: entry.parameters)

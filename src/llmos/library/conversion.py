@@ -37,8 +37,9 @@ def tokenizer_json(directory: Path) -> bytes:
     if (directory / marian.SOURCE_FILE).exists():
         return marian.tokenizer_json(directory)
     if not any((directory / name).exists() for name in _VOCABULARIES):
+        known = ", ".join(sorted(_VOCABULARIES))
         raise InvalidModelError(
-            f"there is no tokenizer.json, and none can be made: add it (or {', '.join(sorted(_VOCABULARIES))})",
+            f"there is no tokenizer.json, and none can be made: add it (or {known})",
             param="files",
         )
     # By name: the import contract keeps transformers out of everything the server may load.

@@ -36,8 +36,8 @@ from llmos.errors import (
     UnreachableError,
     UnsafeFileError,
 )
+from llmos.kernel.ledger import format_bytes
 from llmos.library import catalog
-from llmos.library.cards import format_bytes
 from llmos.library.download import Transfer, fetch
 from llmos.library.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, select
 from llmos.library.importers import make_version

@@ -107,6 +107,7 @@ IMPORT = JobKind(
     handler="llmos.library.importers:run",
     schema=check_import,
     estimate=_import_bytes,
+    light=True,
 )
 PULL = JobKind(
     name="pull",
@@ -114,6 +115,7 @@ PULL = JobKind(
     schema=check_pull,
     estimate=_pull_bytes,
     max_attempts=5,
+    light=True,
 )
 
 

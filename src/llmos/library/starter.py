@@ -12,7 +12,7 @@ from llmos.library.artifacts import Library
 from llmos.library.files import MANIFEST_FILE
 from llmos.library.manifest import version_digest
 from llmos.library.versions import Version
-from llmos.security.actors import SYSTEM
+from llmos.security.actors import OPERATORS, SYSTEM
 from llmos.storage.blobs import BlobStore
 from llmos.types import FileRef, NewVersion
 
@@ -48,7 +48,7 @@ def _install_all(library: Library, blobs: BlobStore, directory: Path) -> list[Ve
     found = sorted(path.parent for path in directory.glob(f"*/{MANIFEST_FILE}"))
     added = [version for path in found if (version := _install(library, blobs, path)) is not None]
     taken = library.task_defaults()
-    present = {version.full_name for version in library.list()}
+    present = {version.full_name for version in library.list() if version.owner in OPERATORS}
     for name, task in TASKS.items():
         if task not in taken and name in present:
             library.set_task_default(task, name, SYSTEM)

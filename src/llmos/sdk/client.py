@@ -83,6 +83,16 @@ class Client:
         """Point ``alias`` of the model's name at this version."""
         return self.transport.json("POST", f"{_model_path(ref)}/aliases", json={"alias": alias})
 
+    def task_defaults(self) -> dict[str, str]:
+        """The model that each task name answers with."""
+        rows = self.transport.list("GET", "/api/v1/tasks")
+        return {row["task"]: row["model"] for row in rows}
+
+    def set_task_default(self, task: str, model: str) -> Json:
+        """Let a task name answer with ``model``; returns ``{"task", "model"}``. For admins."""
+        body = {"task": task, "model": model}
+        return self.transport.json("PUT", "/api/v1/tasks", json=body)
+
     def import_model(
         self, directory: Path | str, name: str, on_progress: OnProgress | None = None
     ) -> Json:
@@ -133,15 +143,23 @@ class Client:
         }
         return self.transport.json("POST", "/api/v1/jobs", json=body)
 
-    def train(self, recipe: Json, name: str) -> Json:
-        """Upload the recipe's local data files and queue the training; returns the job."""
-        data = {path: self.upload(path)["digest"] for path in transfer.local_data_paths(recipe)}
+    def train(self, recipe: Json, name: str, on_progress: OnProgress | None = None) -> Json:
+        """Upload the recipe's data where it is a local file, queue the training; returns the job.
+
+        Raises:
+            InvalidRequestError: the recipe holds what JSON cannot; nothing is uploaded then.
+            DataError: there is no such data file.
+        """
+        transfer.check_json(recipe, "recipe")
+        path = transfer.local_data_path(recipe)
+        data = {} if path is None else {path: self.upload(path, on_progress)["digest"]}
         params = {"recipe": recipe, "name": name, "data": data}
         return self.submit_job("train", params, name, priority="background")
 
-    def jobs(self) -> list[Json]:
-        """Every job, the newest first."""
-        return self.transport.list("GET", "/api/v1/jobs")
+    def jobs(self, limit: int = 100, before: int | None = None) -> list[Json]:
+        """The newest jobs, the newest first: at most ``limit`` (1 to 1000) below id ``before``."""
+        params = {"limit": limit, "before": before}
+        return self.transport.list("GET", "/api/v1/jobs", params=_given(params))
 
     def job(self, job_id: int) -> Json:
         """One job. Raises JobNotFoundError."""

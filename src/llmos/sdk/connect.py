@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def find_server(settings: Settings) -> Endpoint | None:
     from llmos.sdk.client import Client
 
     endpoint = recorded_endpoint(settings)
-    if endpoint is None or (endpoint.socket and not Path(endpoint.socket).exists()):
+    if endpoint is None or (endpoint.socket and not _is_listening(endpoint.socket)):
         return None
     try:
         with Client(endpoint, timeout_s=5.0) as client:
@@ -52,6 +53,16 @@ def find_server(settings: Settings) -> Endpoint | None:
     except LlmosError:
         return None
     return endpoint
+
+
+def _is_listening(path: str) -> bool:
+    """Whether some process listens on the Unix socket: one that was killed leaves the file."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def wait_for_server(settings: Settings, timeout_s: float) -> Endpoint:

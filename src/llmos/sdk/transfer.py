@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -12,7 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from llmos.errors import ConflictError, CorruptBlobError, DataError, InvalidModelError
+from llmos.errors import (
+    ConflictError,
+    CorruptBlobError,
+    DataError,
+    InvalidModelError,
+    InvalidRequestError,
+)
 
 if TYPE_CHECKING:
     from llmos.sdk.transport import Transport
@@ -148,14 +155,35 @@ def _download_file(
         raise CorruptBlobError(f"{name} of {ref} was damaged on its way: try again.")
 
 
-def local_data_paths(recipe: dict[str, Any]) -> list[str]:
-    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` is none."""
+def local_data_path(recipe: dict[str, Any]) -> str | None:
+    """Return the local file that a recipe's ``data`` names; ``starter:NAME`` is none."""
     data = recipe.get("data")
-    if not isinstance(data, dict):
-        return []
-    paths = [
-        value
-        for key, value in data.items()
-        if (key == "path" or key.endswith("_path")) and isinstance(value, str)
-    ]
-    return [path for path in paths if path and not path.startswith("starter:")]
+    path = data.get("path") if isinstance(data, dict) else None
+    is_local = isinstance(path, str) and path and not path.startswith("starter:")
+    return path if is_local else None
+
+
+def check_json(value: Any, field: str) -> None:
+    """Refuse what JSON has no form for, such as a date or an infinity.
+
+    Raises:
+        InvalidRequestError: naming ``field``, or the place inside it.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _not_json(field, f"the key {key!r}", "put it in quotes")
+            check_json(item, f"{field}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_json(item, f"{field}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _not_json(field, repr(value), "give a finite number")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise _not_json(field, repr(value), "a date as text is put in quotes")
+
+
+def _not_json(field: str, what: str, advice: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{field} has {what[:100]}, which JSON cannot hold: {advice}.", param=field
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -80,7 +80,7 @@ class Transport:
             UnreachableError: also when the stream ends without its end mark.
         """
         with self.stream(method, path, **options) as response:
-            for data in sse_data(response.iter_lines()):
+            for data in sse_data(lines_of(response.iter_bytes())):
                 if data == "[DONE]":
                     return
                 event = json.loads(data)
@@ -111,6 +111,20 @@ class Transport:
             )
             weakref.finalize(self, self._lazy.close)
         return self._lazy
+
+
+def lines_of(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines of a body, which end in "\\n" or "\\r\\n" and in nothing else.
+
+    JSON may hold U+2028, U+2029 and U+0085 as they are; those that split text at them cut it.
+    """
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
 
 
 def sse_data(lines: Iterator[str]) -> Iterator[str]:

@@ -10,11 +10,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from llmos.errors import InvalidRequestError
+
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
 MAX_JSON_DEPTH = 32
+MAX_INT32 = 2**31 - 1
+INT64 = range(-(2**63), 2**63)
+"""Integers that the database and the engines' messages can hold."""
+MAX_FIELD_CHARS = 100
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_INT32)]
+JobNumber = Annotated[int, Field(ge=1, lt=2**63)]
 PriorityName = Literal["interactive", "standard", "batch", "background"]
 
 
@@ -26,7 +36,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _storable(cls, values: Any) -> Any:
-        _check_storable(values, depth=0)
+        _check_storable(values, "", depth=0)
         return values
 
 
@@ -37,27 +47,36 @@ class MessageBody(Body):
     content: str
 
 
-class GenerateBody(Body):
-    """Continue ``prompt`` (text or token ids), or answer ``messages``: one of the two."""
+class SamplingBody(Body):
+    """How tokens are picked: what every request to generate may say, by SamplingParams' names."""
 
-    model: str
-    prompt: str | list[int] | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
-    stream: bool = False
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: TokenCount | None = None
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=0, le=MAX_INT32)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    seed: int | None = Field(None, ge=INT64.start, lt=INT64.stop)
+    ignore_eos: bool = False
+
+    def sampling(self) -> dict[str, Any]:
+        """Return these fields alone, as SamplingParams names them."""
+        return self.model_dump(include=set(SamplingBody.model_fields))
+
+
+class GenerateBody(SamplingBody):
+    """Continue ``prompt`` (text or token ids), or answer ``messages``: one of the two."""
+
+    model: str
+    prompt: str | list[TokenId] | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    stream: bool = False
+    stop: Stops | None = None
     n: int = Field(1, ge=1, le=128)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
-    ignore_eos: bool = False
     priority: PriorityName | None = None
 
     @model_validator(mode="after")
@@ -65,6 +84,9 @@ class GenerateBody(Body):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
         return self
+
+    def sampling(self) -> dict[str, Any]:
+        return {**super().sampling(), "logprobs": self.logprobs}
 
 
 class TranslateBody(Body):
@@ -77,7 +99,7 @@ class TranslateBody(Body):
     num_beams: int | None = Field(None, ge=1, le=16)
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=32)
     length_penalty: float | None = Field(None, ge=-10, le=10)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: TokenCount | None = None
     priority: PriorityName | None = None
 
 
@@ -125,6 +147,13 @@ class AliasBody(Body):
     alias: str
 
 
+class TaskDefaultBody(Body):
+    """Let a task name, such as "sentiment", answer with this model."""
+
+    task: str
+    model: str
+
+
 class JobBody(Body):
     """Queue a job; it starts once every job in ``after`` has succeeded."""
 
@@ -132,7 +161,7 @@ class JobBody(Body):
     name: str
     params: dict[str, JsonValue] = {}
     priority: PriorityName | None = None
-    after: list[int] = Field([], max_length=1000)
+    after: list[JobNumber] = Field([], max_length=1000)
 
 
 class KeyBody(Body):
@@ -152,18 +181,34 @@ class GcBody(Body):
     grace_s: float | None = Field(None, ge=0)
 
 
-def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what JSON or UTF-8 cannot hold: NaN, infinities, half characters, endless nesting."""
+def _check_storable(value: Any, field: str, depth: int) -> None:
+    """Refuse what cannot be stored or sent: NaN, half characters, huge integers, endless nesting.
+
+    Raises:
+        InvalidRequestError: naming ``field``, the place of the value in the body.
+    """
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError("it has text that is not Unicode") from None
+            raise _not_storable(field, "text that is not Unicode") from None
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("it has a number that is not finite")
+        raise _not_storable(field, "a number that is not finite")
+    elif isinstance(value, int) and value not in INT64:
+        raise _not_storable(field, "an integer beyond 64 bits")
     elif isinstance(value, dict | list):
         if depth >= MAX_JSON_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} deep")
-        for item in value if isinstance(value, list) else (*value, *value.values()):
-            if not isinstance(item, int):
-                _check_storable(item, depth + 1)
+            raise _not_storable(field, f"values nested more than {MAX_JSON_DEPTH} deep")
+        if isinstance(value, dict):
+            for key in value:
+                _check_storable(key, field, depth + 1)
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if not isinstance(item, int) or item not in INT64:  # a prompt is a million good ones
+                _check_storable(item, f"{field}.{key}" if field else str(key), depth + 1)
+
+
+def _not_storable(field: str, what: str) -> InvalidRequestError:
+    if not field:
+        return InvalidRequestError(f"The body has {what}.")
+    shown = field[:MAX_FIELD_CHARS]
+    return InvalidRequestError(f"The field {shown!r} has {what}.", param=shown)

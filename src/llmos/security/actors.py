@@ -36,3 +36,6 @@ class Actor:
 
 SYSTEM = Actor(id="llmos", owner="llmos", role="admin")
 """llmos itself: first start, housekeeping, the commit of a finished job."""
+
+OPERATORS = frozenset({"admin", SYSTEM.owner})
+"""Owners who may add to anyone's name: the home's own admin key, and llmos."""

@@ -33,6 +33,9 @@ ACTIONS: dict[str, frozenset[Role]] = {
 OWNED: frozenset[str] = frozenset({"models.write", "jobs.read", "jobs.write"})
 """Actions on a row that only its owner or an admin may do."""
 
+OF_A_MODEL: frozenset[str] = frozenset({"generate", "models.read", "models.write"})
+"""Actions on a model that a key limited to other models may not do."""
+
 
 def check(actor: Actor, action: str, object: str = "", *, owner: str | None = None) -> None:
     """Pass silently when ``actor`` may do ``action``.
@@ -40,7 +43,7 @@ def check(actor: Actor, action: str, object: str = "", *, owner: str | None = No
     Args:
         actor: who asks.
         action: a key of ``ACTIONS``.
-        object: what it is done to; for ``generate`` the resolved model's full name.
+        object: what it is done to; for a model its resolved name, version and alias or not.
         owner: the owner of the row touched, where there is one.
 
     Raises:
@@ -54,8 +57,13 @@ def check(actor: Actor, action: str, object: str = "", *, owner: str | None = No
         )
     if action in OWNED and owner is not None and actor.role != "admin" and owner != actor.owner:
         raise PermissionDeniedError(_refusal(action, object, "it belongs to another owner"))
-    if action == "generate" and actor.models is not None and _model(object) not in actor.models:
+    if action in OF_A_MODEL and not has_model(actor, object):
         raise PermissionDeniedError(_refusal(action, object, "this key is limited to other models"))
+
+
+def has_model(actor: Actor, model: str) -> bool:
+    """Whether the actor's key is for this model, given by its resolved name."""
+    return actor.models is None or _model(model) in actor.models
 
 
 def check_priority(actor: Actor, priority: Priority) -> None:

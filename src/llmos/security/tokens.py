@@ -1,7 +1,8 @@
 """API keys: ``llmos_<id>_<secret>``, 256 random bits, kept as a SHA-256, shown once.
 
-A key is looked up on every request, so a revocation counts at once. Who may manage keys is
-``policy``'s to say.
+``authenticate`` looks the key up in the database. The server remembers its answer for a second
+(``server.gate.KeyCache``) and forgets it when it revokes a key, so that counts at once. Who may
+manage keys is ``policy``'s to say.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 
 from llmos.errors import AuthenticationError, InvalidRequestError, NotFoundError
 from llmos.security import audit
-from llmos.security.actors import SYSTEM, Actor, Role
+from llmos.security.actors import OPERATORS, SYSTEM, Actor, Role
 from llmos.security.policy import ACTIONS
 from llmos.storage.schema import keys
 from llmos.types import Priority
@@ -102,6 +103,12 @@ class Keys:
         """
         now = self.clock()
         self._check_new(name, role, actions, expires_at, now)
+        if role != "admin" and (owner or name) in OPERATORS:
+            raise InvalidRequestError(
+                f"a user's key cannot be {owner or name!r}, whose keys may add to every model: "
+                "choose another name",
+                param="name",
+            )
         secret = secrets.token_bytes(32)
         info = KeyInfo(
             id=secrets.token_hex(6),

@@ -13,7 +13,7 @@ from llmos.server.access import check_every_route
 from llmos.server.errors import install_handlers
 from llmos.server.gate import Gate, KeyCache
 from llmos.server.lifetime import Lifetime
-from llmos.server.routes import ask, blobs, jobs, keys, models, pages
+from llmos.server.routes import ask, blobs, jobs, keys, models, pages, tasks
 from llmos.server.routes import system as system_routes
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         openai.router(system),
         ask.router(system),
         models.router(system),
+        tasks.router(system),
         jobs.router(system, lifetime),
         blobs.router(system),
         keys.router(system, cache),

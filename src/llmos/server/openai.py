@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.asking import Answer, collect, generate_request, served_for
@@ -32,9 +33,10 @@ def router(system: System) -> APIRouter:
 
     @routes.get("/models")
     async def list_models(actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
-        """The newest version of every model."""
+        """The newest version of every model that the key is for."""
         versions = await asyncio.to_thread(system.library.list, "model")
-        newest = {version.full_name: version for version in versions}
+        shown = [one for one in versions if policy.has_model(actor, one.full_name)]
+        newest = {version.full_name: version for version in shown}
         data = [_model(version, name) for name, version in newest.items()]
         return JSONResponse({"object": "list", "data": data})
 
@@ -44,6 +46,7 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """One model, by reference or by task name."""
         version = await asyncio.to_thread(system.library.resolve, model)
+        policy.check(actor, "models.read", version.ref)
         return JSONResponse(_model(version, model))
 
     @routes.post("/chat/completions")

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmos.sdk.wire import MAX_STOPS, Body, PriorityName, Stop
+from llmos.sdk.wire import Body, PriorityName, SamplingBody, Stops, TokenCount, TokenId
 from llmos.types import Message
 
 MAX_PROMPTS = 64
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -39,20 +39,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 """Fields llmos does not serve, with the values (besides null) that ask for nothing."""
-
-
-_SAMPLING_FIELDS = {
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "ignore_eos",
-}
 
 
 class TextPart(Body):
@@ -91,22 +77,13 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-class _Sampling(Body):
+class _Asking(SamplingBody):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stops | None = None
     n: int | None = Field(None, ge=1, le=128)
-    ignore_eos: bool = False
     priority: PriorityName | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -123,7 +100,7 @@ class _Sampling(Body):
         return {name: value for name, value in values.items() if name not in UNSUPPORTED}
 
     @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> _Sampling:
+    def _stream_options_need_stream(self) -> _Asking:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
         return self
@@ -132,16 +109,12 @@ class _Sampling(Body):
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> dict[str, Any]:
-        """Return the given sampling fields, as SamplingParams names them."""
-        return self.model_dump(include=_SAMPLING_FIELDS)
 
-
-class ChatBody(_Sampling):
+class ChatBody(_Asking):
     """``POST /v1/chat/completions``"""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -158,7 +131,7 @@ class ChatBody(_Sampling):
         return values
 
 
-class CompletionBody(_Sampling):
+class CompletionBody(_Asking):
     """``POST /v1/completions``"""
 
     prompt: (

@@ -41,7 +41,7 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise InvalidRequestError(f"unknown parameter {unknown[0]} of a train job")
     recipe = parse(params.get("recipe"))
-    ref = ModelRef.parse(str(params.get("name") or recipe.name))
+    ref = ModelRef.parse(_name(params.get("name"), recipe))
     if ref.version is not None or ref.alias is not None:
         raise InvalidRequestError(
             f"name {ref} must not have a version or alias: the new version gets the next number",
@@ -83,6 +83,14 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     tokens = recipe.batch_size * recipe.max_length
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
     return RUNTIME_BYTES + BYTES_PER_PARAMETER * parameters + activations
+
+
+def _name(given: Any, recipe: Recipe) -> str:
+    if given is None or given == "":
+        return recipe.name
+    if not isinstance(given, str):
+        raise InvalidRequestError("name must be text", param="name")
+    return given
 
 
 def _digests(data: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmos.cli import jobs, keys, main, models, run, server, tasks, train
+from llmos.cli import defaults, jobs, keys, main, models, run, server, tasks, train
 from llmos.errors import ModelNotFoundError, PermissionDeniedError
 
 MODEL: dict[str, Any] = {
@@ -92,16 +92,23 @@ class StubClient:
         found = {"text": "Paris", "label": "LOCATION", "start": 0, "end": 5, "score": 0.99}
         return {"entities": [found]}
 
-    def upload(self, path: str, on_progress: Callable[[str, int, int], None]) -> dict[str, Any]:
-        on_progress(path, 5, 5)
-        return {"digest": "sha256:0", "size": 5}
-
-    def train(self, recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    def train(
+        self, recipe: dict[str, Any], name: str, on_progress: Callable[[str, int, int], None]
+    ) -> dict[str, Any]:
+        on_progress("text.txt", 5, 5)
         self.asked.append((recipe, name))
         return JOB | {"state": "queued"}
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        self.asked.append(("jobs", limit))
         return [JOB]
+
+    def task_defaults(self) -> dict[str, str]:
+        return {"sentiment": "starter-sentiment", "entities": "starter-entities"}
+
+    def set_task_default(self, task: str, model: str) -> dict[str, Any]:
+        self.asked.append((task, model))
+        return {"task": task, "model": model}
 
     def job(self, number: int) -> dict[str, Any]:
         return JOB
@@ -125,7 +132,7 @@ class StubClient:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> StubClient:
     stub = StubClient()
-    for module in (jobs, keys, models, run, server, tasks, train):
+    for module in (defaults, jobs, keys, models, run, server, tasks, train):
         monkeypatch.setattr(module, "open_client", lambda *_, **__: stub)
     return stub
 
@@ -133,7 +140,11 @@ def client(monkeypatch: pytest.MonkeyPatch) -> StubClient:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
-    path.write_text("name: small\nsteps: 10\ndata:\n  path: starter:chat\n")
+    path.write_text(
+        "name: small\ntask: generate\nsteps: 10\nbatch_size: 2\ndata: {path: starter:chat}\n"
+        "model: {architecture: gpt2}\ntokenizer: {kind: character}\n"
+        "optimizer: {learning_rate: 0.001}\n"
+    )
     return path
 
 
@@ -240,6 +251,33 @@ def test_train_changes_the_recipe_and_reports_the_model(
     assert "job 7" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("steps=.inf", "steps"),
+        ("stepz=5", "did you mean steps"),
+        ("steps=2024-01-01", "steps"),
+        ("card={2024-01-01: x}", "keys must be"),
+        ("name=2024-13-45", "month must be"),
+        ("card=&a {x: *a}", "Circular"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_before_anything_is_sent(
+    client: StubClient, recipe: Path, capsys: pytest.CaptureFixture[str], change: str, says: str
+) -> None:
+    assert main.invoke(["train", str(recipe), "--set", change]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and says in printed
+    assert client.asked == []
+
+
+def test_train_sends_plain_json(client: StubClient, recipe: Path) -> None:
+    assert main.invoke(["train", str(recipe), "--set", "card.limits=2024-01-01"]) == 0
+    sent, _ = client.asked[0]
+    assert json.loads(json.dumps(sent, allow_nan=False)) == sent
+    assert sent["card"] == {"limits": "2024-01-01"}
+
+
 def test_train_detached_only_names_the_job(
     client: StubClient, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +322,26 @@ def test_jobs_logs_prints_each_event_as_a_line(
     assert main.invoke(["jobs", "logs", "7"]) == 0
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["running", "reading the data", "step 20 loss 1.5", "succeeded"]
+
+
+def test_jobs_lists_as_many_as_wanted(client: StubClient) -> None:
+    assert main.invoke(["jobs"]) == 0
+    assert main.invoke(["jobs", "--limit", "5"]) == 0
+    assert main.invoke(["jobs", "--limit", "0"]) == 2
+    assert client.asked == [("jobs", 100), ("jobs", 5)]
+
+
+def test_default_lists_and_sets_what_tasks_answer_with(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["default", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == client.task_defaults()
+    assert main.invoke(["default"]) == 0
+    assert "starter-sentiment" in capsys.readouterr().out
+    assert main.invoke(["default", "sentiment", "mine"]) == 0
+    assert capsys.readouterr().out == "sentiment now answers with mine\n"
+    assert client.asked == [("sentiment", "mine")]
+    assert main.invoke(["default", "sentiment"]) == 2
 
 
 def test_jobs_cancel_and_rm_ask_for_exactly_that(client: StubClient) -> None:

@@ -14,6 +14,7 @@ from llmos.errors import (
     InvalidModelError,
     InvalidNameError,
     ModelNotFoundError,
+    PermissionDeniedError,
 )
 from llmos.library.artifacts import Library
 from llmos.library.versions import Version
@@ -24,6 +25,8 @@ from llmos.storage.memory import MemoryDatabase
 from llmos.types import NewVersion
 
 ALICE = Actor("k1", "alice", "user")
+BOB = Actor("k2", "bob", "user")
+ADMIN = Actor("k3", "admin", "admin")
 Make = Callable[..., NewVersion]
 
 
@@ -199,7 +202,7 @@ def test_a_model_a_task_answers_with_cannot_go(library: Library, add: Add) -> No
     library.set_task_default("sentiment", "a", SYSTEM)
     library.remove("a:2", ALICE)
     assert library.resolve("sentiment").ref == "a:1"
-    with pytest.raises(ConflictError, match="give that task another model first"):
+    with pytest.raises(ConflictError, match=r"first, with `llmos default sentiment MODEL`$"):
         library.remove("a:1", ALICE)
     add("a", "3")
     library.set_task_default("sentiment", "a:1", SYSTEM)
@@ -212,6 +215,77 @@ def test_removing_by_a_task_name_is_refused(library: Library, add: Add) -> None:
     library.set_task_default("sentiment", "a", SYSTEM)
     with pytest.raises(ModelNotFoundError):
         library.remove("sentiment", ALICE)
+
+
+# -- whose name it is ----------------------------------------------------------------------------
+
+
+def test_nobody_adds_to_anothers_name(library: Library, add: Add, new_version: Make) -> None:
+    mine = add("shared", "1")
+    refused = r"the name 'shared' belongs to alice: choose another name"
+    with pytest.raises(ConflictError, match=refused):
+        library.add(new_version("shared", "2"), "bob")
+    with pytest.raises(ConflictError, match=refused):
+        library.check_name("shared", "bob")
+    assert library.resolve("shared") == mine
+    library.check_name("shared", "alice")
+    library.check_name("bob/shared", "bob")
+    library.check_name("shared", "bob", "dataset")
+    with pytest.raises(InvalidNameError):
+        library.check_name("a b", "bob")
+
+
+def test_a_starter_models_name_is_not_for_users(library: Library, new_version: Make) -> None:
+    library.add(new_version("starter-translate", "1"), "llmos")
+    library.set_task_default("machine_translation", "starter-translate", SYSTEM)
+    with pytest.raises(ConflictError):
+        library.add(new_version("starter-translate", "2"), "bob")
+    with pytest.raises(ConflictError, match="'machine_translation' is a task"):
+        library.add(new_version("machine_translation", "2"), "bob")
+    assert library.resolve("machine_translation").owner == "llmos"
+
+
+def test_the_admin_and_llmos_add_to_any_name(library: Library, add: Add, new_version: Make) -> None:
+    library.add(new_version("starter-chat", "1"), "llmos")
+    assert library.add(new_version("starter-chat", "2"), "admin").ref == "starter-chat:2"
+    assert library.add(new_version("starter-chat", "3"), "llmos").ref == "starter-chat:3"
+    add("mine", "1")
+    library.add(new_version("mine", "2"), "admin")
+    assert add("mine", "3").ref == "mine:3"
+
+
+def test_a_name_is_free_once_all_of_it_is_removed(
+    library: Library, add: Add, new_version: Make
+) -> None:
+    add("a")
+    library.remove("a", ALICE)
+    assert library.add(new_version("a"), "bob").ref == "a:2"
+    with pytest.raises(ConflictError):
+        add("a")
+
+
+def test_only_an_owner_or_an_admin_moves_or_removes(library: Library, add: Add) -> None:
+    add("a")
+    with pytest.raises(PermissionDeniedError):
+        library.remove("a", BOB)
+    with pytest.raises(PermissionDeniedError):
+        library.set_alias("a", "production", BOB)
+    assert library.set_alias("a", "production", ADMIN).aliases == ("latest", "production")
+    assert library.remove("a", ADMIN).removed_at is not None
+
+
+def test_anothers_alias_stays_where_it_is(library: Library, add: Add) -> None:
+    add("a", "1"), add("a", "2")
+    library.set_alias("a:1", "production", ADMIN)
+    refused = "@production of a belongs to admin: ask them or an admin to move it first"
+    for change in (
+        lambda: library.set_alias("a:2", "production", ALICE),
+        lambda: library.remove("a:1", ALICE),
+    ):
+        with pytest.raises(ConflictError, match=refused):
+            change()
+    assert library.resolve("a@production").ref == "a:1"
+    assert library.remove("a:2", ALICE).ref == "a:2"
 
 
 def test_kinds_do_not_mix(library: Library, add: Add, new_version: Make) -> None:

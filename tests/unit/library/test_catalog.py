@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from llmos.library.catalog import CATALOG, CatalogEntry, find, for_task
+from llmos.library.catalog import CATALOG, CatalogEntry, find
 from llmos.library.jobs import check_pull
 from llmos.library.manifest import Task
 
@@ -45,9 +45,3 @@ def test_it_fits_where_there_is_room_for_weights_and_work() -> None:
 def test_entries_are_found_by_name_or_repository_in_any_case() -> None:
     assert find("QWEN3-0.6B") == find("qwen/qwen3-0.6b") is not None
     assert find("nope") is None
-
-
-def test_a_task_lists_the_smallest_first() -> None:
-    sizes = [entry.parameters for entry in for_task("chat")]
-    assert sizes == sorted(sizes)
-    assert for_task("nope") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from llmos.library.artifacts import Library
 from llmos.library.starter import TASKS, install_starter_models
 from llmos.security.actors import SYSTEM
 from llmos.storage.blobs import BlobStore
+from llmos.types import NewVersion
 
 
 @pytest.fixture
@@ -63,6 +65,15 @@ def test_a_changed_model_is_a_new_version(
         "starter-chat:2"
     ]
     assert library.resolve("chat").ref == "starter-chat:2"
+
+
+def test_a_users_model_never_becomes_a_tasks_default_by_its_name(
+    library: Library, new_version: Callable[..., NewVersion], blobs: BlobStore, tmp_path: Path
+) -> None:
+    library.add(new_version("starter-translate"), "bob")
+    (tmp_path / "empty").mkdir()
+    install_starter_models(library, blobs, tmp_path / "empty")
+    assert library.task_defaults() == {}
 
 
 def test_a_package_without_models_is_no_error(

@@ -10,7 +10,7 @@ import pytest
 from llmos import errors
 from llmos.sdk.client import Client
 from llmos.sdk.models import Model
-from llmos.sdk.transport import error_of, sse_data
+from llmos.sdk.transport import error_of, lines_of, sse_data
 
 ClientOf = Callable[..., Client]
 
@@ -54,6 +54,22 @@ def test_no_server_is_unreachable() -> None:
 def test_events_are_data_lines_between_blank_lines() -> None:
     lines = ["data: a", "", ": ping", "", "event: x", "data:b", "data: c", "", "data: cut"]
     assert list(sse_data(iter(lines))) == ["a", "b\nc"]
+
+
+def test_lines_end_in_newlines_alone() -> None:
+    data = 'data: {"text": "a\u2028b\u2029c\x85d\x0be\x1cf"}\r\n\ndata: é\n\nrest'.encode()
+    whole = ['data: {"text": "a\u2028b\u2029c\x85d\x0be\x1cf"}', "", "data: é", "", "rest"]
+    for size in (1, 2, 3, len(data)):
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        assert list(lines_of(pieces)) == whole
+
+
+def test_a_stream_may_hold_unicode_line_separators(client_of: ClientOf) -> None:
+    event = json.dumps({"text": "a\u2028b\u2029c\x85d"}, ensure_ascii=False)
+    text = f"data: {event}\n\ndata: [DONE]\n\n"
+    stream = client_of(lambda _: httpx.Response(200, content=text.encode()))
+    chunks = list(stream.generate("m", "x", stream=True))
+    assert chunks == [{"text": "a\u2028b\u2029c\x85d"}]
 
 
 def test_a_stream_is_chunks_then_the_end(client_of: ClientOf) -> None:
@@ -111,6 +127,33 @@ def test_references_are_quoted(client_of: ClientOf) -> None:
     for ref in ("a/b:2@x", "a b?c#d"):
         client.model(ref)
     assert seen == ["/api/v1/models/a/b:2@x", "/api/v1/models/a%20b%3Fc%23d"]
+
+
+def test_jobs_are_asked_for_by_the_page(client_of: ClientOf) -> None:
+    asked: list[dict[str, str]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(dict(request.url.params))
+        return httpx.Response(200, json={"data": []})
+
+    client = client_of(handler)
+    assert client.jobs() == [] == client.jobs(limit=5, before=9)
+    assert asked == [{"limit": "100"}, {"limit": "5", "before": "9"}]
+
+
+def test_tasks_and_their_models(client_of: ClientOf) -> None:
+    sent: list[tuple[str, str, bytes]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append((request.method, request.url.path, request.content))
+        row = {"task": "sentiment", "model": "judge"}
+        return httpx.Response(200, json=row if request.method == "PUT" else {"data": [row]})
+
+    client = client_of(handler)
+    assert client.task_defaults() == {"sentiment": "judge"}
+    assert client.set_task_default("sentiment", "judge") == {"task": "sentiment", "model": "judge"}
+    assert [one[:2] for one in sent] == [("GET", "/api/v1/tasks"), ("PUT", "/api/v1/tasks")]
+    assert json.loads(sent[1][2]) == {"task": "sentiment", "model": "judge"}
 
 
 # -- following jobs ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,9 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from llmos.errors import ConflictError, CorruptBlobError, DataError, InvalidModelError
+from llmos.errors import (
+    ConflictError,
+    CorruptBlobError,
+    DataError,
+    InvalidModelError,
+    InvalidRequestError,
+)
 from llmos.sdk.client import Client
-from llmos.sdk.transfer import local_data_paths
+from llmos.sdk.transfer import local_data_path
 
 ClientOf = Callable[..., Client]
 
@@ -112,24 +119,46 @@ def test_training_sends_local_data_only(client_of: ClientOf, tmp_path: Path) -> 
     path = tmp_path / "text.txt"
     path.write_text("words")
     recipe = {"name": "r", "data": {"path": str(path)}}
-    client_of(store).train(recipe, "mine")
+    seen: list[Any] = []
+    client_of(store).train(recipe, "mine", on_progress=lambda *at: seen.append(at))
+    assert seen == [("text.txt", 5, 5)]
     body = store.posted[0][1]
     params = {"recipe": recipe, "name": "mine", "data": {str(path): digest_of(b"words")}}
     assert (body["kind"], body["name"], body["params"]) == ("train", "mine", params)
 
 
 @pytest.mark.parametrize(
-    ("data", "paths"),
+    ("data", "path"),
     [
-        ({"path": "a.txt"}, ["a.txt"]),
-        ({"path": "starter:chat"}, []),
-        ({"path": "a", "test_path": "b"}, ["a", "b"]),
-        ({"path": 5}, []),
-        (None, []),
+        ({"path": "a.txt"}, "a.txt"),
+        ({"path": "starter:chat"}, None),
+        ({"path": ""}, None),
+        ({"path": 5}, None),
+        (None, None),
     ],
 )
-def test_which_data_is_local(data: Any, paths: list[str]) -> None:
-    assert local_data_paths({"data": data}) == paths
+def test_which_data_is_local(data: Any, path: str | None) -> None:
+    assert local_data_path({"data": data}) == path
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"steps": float("inf")}, r"recipe\.steps has inf"),
+        ({"card": {"limits": datetime.date(2024, 1, 1)}}, r"recipe\.card\.limits has datetime"),
+        ({"betas": [0.9, float("nan")]}, r"recipe\.betas\.1 has nan"),
+        ({5: "x"}, "the key 5"),
+    ],
+)
+def test_a_recipe_that_json_cannot_hold_is_refused_before_any_upload(
+    client_of: ClientOf, tmp_path: Path, part: dict[Any, Any], says: str
+) -> None:
+    store = Store()
+    (tmp_path / "text.txt").write_text("words")
+    recipe = {"data": {"path": str(tmp_path / "text.txt")}, **part}
+    with pytest.raises(InvalidRequestError, match=says):
+        client_of(store).train(recipe, "mine")
+    assert (store.blobs, store.posted) == ({}, [])
 
 
 def test_export_writes_a_whole_directory(client_of: ClientOf, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from llmos.errors import PermissionDeniedError
 from llmos.security.actors import SYSTEM, Actor, Role
-from llmos.security.policy import ACTIONS, OWNED, check, check_priority
+from llmos.security.policy import ACTIONS, OF_A_MODEL, OWNED, check, check_priority
 from llmos.types import Priority
 
 USER = Actor("k1", "alice", "user")
@@ -55,13 +55,14 @@ def test_a_limit_never_widens_a_role() -> None:
         check(dataclasses.replace(USER, actions=frozenset({"keys.manage"})), "keys.manage")
 
 
+@pytest.mark.parametrize("action", sorted(OF_A_MODEL))
 @pytest.mark.parametrize("text", ["a", "a:3", "a@production", "a:3@b"])
-def test_a_key_limited_to_models_generates_only_with_those(text: str) -> None:
+def test_a_key_limited_to_models_uses_and_reads_only_those(text: str, action: str) -> None:
     limited = dataclasses.replace(USER, models=frozenset({"a"}))
-    check(limited, "generate", text)
+    check(limited, action, text)
     for other in ("b", "team/a", "", text.replace("a", "A", 1)):
         with pytest.raises(PermissionDeniedError, match="limited to other models"):
-            check(limited, "generate", other)
+            check(limited, action, other)
 
 
 @pytest.mark.parametrize("action", sorted(OWNED))

@@ -123,6 +123,14 @@ def test_bad_requests_make_no_key(keys: Keys) -> None:
     assert keys.list() == []
 
 
+@pytest.mark.parametrize("owner", ["admin", "llmos"])
+def test_no_users_key_owns_what_the_admin_or_llmos_owns(keys: Keys, owner: str) -> None:
+    for name, given in ((owner, None), ("laptop", owner)):
+        with pytest.raises(InvalidRequestError, match=f"a user's key cannot be '{owner}'"):
+            keys.create(name, owner=given)
+    assert keys.create("laptop", role="admin", owner=owner)[0].owner == owner
+
+
 def test_revoking_an_unknown_key_says_so(keys: Keys) -> None:
     with pytest.raises(NotFoundError, match="llmos keys"):
         keys.revoke("nope")

@@ -7,10 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.unit.training.tiny import make_recipe
 
+from llmos.errors import DiskFullError
 from llmos.kernel.jobs import JobEvent
 from llmos.server.lifetime import Lifetime
 from llmos.server.routes.jobs import event_json
+from llmos.training import jobs as training_jobs
 
 NewClient = Callable[..., httpx.AsyncClient]
 JOB: dict[str, Any] = {"kind": "train", "name": "mine", "params": {"recipe": {"steps": 1}}}
@@ -61,6 +64,13 @@ async def test_a_user_sees_only_its_own_jobs(new_client: NewClient) -> None:
         ({**JOB, "after": [99]}, 404, "99"),
         ({**JOB, "params": {"a": "\ud800"}}, 400, "not Unicode"),
         ({**JOB, "params": {"a": [float("nan")]}}, 400, "not finite"),
+        ({**JOB, "params": {"a": [1, 2**63]}}, 400, "params.a.1"),
+        ({**JOB, "params": {"a": {"b": -(10**30)}}}, 400, "params.a.b"),
+        ({**JOB, "params": {"\ud800": 10**30}}, 400, "not Unicode"),
+        ({**JOB, "after": ["9" * 30]}, 400, "after.0"),
+        ({**JOB, "params": {"base": {"ref": "writer:1"}}}, 400, "model.base"),
+        ({**JOB, "params": {"recipe": {"model": {"base": "riter"}}}}, 404, "writer"),
+        ({**JOB, "params": {"recipe": {"model": {"base": "../x"}}}}, 400, "../x"),
         ({**JOB, "params": []}, 400, "params"),
         ({"kind": "train"}, 400, "name"),
     ],
@@ -73,6 +83,54 @@ async def test_a_bad_job_is_refused(
     response = await client.post("/api/v1/jobs", content=content, headers=headers)
     assert response.status_code == status
     assert says in response.json()["error"]["message"]
+
+
+async def test_a_recipe_goes_on_from_a_model_of_the_library(
+    system: Any,
+    client: httpx.AsyncClient,
+    new_client: NewClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(system.kernel.jobs.kinds, "train", training_jobs.llmos_job_kinds()[0])
+    recipe = make_recipe("generate", model={"base": "writer"}, tokenizer={"kind": "base"})
+    job = {**JOB, "params": {"recipe": recipe, "name": "mine"}}
+    response = await client.post("/api/v1/jobs", json=job)
+    assert response.status_code == 202, response.text
+    base = response.json()["params"]["base"]
+    assert base["ref"] == "writer:1"
+    files = system.library.resolve("writer").files
+    assert base["files"] == {
+        name: {"digest": file.digest, "size": file.size} for name, file in files.items()
+    }
+    limited = new_client("user", models=["judge"])
+    assert (await limited.post("/api/v1/jobs", json=job)).status_code == 403
+    blind = new_client("user", name="blind", actions=["jobs.write"])
+    assert (await blind.post("/api/v1/jobs", json=job)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"recipe": []},
+        {"recipe": {"model": []}},
+        {"recipe": {"model": {"base": ["writer"]}}},
+        {"recipe": {"model": {"base": "writer"}}},
+        {"recipe": make_recipe("generate"), "data": 5},
+        {"recipe": make_recipe("generate"), "data": {"a": {}}},
+        {"recipe": make_recipe("generate"), "name": {}},
+        {"recipe": make_recipe("generate"), "base": 5},
+    ],
+)
+async def test_malformed_train_params_are_a_400(
+    system: Any,
+    client: httpx.AsyncClient,
+    params: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(system.kernel.jobs.kinds, "train", training_jobs.llmos_job_kinds()[0])
+    response = await client.post("/api/v1/jobs", json={**JOB, "params": params})
+    assert response.status_code == 400, response.text
 
 
 async def test_nesting_without_end_is_refused(client: httpx.AsyncClient) -> None:
@@ -116,6 +174,24 @@ async def test_gc_frees_what_nothing_needs(client: httpx.AsyncClient) -> None:
     report = (await client.post("/api/v1/gc", json={"grace_s": 0})).json()
     assert report == {"removed": 1, "freed_bytes": 17, "directories": 0}
     assert (await client.post("/api/v1/gc", json={"grace_s": -1})).status_code == 400
+
+
+async def test_a_sweep_is_on_the_trail_before_it_starts_and_after(
+    client: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(grace_s: float) -> None:
+        raise DiskFullError
+
+    await client.post("/api/v1/gc", json={"grace_s": 60})
+    monkeypatch.setattr(system.library, "gc", fail)
+    await client.post("/api/v1/gc", json={"grace_s": 0})
+    trail = (await client.get("/api/v1/audit")).json()["data"]
+    events = [(e["action"], e["detail"]) for e in trail if e["action"].startswith("system.gc")]
+    assert events == [
+        ("system.gc", {"grace_s": 0.0}),
+        ("system.gc_done", {"freed_bytes": 0, "removed": 0}),
+        ("system.gc", {"grace_s": 60.0}),
+    ]
 
 
 async def test_keys_are_made_shown_once_and_revoked_at_once(

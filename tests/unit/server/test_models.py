@@ -36,6 +36,40 @@ async def test_a_task_name_finds_its_model(client: httpx.AsyncClient, system: An
     assert (await client.post("/api/v1/translate", json=asked)).json()["text"] == "Hi"
 
 
+async def test_a_task_is_given_another_model(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    wanted = {"task": "sentiment", "model": "judge"}
+    assert (await client.put("/api/v1/tasks", json=wanted)).json() == wanted
+    assert (await client.get("/api/v1/tasks")).json()["data"] == [wanted]
+    assert (await client.get("/api/v1/models/sentiment")).json()["ref"] == "judge:1"
+    unknown = await client.put("/api/v1/tasks", json={**wanted, "model": "nobody"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    user = new_client("user", models=["writer"])
+    assert (await user.put("/api/v1/tasks", json=wanted)).status_code == 403
+    assert (await user.get("/api/v1/tasks")).json()["data"] == []
+
+
+async def test_a_key_limited_to_models_reads_only_those(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    limited = new_client("user", models=["writer"])
+    await client.put("/api/v1/tasks", json={"task": "sentiment", "model": "judge"})
+    for start in ("/api/v1/models", "/v1/models"):
+        listed = (await limited.get(start)).json()["data"]
+        assert [one.get("name", one.get("id")) for one in listed] == ["writer"]
+        assert (await limited.get(f"{start}/writer:1")).status_code == 200
+        for ref in ("judge", "judge:1", "judge@latest", "sentiment"):
+            assert (await limited.get(f"{start}/{ref}")).status_code == 403
+    for part in ("/card", "/files/config.json"):
+        assert (await limited.get(f"/api/v1/models/writer{part}")).status_code == 200
+        response = await limited.get(f"/api/v1/models/judge{part}")
+        assert (response.status_code, response.json()["error"]["code"]) == (
+            403,
+            "permission_denied",
+        )
+
+
 async def test_files_come_back_as_attachments(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/v1/models/writer:1/files/config.json")
     assert response.content == b'{"name": "writer"}'
@@ -110,6 +144,25 @@ async def test_the_catalog_says_what_fits(client: httpx.AsyncClient) -> None:
     assert {"repo", "task", "parameters", "size_bytes", "license", "fits"} <= set(entries[0])
 
 
+async def test_no_job_is_taken_that_would_add_to_anothers_name(
+    new_client: NewClient, system: Any
+) -> None:
+    user = new_client("user")
+    digest = (await user.post("/api/v1/blobs", content=b"x")).json()["digest"]
+    requests = {
+        "models/import": {"name": "writer", "files": {"config.json": digest}},
+        "models/import/plan": {"name": "writer", "filenames": ["config.json", "model.safetensors"]},
+        "models/pull": {"repo": "org/name", "name": "writer"},
+        "jobs": {"kind": "pull", "name": "x", "params": {"repo": "org/name", "name": "writer"}},
+    }
+    for path, body in requests.items():
+        response = await user.post(f"/api/v1/{path}", json=body)
+        assert response.status_code == 409, response.text
+        assert response.json()["error"]["code"] == "conflict"
+        assert "choose another name" in response.json()["error"]["message"]
+    assert await system.kernel.jobs.list() == []
+
+
 async def test_imports_and_pulls_become_jobs(client: httpx.AsyncClient, system: Any) -> None:
     data = b"some file"
     stored = (await client.post("/api/v1/blobs", content=data)).json()
@@ -168,6 +221,10 @@ async def test_an_upload_is_stored_under_its_digest(client: httpx.AsyncClient, s
     assert (await client.head(f"/api/v1/blobs/{digest}")).status_code == 200
     assert (await client.head("/api/v1/blobs/sha256:" + "0" * 64)).status_code == 404
     assert (await client.head("/api/v1/blobs/nonsense")).status_code == 400
+    newest = (await client.get("/api/v1/audit")).json()["data"][0]
+    assert (newest["action"], newest["object"]) == ("blobs.create", digest)
+    assert newest["detail"] == {"size": len(data)}
+    assert newest["actor"] in {key.id for key in system.keys.list()}
 
 
 async def test_too_large_an_upload_leaves_nothing(client: httpx.AsyncClient, system: Any) -> None:

@@ -38,6 +38,7 @@ def test_params_come_back_complete() -> None:
         ({"name": "a b"}, "use letters"),
         ({"name": "../x"}, "use letters"),
         ({"name": "x:3"}, "version"),
+        ({"name": {}}, "name must be text"),
         ({"recipe": None}, "YAML mapping"),
         ({"data": {"x": "md5:0"}}, "x must be sha256"),
         ({"data": ["x"]}, "must map"),
@@ -60,6 +61,9 @@ def test_a_base_model_comes_with_its_files() -> None:
     recipe = make_recipe("generate", model={"base": "m"}, tokenizer={"kind": "base"})
     with pytest.raises(InvalidRequestError, match="base must hold the files of m"):
         jobs.validate({"recipe": recipe})
+    for malformed in (5, {}, {"ref": "m:1", "files": {"x": 5}}, {"ref": "m:1", "files": []}):
+        with pytest.raises(InvalidRequestError, match="base must hold the files of m"):
+            jobs.validate({"recipe": recipe, "base": malformed})
     base = {"ref": "m:1", "files": {"model.safetensors": {"digest": DIGEST, "size": 10**9}}}
     params = jobs.validate({"recipe": recipe, "base": base})
     assert params["base"] == base
@@ -74,3 +78,8 @@ def test_the_estimate_grows_with_the_model_and_the_batch() -> None:
     wide = {"architecture": "llama", "config": {"hidden_size": 1024, "num_hidden_layers": 24}}
     assert estimate(model=wide) > small + 4 * 10**9
     assert estimate(batch_size=512) > small
+    negative = {
+        "architecture": "llama",
+        "config": {"hidden_size": 64, "num_hidden_layers": -(10**9)},
+    }
+    assert estimate(model=negative) > 0

@@ -24,19 +24,6 @@ from llmos.types import Chunk, Message, TokenLogprob, Usage
 if TYPE_CHECKING:
     from llmos.system import System
 
-_SAMPLING_FIELDS = {
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "logprobs",
-    "ignore_eos",
-}
 _TRANSLATE_OPTIONS = {"num_beams", "no_repeat_ngram_size", "length_penalty", "max_tokens"}
 
 
@@ -54,7 +41,7 @@ def router(system: System) -> APIRouter:
             served,
             actor,
             _prompt(body),
-            body.model_dump(include=_SAMPLING_FIELDS),
+            body.sampling(),
             stop=body.stop,
             n=body.n,
             echo=body.echo,

@@ -1,4 +1,8 @@
-"""Uploads: bytes in, a digest back. Nothing is kept of an upload that is not whole."""
+"""Uploads: bytes in, a digest back. Nothing is kept of an upload that is not whole.
+
+The audit event follows the blob: one stored without it answers with an error, is named by nothing
+and goes with the next ``gc``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.errors import ClientGoneError
@@ -40,6 +45,12 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Store the body; returns its digest and size."""
         file = await _store(system.blobs, request)
+        at = system.keys.clock()
+        await system.database.write(
+            lambda conn: audit.record(
+                conn, actor.id, "blobs.create", file.digest, {"size": file.size}, at
+            )
+        )
         return JSONResponse(msgspec.to_builtins(file), status_code=201)
 
     @routes.head("/blobs/{digest}")

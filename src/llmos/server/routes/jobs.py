@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
+from llmos.errors import InvalidRequestError
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.lifetime import Lifetime
 from llmos.server.sse import Event, EventStream
+from llmos.training.jobs import TRAIN, wanted_base
 
 if TYPE_CHECKING:
     from llmos.kernel.jobs import Job, JobEvent
     from llmos.kernel.kernel import Kernel
+    from llmos.library.artifacts import Library
     from llmos.system import System
 
 MAX_ID = 2**63 - 1
+MAKES_A_MODEL = frozenset({"train", "import", "pull"})
+"""Kinds of job whose checked ``name`` is that of the model they add to."""
+
 JobId = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
@@ -41,9 +49,13 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         body: JobBody, actor: Annotated[Actor, allow("jobs.write")]
     ) -> JSONResponse:
         """Queue a job; returns it."""
+        params: dict[str, Any] = dict(body.params)
+        if body.kind == TRAIN:
+            params |= await _base(system.library, actor, params)
+        await check_target(system, actor, body.kind, params)
         job = await kernel.jobs.submit(
             body.kind,
-            dict(body.params),
+            params,
             owner=actor.owner,
             name=body.name,
             priority=priority_for(actor, body.priority),
@@ -89,6 +101,42 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         return EventStream(events, until=lifetime.ending)
 
     return routes
+
+
+async def _base(library: Library, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"base": …}``, the version that a train request goes on from; empty for none.
+
+    Raises:
+        InvalidRequestError: the request brings a base of its own.
+        ModelNotFoundError, InvalidNameError: there is no such model.
+        PermissionDeniedError: the actor may not read it.
+    """
+    if params.get("base") is not None:
+        raise InvalidRequestError(
+            "base is the server's to fill in: name a model in the recipe's model.base",
+            param="params.base",
+        )
+    name = wanted_base(params)
+    if name is None:
+        return {}
+    version = await asyncio.to_thread(library.resolve, name)
+    policy.check(actor, "models.read", version.ref)
+    return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
+
+
+async def check_target(system: System, actor: Actor, kind: str, params: dict[str, Any]) -> None:
+    """Refuse, before it runs, a job that would end by adding to another owner's name.
+
+    Raises:
+        ConflictError: the name is not the actor's to add to.
+        LlmosError: what the kind's schema raises.
+    """
+    known = system.kernel.jobs.kinds.get(kind)
+    if known is None or kind not in MAKES_A_MODEL:
+        return
+    name = known.schema(params).get("name")
+    if isinstance(name, str):
+        await asyncio.to_thread(system.library.check_name, name, actor.owner)
 
 
 async def job_events(

@@ -14,12 +14,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from llmos.errors import NotFoundError
 from llmos.library import cards, catalog
 from llmos.library.files import select
-from llmos.library.refs import parse_name
 from llmos.sdk.wire import AliasBody, ImportBody, ImportPlanBody, PullBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
-from llmos.server.routes.jobs import job_json
+from llmos.server.routes.jobs import check_target, job_json
 
 if TYPE_CHECKING:
     from llmos.library.versions import Version
@@ -33,14 +32,20 @@ def router(system: System) -> APIRouter:
     routes = APIRouter(prefix="/api/v1", tags=["models"])
     library = system.library
 
+    async def resolved(ref: str, actor: Actor, action: str) -> Version:
+        version = await asyncio.to_thread(library.resolve, ref)
+        policy.check(actor, action, version.ref, owner=version.owner)
+        return version
+
     @routes.get("/models")
     async def list_models(
         actor: Annotated[Actor, allow("models.read")],
         kind: Literal["model", "dataset"] = "model",
     ) -> JSONResponse:
-        """Every version that was not removed, the newest first."""
+        """Every version that was not removed, the newest first; of the key's models alone."""
         versions = await asyncio.to_thread(library.list, kind)
-        newest_first = sorted(versions, key=lambda version: -version.id)
+        shown = [one for one in versions if policy.has_model(actor, one.full_name)]
+        newest_first = sorted(shown, key=lambda version: -version.id)
         return JSONResponse({"data": [version_json(version) for version in newest_first]})
 
     @routes.get("/catalog")
@@ -64,7 +69,7 @@ def router(system: System) -> APIRouter:
         body: ImportPlanBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Which of a directory's files to upload for an import, or what is wrong with them."""
-        parse_name(body.name)
+        await asyncio.to_thread(library.check_name, body.name, actor.owner)
         selection = select(body.filenames)
         return JSONResponse({"kept": selection.kept, "skipped": selection.skipped})
 
@@ -82,7 +87,7 @@ def router(system: System) -> APIRouter:
         ref: str, filename: str, actor: Annotated[Actor, allow("models.read")]
     ) -> StreamingResponse:
         """One file of a version, checked against its digest before the first byte."""
-        version = await asyncio.to_thread(library.resolve, ref)
+        version = await resolved(ref, actor, "models.read")
         file = version.files.get(filename)
         if file is None:
             known = ", ".join(sorted(version.files))
@@ -102,7 +107,7 @@ def router(system: System) -> APIRouter:
         ref: str, actor: Annotated[Actor, allow("models.read")]
     ) -> PlainTextResponse:
         """The model card, as Markdown."""
-        version = await asyncio.to_thread(library.resolve, ref)
+        version = await resolved(ref, actor, "models.read")
         return PlainTextResponse(cards.render(version), media_type="text/markdown")
 
     @routes.post("/models/{ref:path}/aliases")
@@ -110,23 +115,21 @@ def router(system: System) -> APIRouter:
         ref: str, body: AliasBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Point an alias of the name at this version."""
-        version = await asyncio.to_thread(library.resolve, ref)
-        policy.check(actor, "models.write", version.ref, owner=version.owner)
+        version = await resolved(ref, actor, "models.write")
         moved = await asyncio.to_thread(library.set_alias, version.ref, body.alias, actor)
         return JSONResponse(version_json(moved))
 
     @routes.get("/models/{ref:path}")
     async def read_model(ref: str, actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
         """One version, by reference or by task name."""
-        return JSONResponse(version_json(await asyncio.to_thread(library.resolve, ref)))
+        return JSONResponse(version_json(await resolved(ref, actor, "models.read")))
 
     @routes.delete("/models/{ref:path}")
     async def remove_model(
         ref: str, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Remove a version. Its number is never used again; `gc` frees the space."""
-        version = await asyncio.to_thread(library.resolve, ref)
-        policy.check(actor, "models.write", version.ref, owner=version.owner)
+        await resolved(ref, actor, "models.write")
         removed = await asyncio.to_thread(library.remove, ref, actor)
         return JSONResponse(version_json(removed))
 
@@ -158,6 +161,7 @@ def version_json(version: Version) -> dict[str, Any]:
 async def _submitted(
     system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
 ) -> JSONResponse:
+    await check_target(system, actor, kind, params)
     job = await system.kernel.jobs.submit(
         kind,
         params,

@@ -67,9 +67,10 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
     async def gc(body: GcBody, actor: Annotated[Actor, allow("system.manage")]) -> JSONResponse:
         """Sweep files nothing refers to; the grace period is the server's unless given."""
         grace_s = system.settings.gc_grace_s if body.grace_s is None else body.grace_s
+        await _record(system, actor, "system.gc", {"grace_s": grace_s})
         report = await asyncio.to_thread(system.library.gc, grace_s)
         removed = {"freed_bytes": report.bytes, "removed": report.blobs}
-        await _record(system, actor, "system.gc", removed)
+        await _record(system, actor, "system.gc_done", removed)
         return JSONResponse({**removed, "directories": report.directories})
 
     @routes.get("/api/v1/logs")
