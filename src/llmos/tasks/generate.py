@@ -18,7 +18,15 @@ from llmos.library.manifest import Manifest
 from llmos.tasks.chat import chat_ids
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
-from llmos.types import Chunk, GenerateRequest, GenerateWork, Message, SamplingParams, Usage
+from llmos.types import (
+    Chunk,
+    GenerateRequest,
+    GenerateWork,
+    Message,
+    SamplingParams,
+    TokensOut,
+    Usage,
+)
 
 GENERATE_TASKS = frozenset({"generate", "chat"})
 _DEFAULTS = frozenset(SamplingParams.__struct_fields__)
@@ -58,8 +66,11 @@ async def generate(
             f"{served.context_tokens}, the answer included: shorten the prompt.",
             param="prompt" if isinstance(request.prompt, str) else "messages",
         )
-    max_tokens = min(request.sampling.max_tokens, room_tokens)
-    sampling = msgspec.structs.replace(request.sampling, max_tokens=max_tokens)
+    sampling = request.sampling
+    slides = served.manifest.generation.get("slide") and sampling.max_tokens < _UNLIMITED_TOKENS
+    if not slides:
+        max_tokens = min(sampling.max_tokens, room_tokens)
+        sampling = msgspec.structs.replace(sampling, max_tokens=max_tokens)
     works = [
         GenerateWork(
             prompt_ids=prompt_ids,
@@ -76,7 +87,10 @@ async def generate(
             text = served.tokenizer.decode(prompt_ids)
             for index in range(request.n):
                 yield Chunk(index=index, text=text)
-        streams = [_chunks(lease, *pair) for pair in zip(works, choices, strict=True)]
+        streams = [
+            _chunks(_outs(lease, work, served.context_tokens), choice)
+            for work, choice in zip(works, choices, strict=True)
+        ]
         num_unfinished = request.n
         async with aclosing(_merged(streams)) as chunks:
             async for chunk in chunks:
@@ -133,9 +147,42 @@ def _with_usage(chunk: Chunk, prompt_tokens: int, choices: Sequence[Choice]) -> 
     return msgspec.structs.replace(chunk, usage=usage)
 
 
-async def _chunks(lease: Lease, work: GenerateWork, choice: Choice) -> AsyncGenerator[Chunk, None]:
+async def _outs(
+    lease: Lease, work: GenerateWork, context_tokens: int
+) -> AsyncGenerator[TokensOut, None]:
+    """Yield what the engine makes of one work.
+
+    Where more tokens are wanted than the context has room for (a model whose defaults say
+    ``slide``), the engine goes on from the last half of each full context.
+    """
+    wanted_tokens = work.sampling.max_tokens
+    while True:
+        room_tokens = min(wanted_tokens, context_tokens - len(work.prompt_ids))
+        sampling = msgspec.structs.replace(work.sampling, max_tokens=room_tokens)
+        ids = list(work.prompt_ids)
+        is_full = False
+        window = msgspec.structs.replace(work, sampling=sampling)
+        async with aclosing(lease.generate(window)) as outs:
+            async for out in outs:
+                ids += (piece.token_id for piece in out.pieces)
+                wanted_tokens -= len(out.pieces)
+                is_full = out.finish_reason == "length" and wanted_tokens > 0
+                yield msgspec.structs.replace(out, finish_reason=None) if is_full else out
+        if not is_full:
+            return
+        seed = (work.sampling.seed + 1) % 2**63  # else each context would draw the same numbers
+        work = msgspec.structs.replace(
+            work,
+            prompt_ids=tuple(ids[-(context_tokens // 2) :]),
+            sampling=msgspec.structs.replace(work.sampling, seed=seed),
+        )
+
+
+async def _chunks(
+    outs: AsyncGenerator[TokensOut, None], choice: Choice
+) -> AsyncGenerator[Chunk, None]:
     """Yield one choice's chunks; ends with the one that has a finish_reason."""
-    async with aclosing(lease.generate(work)) as outs:
+    async with aclosing(outs):
         async for out in outs:
             chunk = choice.push(out)
             if chunk is not None:

@@ -105,6 +105,8 @@ class GenerationSection(Section):
     num_beams: int | None = Field(default=None, ge=1)
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
     length_penalty: float | None = None
+    slide: bool | None = None
+    """When the context is full, go on from its last half."""
 
 
 class EvaluateSection(Section):

@@ -62,6 +62,25 @@ async def test_max_tokens_is_clipped_to_what_the_context_leaves(
     assert fake.works[0].sampling.max_tokens == 4
 
 
+async def test_a_model_that_slides_goes_on_from_the_last_half_of_a_full_context(
+    served_by: ServedBy, spelled: Outs
+) -> None:
+    def tokens(work: GenerateWork) -> list[TokensOut]:
+        return spelled([1, 2, 3, 1, 2, 3][: work.sampling.max_tokens], "length")
+
+    context, served, fake = await served_by(
+        "characters", "generate", tokens=tokens, context_tokens=8, generation={"slide": True}
+    )
+    prompt = (5, 5, 5, 5, 5, 5)
+    texts, chunks = await read(context, served, request(prompt, sampling={"max_tokens": 7}))
+    assert [work.prompt_ids for work in fake.works] == [prompt, (5, 5, 1, 2), (1, 2, 3, 1)]
+    assert [work.sampling.max_tokens for work in fake.works] == [2, 4, 1]
+    assert len({work.sampling.seed for work in fake.works}) == 3
+    assert len(texts[0]) == 7
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["length"]
+    assert chunks[-1].usage == Usage(6, 7)
+
+
 async def test_too_long_a_prompt_is_refused_with_both_numbers(served_by: ServedBy) -> None:
     context, served, fake = await served_by("characters", "generate", context_tokens=5)
     with pytest.raises(ContextLengthError, match=r"6 tokens.* 5"):
