@@ -17,6 +17,7 @@ from llmos.errors import (
     ContextLengthError,
     EngineError,
     InvalidModelError,
+    InvalidRequestError,
     OutOfMemoryError,
     OverloadedError,
 )
@@ -155,6 +156,28 @@ async def test_a_request_that_kills_the_engine_fails_alone(kernel: Kernel) -> No
         with pytest.raises(EngineError, match="3 times in a row at this request"):
             await poison
         assert await asyncio.gather(*others) == [list(PROMPT)] * 3
+
+
+async def test_a_request_that_cannot_be_sent_fails_alone_and_the_engine_outlives_its_death(
+    kernel: Kernel,
+) -> None:
+    async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
+        with pytest.raises(InvalidRequestError, match="cannot be sent"):
+            await tokens(lease, work(2**64))
+        with pytest.raises(InvalidRequestError, match="cannot be sent"):
+            await lease.run(row(10**400))
+        assert await read_five_then_kill(kernel, lease) == list(PROMPT)
+    assert await ask(kernel, spec("b")) == list(PROMPT)
+
+
+async def test_a_model_whose_manifest_cannot_be_sent_is_refused_and_others_load(
+    kernel: Kernel,
+) -> None:
+    for _ in range(2):  # before there is an engine, and when it is up
+        with pytest.raises(InvalidModelError, match="manifest of bad cannot be sent"):
+            await ask(kernel, spec("bad", layers=10**400))
+        assert await ask(kernel, spec("good")) == list(PROMPT)
+    assert kernel.ledger.reservations() == {"model:good:good": 100}
 
 
 async def test_a_model_that_kills_the_engine_at_load_is_given_up(kernel: Kernel) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import update
 
 from llmos.errors import (
     ConflictError,
@@ -29,6 +30,7 @@ from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
 from llmos.settings import Settings
 from llmos.storage.database import Database
+from llmos.storage.schema import jobs
 
 CHILDREN = Path(__file__).parent
 
@@ -38,6 +40,13 @@ class NoDelay(random.Random):
 
     def uniform(self, a: float, b: float) -> float:
         return a
+
+
+class LongDelay(random.Random):
+    """Draws retries that no test lives to see."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 1e6
 
 
 class Clock:
@@ -53,7 +62,7 @@ class Clock:
 class Harness:
     """A kernel on a home, and what its jobs committed."""
 
-    def __init__(self, home: Path, **settings: object) -> None:
+    def __init__(self, home: Path, rng: random.Random | None = None, **settings: object) -> None:
         from kernel_children.handlers import KINDS
 
         self.settings = Settings(home=home, **({"threads": 1} | settings))
@@ -68,7 +77,7 @@ class Harness:
             self.settings,
             time.time,
             self._commit,
-            rng=NoDelay(),
+            rng=rng or NoDelay(),
             monotonic=self.monotonic,
         )
 
@@ -157,7 +166,9 @@ async def test_a_killed_worker_costs_one_attempt_and_the_next_resumes(harness: H
     assert metrics[3] == {"step": 4, "loss": 0.25}
     states = [event.data["state"] for event in events if event.type == "state"]
     assert states == ["queued", "running", "queued", "running", "succeeded"]
-    assert "SIGKILL" in job.error["message"]
+    errors = [event.data["error"] for event in events if "error" in event.data]
+    assert ["SIGKILL" in error["message"] for error in errors] == [True]
+    assert job.error is None
 
 
 def run_and_kill_server(
@@ -252,7 +263,9 @@ async def test_a_silent_worker_is_replaced_when_its_lease_runs_out(harness: Harn
     await harness.kernel.step()
     job = await harness.ended(submitted)
     assert (job.state, job.attempt, job.failures) == (JobState.SUCCEEDED, 2, 1)
-    assert "no sign of life" in job.error["message"]
+    events = await harness.kernel.jobs.events(submitted.id)
+    (error,) = [event.data["error"] for event in events if "error" in event.data]
+    assert "no sign of life" in error["message"]
     assert harness.committed == [(job.id, "count")]
 
 
@@ -315,10 +328,97 @@ async def test_the_traceback_of_a_crash_is_in_the_jobs_log_file(harness: Harness
     assert text.count("ZeroDivisionError: boom") == 3
 
 
+async def test_what_a_crashed_worker_printed_last_is_in_the_jobs_log(harness: Harness) -> None:
+    job = await harness.ended(await harness.submit("die_loudly"))
+    assert (job.state, job.attempt) == (JobState.FAILED, 3)
+    words = [f"line {number}" for number in range(11, 30)] + ["out of luck"]
+    assert await harness.logged(job) == ["begun", *words] * 3
+
+
+@pytest.mark.parametrize("where", ["params", "kind"])
+async def test_a_job_that_no_worker_can_be_told_fails_at_once_and_leaves_no_process(
+    tmp_path: Path, where: str
+) -> None:
+    harness = Harness(tmp_path)
+    value = {"value": 10**400} if where == "params" else "of another version"
+    submitted = await harness.submit("double", value=1)
+    change = update(jobs).where(jobs.c.id == submitted.id).values({where: value})
+    await harness.database.write(lambda connection: connection.execute(change))
+    before = set(psutil.Process().children())
+    await harness.kernel.start()
+    job = await harness.ended(submitted)
+    assert (job.state, job.attempt, job.error["code"]) == (JobState.FAILED, 1, "invalid_request")
+    assert ("params" if where == "params" else "no job kind") in job.error["message"]
+    assert set(psutil.Process().children()) == before
+    assert (await harness.ended(await harness.submit("double", value=1))).error is None
+    assert harness.kernel.ledger.reserved_bytes == 0
+    await harness.close()
+
+
+async def test_a_light_job_does_not_wait_for_a_long_ordinary_one(harness: Harness) -> None:
+    training = await harness.submit("wait_for_cancel")
+    await harness.until_logged(training, "waiting")
+    waiting = await harness.submit("double", value=1)
+    job = await harness.ended(await harness.submit("light", value=21))
+    assert job.result["doubled"] == 42
+    assert (await harness.kernel.jobs.get(waiting.id)).state is JobState.QUEUED
+    await harness.kernel.jobs.cancel(training.id, actor="a")
+    assert (await harness.ended(waiting)).state is JobState.SUCCEEDED
+
+
+@pytest.fixture
+async def patient(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A kernel that does not get to a second attempt."""
+    harness = Harness(tmp_path, LongDelay())
+    await harness.kernel.start()
+    yield harness
+    await harness.close()
+
+
+async def test_a_job_cancelled_between_attempts_leaves_no_checkpoint(patient: Harness) -> None:
+    submitted = await patient.submit("count", steps=5, stuck_at=3)
+    await patient.until_logged(submitted, "stuck")
+    checkpoint = patient.settings.home / "jobs" / str(submitted.id)
+    os.kill(patient.kernel.workers.pid(submitted.id), signal.SIGKILL)
+    await patient.until(submitted, lambda event: "error" in event.data)
+    assert (checkpoint / "step").read_text() == "3"
+    job = await patient.kernel.jobs.cancel(submitted.id, actor="a")
+    assert job.state is JobState.CANCELLED
+    assert not checkpoint.exists()
+
+
+async def test_a_job_whose_lease_ran_out_for_good_leaves_no_checkpoint(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    submitted = await harness.submit("count", steps=5)
+    held = await harness.kernel.jobs.claim(submitted.id, lease_s=-1.0, threads=1)
+    only = update(jobs).where(jobs.c.id == held.id).values(max_attempts=1)
+    await harness.database.write(lambda connection: connection.execute(only))
+    checkpoint = tmp_path / "jobs" / str(held.id)
+    checkpoint.mkdir(parents=True)
+    await harness.kernel.step()
+    job = await harness.kernel.jobs.get(held.id)
+    assert (job.state, job.error["code"]) == (JobState.FAILED, "job_failed")
+    assert not checkpoint.exists()
+    await harness.close()
+
+
+async def test_a_cancelled_worker_that_a_stop_ends_leaves_no_checkpoint(harness: Harness) -> None:
+    submitted = await harness.submit("wait_for_cancel", deaf=True)
+    await harness.until_logged(submitted, "waiting")
+    checkpoint = harness.settings.home / "jobs" / str(submitted.id)
+    assert checkpoint.exists()
+    await harness.kernel.jobs.cancel(submitted.id, actor="a")
+    await harness.kernel.stop()
+    assert (await harness.kernel.jobs.get(submitted.id)).state is JobState.CANCELLED
+    assert not checkpoint.exists()
+
+
 async def test_an_error_that_may_pass_is_tried_again(harness: Harness) -> None:
     job = await harness.ended(await harness.submit("flaky"))
     assert (job.state, job.attempt, job.failures) == (JobState.SUCCEEDED, 3, 2)
-    assert job.error == {"code": "engine_error", "message": "not now"}
+    events = await harness.kernel.jobs.events(job.id)
+    errors = [event.data["error"] for event in events if "error" in event.data]
+    assert errors == [{"code": "engine_error", "message": "not now"}] * 2
 
 
 async def test_a_worker_whose_children_outlive_it_is_noticed_and_they_are_ended(

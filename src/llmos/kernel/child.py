@@ -45,7 +45,11 @@ class AsyncChannel:
         return cls(reader, writer, receives)
 
     def send(self, message: msgspec.Struct) -> None:
-        """Queue a message for the child; lost without an error when it has ended."""
+        """Queue a message for the child; lost without an error when it has ended.
+
+        Raises:
+            UnsendableError: it cannot be encoded; nothing was sent.
+        """
         if not self._writer.is_closing():
             self._writer.write(encode(message))
 

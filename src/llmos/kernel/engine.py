@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import msgspec
 
 from llmos.kernel.child import Child, describe_exit
 from llmos.kernel.protocol import FromEngine, ToEngine
 
 END_GRACE_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class EngineLink:
@@ -58,11 +58,15 @@ class EngineLink:
         """See to it that a process runs, or will; `on_up` follows unless one is up already."""
         if self._child is None:
             self._needed.set()
-            if self._task is None:
+            if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="engine-link")
 
     def send(self, message: ToEngine) -> None:
-        """Send a message; dropped while no process is up, as `on_up` starts from nothing."""
+        """Send a message; dropped while no process is up, as `on_up` starts from nothing.
+
+        Raises:
+            UnsendableError: it cannot be encoded; nothing was sent.
+        """
         if self._child:
             self._child.channel.send(message)
 
@@ -70,21 +74,30 @@ class EngineLink:
         """End the process, if any."""
         if self._task:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
 
     async def _run(self) -> None:
         while True:
             await self._needed.wait()
             self._needed.clear()
+            reason = await self._live()
             try:
-                child = await Child.start(self._module, FromEngine, self._log_path, self._environ)
-            except OSError as error:
-                self._on_down(f"cannot be started: {error}")
-                continue
-            reason = await self._attend(child)
-            self._on_down(reason)
+                self._on_down(reason)
+            except Exception:  # the engine's top loop: the next life must not depend on this one
+                log.exception("the end of an engine could not be dealt with")
+
+    async def _live(self) -> str:
+        """Run one process from start to end; return how it ended."""
+        try:
+            child = await Child.start(self._module, FromEngine, self._log_path, self._environ)
+        except OSError as error:
+            return f"cannot be started: {error}"
+        try:
+            return await self._attend(child)
+        except Exception as error:  # the engine's top loop: one life that fails is not the last
+            log.exception("the engine was ended, as what it said could not be dealt with")
+            return f"was ended: {type(error).__name__}: {error}"
 
     async def _attend(self, child: Child) -> str:
         """Pass messages on until the process ends; return how it did."""
@@ -95,7 +108,8 @@ class EngineLink:
             while messages := await child.channel.receive():
                 for message in messages:
                     self._on_message(message)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except ValueError as error:
+            log.warning("the engine is ended", exc_info=error)
             grace_s, reason = 0.0, f"sent what is no message: {error}"
         finally:
             self._child = None

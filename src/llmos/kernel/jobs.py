@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmos.errors import InvalidRequestError
+from llmos.kernel.protocol import UnsendableError, pack
 from llmos.types import Priority
 
 
@@ -61,7 +63,7 @@ class Job:
     progress: dict[str, Any] | None
     """``{"step", "total", "message"}``"""
     error: dict[str, str] | None
-    """``{"code", "message"}`` of the last attempt that failed."""
+    """``{"code", "message"}`` of the last attempt that failed; None once one has succeeded."""
     result: dict[str, Any] | None
     """The handler's summary and ``"artifacts"``, the refs that were committed with it."""
     after: tuple[int, ...] = ()
@@ -92,6 +94,8 @@ class JobKind:
         schema: returns the params made complete; raises InvalidRequestError for bad ones.
         estimate: bytes of memory a job with these params needs.
         max_attempts: failures by the job's own fault after which it is failed.
+        light: it mostly waits for a disk or a network: it takes no ordinary job's worker, and as
+            many light jobs may run as ordinary ones.
     """
 
     name: str
@@ -99,3 +103,12 @@ class JobKind:
     schema: Callable[[dict[str, Any]], dict[str, Any]]
     estimate: Callable[[dict[str, Any]], int]
     max_attempts: int = 3
+    light: bool = False
+
+
+def check_sendable(name: str, params: dict[str, Any]) -> None:
+    """Raise InvalidRequestError for a name or params that a worker process cannot be told."""
+    try:
+        pack([name, params])
+    except UnsendableError as error:
+        raise InvalidRequestError(f"The params cannot be used: {error}.", param="params") from error

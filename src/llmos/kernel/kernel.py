@@ -104,6 +104,7 @@ class Kernel:
             on_end=self._worker_ended,
             monotonic=monotonic,
         )
+        self.jobs.ended = self.workers.job_ended
 
     async def start(self) -> None:
         """Take back the jobs that were running when the last server ended, then begin."""
@@ -181,7 +182,7 @@ class Kernel:
             idle_s=self._settings.idle_s,
             ageing_s=AGEING_S,
             ready=tuple(
-                ReadyJob(job.id, job.owner, job.priority, job.queued_at or now, job.reserved_bytes)
+                self._ready(job, now)
                 for job in view.ready
                 if self.workers.pid(job.id) is None  # its last worker is still on its way out
             ),
@@ -191,12 +192,32 @@ class Kernel:
             usage_s=self._usage.with_running(self.workers.running_s()),
         )
 
+    def _ready(self, job: Job, now: float) -> ReadyJob:
+        return ReadyJob(
+            job.id,
+            job.owner,
+            job.priority,
+            job.queued_at or now,
+            job.reserved_bytes,
+            self._is_light(job),
+        )
+
     def _active(self, job: Job, now: float) -> ActiveJob:
         left_s = self.workers.lease_left_s(job.id)
         expires_at = job.lease_expires_at or 0.0 if left_s is None else now + left_s
         return ActiveJob(
-            job.id, job.fence, job.owner, expires_at, job.reserved_bytes, job.cancel_requested
+            job.id,
+            job.fence,
+            job.owner,
+            expires_at,
+            job.reserved_bytes,
+            job.cancel_requested,
+            self._is_light(job),
         )
+
+    def _is_light(self, job: Job) -> bool:
+        kind = self.jobs.kinds.get(job.kind)
+        return kind is not None and kind.light
 
     def _do_now(self, action: scheduler.Action, state: State) -> None:
         """Do what needs no waiting, before anything else can change."""
@@ -240,13 +261,22 @@ class Kernel:
                 self.ledger.release(key)
 
     async def _start_worker(self, job: Job) -> bool:
+        """Start a worker, or fail the attempt at once; say whether there is one."""
+        failure: LlmosError
         try:
             await self.workers.start(job)
         except OSError as error:
-            failure = LlmosError(f"No worker could be started: {error}")
-            await self.jobs.fail(job.id, job.fence, failure, retryable=True)
-            return False
-        return True
+            failure, retryable = LlmosError(f"No worker could be started: {error}"), True
+        except LlmosError as error:
+            failure, retryable = error, error.retryable
+        except Exception as error:  # a worker's top loop, for the one that never had its own
+            log.exception("no worker could be started on job %d", job.id)
+            text = f"No worker could be started: {type(error).__name__}: {error}"
+            failure, retryable = LlmosError(text), False
+        else:
+            return True
+        await self.jobs.fail(job.id, job.fence, failure, retryable=retryable)
+        return False
 
     async def _expire(self, job_id: int, fence: int) -> None:
         if not self.workers.expire(job_id):

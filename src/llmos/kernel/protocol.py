@@ -140,9 +140,29 @@ ToWorker = StartJob | CancelJob | PauseJob
 FromWorker = Heartbeat | JobProgress | JobLog | JobMetric | JobDone | JobFailed
 
 
+class UnsendableError(ValueError):
+    """A value that no message can carry; says what in it is in the way."""
+
+
+def pack(value: Any) -> bytes:
+    """Return the bytes of a value.
+
+    Raises:
+        UnsendableError: it has a number beyond 64 bits, a lone surrogate or an object of no known
+            type, is nested too deeply, or is too large.
+    """
+    try:
+        data = msgspec.msgpack.encode(value)
+    except (OverflowError, TypeError, ValueError, RecursionError) as error:
+        raise UnsendableError(f"{type(error).__name__}: {error}") from error
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise UnsendableError(f"{len(data)} bytes are over the limit of {MAX_MESSAGE_BYTES}")
+    return data
+
+
 def encode(message: msgspec.Struct) -> bytes:
-    """Return the framed bytes of a message."""
-    body = msgspec.msgpack.encode(message)
+    """Return the framed bytes of a message. Raises UnsendableError, see `pack`."""
+    body = pack(message)
     return struct.pack(">I", len(body)) + body
 
 

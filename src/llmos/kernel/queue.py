@@ -8,14 +8,14 @@ from __future__ import annotations
 import builtins
 import difflib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, func, select, update
 
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, OutOfMemoryError
 from llmos.kernel.events import EventBus
-from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobKind, JobState
+from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobKind, JobState, check_sendable
 from llmos.kernel.ledger import format_bytes
 from llmos.kernel.transitions import MAX_ID, Audit, JobChange, find_jobs, get_job
 from llmos.kernel.view import QueueView, read_view
@@ -30,6 +30,10 @@ Commit = Callable[[Connection, Job, JobResult], Sequence[str] | None]
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_LIMIT_S = 60.0
+
+
+async def _keep_nothing(job_id: int) -> None:
+    """There is nothing to clear away after a job."""
 
 
 def topic(job_id: int) -> str:
@@ -68,6 +72,8 @@ class JobQueue:
         self._capacity_bytes = capacity_bytes
         self.changed: Callable[[], None] = lambda: None
         """Called after every change; the kernel puts its own function here."""
+        self.ended: Callable[[int], Awaitable[None]] = _keep_nothing
+        """Called with each job that became final; the kernel puts its own function here."""
 
     # -- for whoever asks for work ---------------------------------------------------------------
 
@@ -90,13 +96,15 @@ class JobQueue:
             actor: who asks, for the audit trail; the owner if not given.
 
         Raises:
-            InvalidRequestError: there is no such kind, or its schema refuses the params.
+            InvalidRequestError: there is no such kind, its schema refuses the params, or no worker
+                could be told them (a number beyond 64 bits).
             JobNotFoundError: a job in ``after`` does not exist.
             ConflictError: a job in ``after`` failed or was cancelled.
             OutOfMemoryError: it needs more memory than there is.
         """
-        job_kind = self._kind(kind)
+        job_kind = self.kind(kind)
         params = job_kind.schema(params)
+        check_sendable(name, params)
         reserved_bytes = self._estimate(job_kind, params)
         row = {
             "kind": kind,
@@ -198,10 +206,19 @@ class JobQueue:
 
     # -- for the kernel --------------------------------------------------------------------------
 
+    def kind(self, name: str) -> JobKind:
+        """Return a job kind. Raises InvalidRequestError when there is none, with the nearest."""
+        if name not in self.kinds:
+            near = difflib.get_close_matches(name, self.kinds, n=1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidRequestError(f"There is no job kind {name!r}.{hint}", param="kind")
+        return self.kinds[name]
+
     async def view(self) -> QueueView:
         """Return what can run and what runs, for the scheduler."""
         now = self._clock()
-        return await self._db.read(lambda connection: read_view(connection, now))
+        light = [name for name, kind in self.kinds.items() if kind.light]
+        return await self._db.read(lambda connection: read_view(connection, now, light))
 
     async def claim(self, job_id: int, lease_s: float, threads: int) -> Job | None:
         """Take a queued job for a new attempt; None when it is not to be had any more.
@@ -234,10 +251,6 @@ class JobQueue:
             return job
 
         return await self._change(change)
-
-    async def renew(self, job_id: int, fence: int, lease_s: float) -> None:
-        """Extend an attempt's lease. Raises FencedError when it no longer holds the job."""
-        await self.report(job_id, fence, lease_s)
 
     async def report(
         self,
@@ -362,23 +375,18 @@ class JobQueue:
     async def _change(self, make: Callable[[JobChange], T], *, wake: bool = True) -> T:
         """Run ``make`` in a transaction, then publish its events."""
 
-        def write(connection: Connection) -> tuple[T, builtins.list[JobEvent]]:
+        def write(connection: Connection) -> tuple[T, JobChange]:
             change = JobChange(connection, self._clock(), self._audit)
-            return make(change), change.events
+            return make(change), change
 
-        value, events = await self._db.write(write)
-        for event in events:
+        value, change = await self._db.write(write)
+        for event in change.events:
             self._bus.publish(topic(event.job_id), event)
         if wake:
             self.changed()
+        for job_id in change.ended:
+            await self.ended(job_id)
         return value
-
-    def _kind(self, name: str) -> JobKind:
-        if name not in self.kinds:
-            near = difflib.get_close_matches(name, self.kinds, n=1, cutoff=0.0)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InvalidRequestError(f"There is no job kind {name!r}.{hint}", param="kind")
-        return self.kinds[name]
 
     def _estimate(self, kind: JobKind, params: dict[str, Any]) -> int:
         num_bytes = kind.estimate(params)

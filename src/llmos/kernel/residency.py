@@ -12,7 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmos.errors import EngineError, LlmosError, OutOfMemoryError, OverloadedError, by_code
+from llmos.errors import (
+    EngineError,
+    InvalidModelError,
+    LlmosError,
+    OutOfMemoryError,
+    OverloadedError,
+    by_code,
+)
 from llmos.kernel import protocol
 from llmos.kernel.engine import EngineLink
 from llmos.kernel.ledger import Ledger, format_bytes
@@ -265,7 +272,11 @@ class Residency:
 
     def _send_load(self, model: Model) -> None:
         spec = model.spec
-        self._link.send(protocol.Load(spec.key, spec.engine, spec.path, spec.manifest))
+        try:
+            self._link.send(protocol.Load(spec.key, spec.engine, spec.path, spec.manifest))
+        except protocol.UnsendableError as error:
+            text = f"The manifest of {spec.name} cannot be sent to the engine: {error}."
+            self._fail_load(model, InvalidModelError(text))
 
     def _start_unload(self, model: Model) -> None:
         model.state = "unloading"
@@ -304,7 +315,7 @@ class Residency:
     # -- the engine ------------------------------------------------------------------------------
 
     def _engine_up(self) -> None:
-        for model in self._models.values():
+        for model in list(self._models.values()):
             if model.state == "loading":
                 self._send_load(model)
 

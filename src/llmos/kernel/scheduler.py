@@ -25,6 +25,8 @@ class ReadyJob:
     priority: Priority
     queued_at: float
     num_bytes: int
+    light: bool = False
+    """It takes one of the workers for light jobs, see `JobKind`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class ActiveJob:
     lease_expires_at: float
     num_bytes: int
     cancel_requested: bool = False
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class WantedModel:
 class State:
     """Everything `decide` looks at. Times are Unix seconds.
 
+    Up to ``max_workers`` ordinary jobs run, and as many light ones beside them.
     ``free_bytes`` is what the ledger has left; ``usage_s`` each owner's recent compute seconds. A
     class gains one rank per ``ageing_s`` of waiting, without limit, so nothing starves: a job of
     class ``p`` is never passed by one that came more than ``(p + 1) * ageing_s`` after it.
@@ -182,7 +186,9 @@ class _Plan:
         self._state = state
         self._free_bytes = state.free_bytes
         self._coming_bytes = sum(m.num_bytes for m in state.models if m.state == "unloading")
-        self._workers = state.max_workers - len(state.active)
+        self._workers = dict.fromkeys((False, True), state.max_workers)
+        for job in state.active:
+            self._workers[job.light] -= 1
         self._running = Counter(job.owner for job in state.active)
         self._idle = sorted(
             (m for m in state.models if m.state == "ready" and m.num_users == 0),
@@ -230,8 +236,8 @@ class _Plan:
     def place_job(self, job: ReadyJob) -> None:
         if job.num_bytes > self._state.capacity_bytes:
             self.actions.append(RefuseJob(job.id))
-        elif self._workers > 0 and (got := self._take(job)) != "passed":
-            self._workers -= 1
+        elif self._workers[job.light] > 0 and (got := self._take(job)) != "passed":
+            self._workers[job.light] -= 1
             self._running[job.owner] += 1
             if got == "taken":
                 self.actions.append(Start(job.id))

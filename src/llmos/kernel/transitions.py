@@ -25,12 +25,14 @@ MAX_ID = 2**63 - 1
 
 @dataclass(slots=True)
 class JobChange:
-    """One transaction on jobs: its connection, its time, and the events to publish after it."""
+    """One transaction on jobs: its connection, its time, and what to tell once it is durable."""
 
     connection: Connection
     now: float
     audit: Audit | None
     events: list[JobEvent] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    """Ids of the jobs that became final."""
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -106,11 +108,12 @@ class JobChange:
                 state=state,
                 finished_at=self.now,
                 lease_expires_at=None,
-                error=error or job.error,
+                error=None if state is JobState.SUCCEEDED else error or job.error,
                 result=result,
             )
             self.record(job, "state", _state_data(state, job.attempt, error))
             self.audited(actor, "job.finish", job, {"state": str(state)})
+            self.ended.append(job.id)
             for dependant in self._waiting_for(job):
                 if state is not JobState.SUCCEEDED:
                     ended.append((dependant, JobState.FAILED, _dependency_error(job, state)))

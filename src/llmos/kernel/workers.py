@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import time
@@ -16,6 +17,7 @@ from llmos.errors import (
     CancelledError,
     DiskFullError,
     FencedError,
+    InvalidRequestError,
     JobFailedError,
     LlmosError,
     by_code,
@@ -32,6 +34,8 @@ from llmos.kernel.protocol import (
     JobProgress,
     PauseJob,
     StartJob,
+    UnsendableError,
+    encode,
 )
 from llmos.kernel.queue import Commit, JobQueue
 
@@ -39,6 +43,8 @@ WORKER_MODULE = "llmos.kernel.worker"
 TERMINATE_AFTER_S = 2.0
 KILL_AFTER_S = 4.0
 END_GRACE_S = 2.0
+MAX_CRASH_LINES = 20
+MAX_CRASH_BYTES = 20_000
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +56,15 @@ class _Worker:
     started_at: float
     heard_at: float
     """Monotonic seconds of the last message."""
+    log_start_bytes: int
+    """Where in the log file this attempt's output begins."""
     task: asyncio.Task[None] | None = None
     cancelling: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False
     expired: bool = False
+    job_ended: bool = False
+    """The job is final: nothing of it is to be kept once the process is gone."""
 
 
 class Workers:
@@ -88,29 +98,26 @@ class Workers:
         self._workers: dict[int, _Worker] = {}
 
     async def start(self, job: Job) -> None:
-        """Start a worker on a claimed job. Raises OSError when no process can be had."""
+        """Start a worker on a claimed job.
+
+        Raises:
+            OSError: no process can be had.
+            InvalidRequestError: its kind is gone, or its params cannot be sent to a process.
+        """
+        message = self._start_message(job)
         directory = self._checkpoint_dir(job.id)
         directory.mkdir(parents=True, exist_ok=True)
-        log_path = self._home / "logs" / f"job-{job.id}.log"
+        log_path = self._log_path(job.id)
+        log_start_bytes = log_path.stat().st_size if log_path.exists() else 0
         environ = thread_environ(job.threads)
         child = await Child.start(WORKER_MODULE, FromWorker, log_path, environ)
-        child.channel.send(
-            StartJob(
-                job_id=job.id,
-                fence=job.fence,
-                attempt=job.attempt,
-                handler=self._queue.kinds[job.kind].handler,
-                name=job.name,
-                params=job.params,
-                owner=job.owner,
-                home=str(self._home),
-                checkpoint_dir=str(directory),
-                threads=job.threads,
-                heartbeat_s=self._heartbeat_s,
-            )
-        )
+        try:
+            child.channel.send(message)
+        except BaseException:
+            await child.end(0.0)
+            raise
         now = self._monotonic()
-        worker = _Worker(job, child, now, now)
+        worker = _Worker(job, child, now, now, log_start_bytes)
         self._workers[job.id] = worker
         worker.task = asyncio.create_task(self._run(worker), name=f"job-{job.id}")
 
@@ -164,6 +171,12 @@ class Workers:
         await asyncio.gather(*(worker.child.channel.close() for worker in workers))
         await asyncio.gather(*(worker.ended.wait() for worker in workers))
 
+    async def job_ended(self, job_id: int) -> None:
+        """Remove what an ended job kept; once more when its worker, which may write, is gone."""
+        if worker := self._workers.get(job_id):
+            worker.job_ended = True
+        await asyncio.to_thread(self.remove_checkpoints, job_id)
+
     def remove_checkpoints(self, job_id: int) -> None:
         """Remove what an ended job kept across attempts."""
         shutil.rmtree(self._checkpoint_dir(job_id), ignore_errors=True)
@@ -175,6 +188,30 @@ class Workers:
         return [int(name) for name in names if name.isdecimal()]
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _start_message(self, job: Job) -> StartJob:
+        """Return what a worker is told first. Raises InvalidRequestError, see `start`."""
+        message = StartJob(
+            job_id=job.id,
+            fence=job.fence,
+            attempt=job.attempt,
+            handler=self._queue.kind(job.kind).handler,
+            name=job.name,
+            params=job.params,
+            owner=job.owner,
+            home=str(self._home),
+            checkpoint_dir=str(self._checkpoint_dir(job.id)),
+            threads=job.threads,
+            heartbeat_s=self._heartbeat_s,
+        )
+        try:
+            encode(message)
+        except UnsendableError as error:
+            raise InvalidRequestError(f"The params of this job cannot be used: {error}.") from error
+        return message
+
+    def _log_path(self, job_id: int) -> Path:
+        return self._home / "logs" / f"job-{job_id}.log"
 
     def _checkpoint_dir(self, job_id: int) -> Path:
         return self._home / "jobs" / str(job_id)
@@ -190,6 +227,8 @@ class Workers:
             await self._fail(job, error)
         finally:
             await worker.child.end(END_GRACE_S)
+            if worker.job_ended:
+                await asyncio.to_thread(self.remove_checkpoints, job.id)
             worker.ended.set()
             del self._workers[job.id]
             self._on_end(job, self._monotonic() - worker.started_at)
@@ -206,6 +245,12 @@ class Workers:
         except ValueError as error:
             return JobFailed(LlmosError.code, f"The worker sent what is no message: {error}", True)
         return None
+
+    async def _keep_last_words(self, worker: _Worker) -> None:
+        """Add the end of what a dead worker printed to its job's log. Raises FencedError."""
+        path = self._log_path(worker.job.id)
+        lines = await asyncio.to_thread(last_lines, path, worker.log_start_bytes)
+        await self._keep(worker, [JobLog(line) for line in lines])
 
     async def _keep(self, worker: _Worker, messages: Sequence[FromWorker]) -> None:
         """Write progress, log lines and metrics down, and renew the lease. Raises FencedError."""
@@ -232,22 +277,21 @@ class Workers:
         job, queue = worker.job, self._queue
         if isinstance(outcome, JobDone):
             try:
-                ended = await queue.complete(job.id, job.fence, outcome.result, self._commit)
+                await queue.complete(job.id, job.fence, outcome.result, self._commit)
             except FencedError:
                 raise
             except LlmosError as refusal:
                 retryable = refusal.retryable or isinstance(refusal, DiskFullError)
-                ended = await queue.fail(job.id, job.fence, refusal, retryable=retryable)
+                await queue.fail(job.id, job.fence, refusal, retryable=retryable)
         elif outcome is None:
             status = await worker.child.end(END_GRACE_S)
-            ended = await queue.fail(job.id, job.fence, self._crash(worker, status), retryable=True)
+            await self._keep_last_words(worker)
+            await queue.fail(job.id, job.fence, self._crash(worker, status), retryable=True)
         elif outcome.code == CancelledError.code:
-            ended = await queue.cancelled(job.id, job.fence)
+            await queue.cancelled(job.id, job.fence)
         else:
             error = by_code(outcome.code)(outcome.message)
-            ended = await queue.fail(job.id, job.fence, error, retryable=outcome.retryable)
-        if ended.state.is_final:
-            await asyncio.to_thread(self.remove_checkpoints, job.id)
+            await queue.fail(job.id, job.fence, error, retryable=outcome.retryable)
 
     async def _fail(self, job: Job, error: Exception) -> None:
         """Fail an attempt; if that cannot be kept either, its lease will run out."""
@@ -262,6 +306,18 @@ class Workers:
         if worker.expired:
             how = f"gave no sign of life for {self._lease_s:g} s and was stopped"
         return JobFailedError(f"The worker {how}: `llmos jobs logs {worker.job.id}` may say why.")
+
+
+def last_lines(path: Path, start_bytes: int) -> list[str]:
+    """Return the last few lines of a log file from ``start_bytes`` on; none if it is not there."""
+    try:
+        with path.open("rb") as log_file:
+            size_bytes = log_file.seek(0, os.SEEK_END)
+            log_file.seek(max(start_bytes, size_bytes - MAX_CRASH_BYTES))
+            text = log_file.read(MAX_CRASH_BYTES).decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-MAX_CRASH_LINES:]
 
 
 async def _cancel(worker: _Worker) -> None:

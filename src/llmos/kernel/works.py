@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from llmos.errors import EngineError, LlmosError
-from llmos.kernel.protocol import Cancel, Submit, ToEngine
+from llmos.errors import EngineError, InvalidRequestError, LlmosError
+from llmos.kernel.protocol import Cancel, Submit, ToEngine, UnsendableError
 from llmos.types import GenerateWork, PipelineOut, TokensOut, Work, WorkOut
 
 MAX_DEATHS = 3
@@ -59,7 +59,7 @@ class Works:
     engine: so the one that kills it is found out, and the others finish.
 
     Args:
-        send: passes a message to the engine.
+        send: passes a message to the engine; raises UnsendableError before anything was sent.
         is_ready: says whether the model of this key is loaded.
     """
 
@@ -81,11 +81,16 @@ class Works:
         return [live for live in self._works.values() if live.key == key]
 
     def dispatch(self) -> None:
-        """Send what may be sent now."""
-        for live in self._works.values():
+        """Send what may be sent now; what cannot be sent at all fails alone."""
+        for live in list(self._works.values()):
             if live.state == "waiting" and self._is_ready(live.key) and self._may_go(live):
-                live.state = "sent"
-                self._send(live.message())
+                try:
+                    self._send(live.message())
+                except UnsendableError as error:
+                    refusal = InvalidRequestError(f"The request cannot be sent: {error}.")
+                    self.fail(live.id, refusal)
+                else:
+                    live.state = "sent"
 
     def drop(self, live: LiveWork) -> None:
         """Forget a work; one that the engine still does is cancelled there."""

@@ -75,8 +75,18 @@ class GroupWriter:
             group, is_open = self._next_group()
             running = [write for write in group if write.future.set_running_or_notify_cancel()]
             if running:
-                with self._engine.connect() as connection:
-                    _commit(connection, running)
+                self._settle(running)
+
+    def _settle(self, group: list[_Write]) -> None:
+        """Settle every future of a group, whatever happens: this thread must go on."""
+        try:
+            with self._engine.connect() as connection:
+                _commit(connection, group)
+        except Exception as error:  # there is no connection to be had, or it broke
+            failure = typed_error(error) if isinstance(error, DBAPIError) else error
+            for write in group:
+                if not write.future.done():
+                    write.future.set_exception(failure)
 
     def _next_group(self) -> tuple[list[_Write], bool]:
         """Wait for a change, then take those queued behind it; False once the writer is closed."""

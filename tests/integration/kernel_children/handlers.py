@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -94,6 +95,15 @@ def die(context: JobContext) -> JobResult:
     raise AssertionError
 
 
+def die_loudly(context: JobContext) -> JobResult:
+    """Print to both outputs, then end the process."""
+    context.log("begun")
+    for number in range(30):
+        print("line", number, flush=True)
+    print("out of luck", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def forking(context: JobContext) -> JobResult:
     """Leave a child that holds the socket open, and die."""
     if context.attempt == 1:
@@ -128,6 +138,7 @@ FUNCTIONS = (
     "crash",
     "flaky",
     "die",
+    "die_loudly",
     "forking",
     "unsendable",
     "absent",
@@ -136,3 +147,6 @@ KINDS = {
     name: JobKind(name, f"kernel_children.handlers:{name}", _any_params, _no_memory)
     for name in FUNCTIONS
 }
+KINDS["light"] = JobKind(
+    "light", "kernel_children.handlers:double", _any_params, _no_memory, light=True
+)

@@ -40,7 +40,7 @@ def _schema(params: dict[str, Any]) -> dict[str, Any]:
 
 KINDS = {
     "train": JobKind("train", "m:f", _schema, lambda params: params.get("bytes", 0)),
-    "import": JobKind("import", "m:f", _schema, lambda _: 0, max_attempts=1),
+    "import": JobKind("import", "m:f", _schema, lambda _: 0, max_attempts=1, light=True),
 }
 
 

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from llmos.kernel import protocol
 from llmos.kernel.child import AsyncChannel, describe_exit, thread_environ
 from llmos.kernel.protocol import (
     MAX_MESSAGE_BYTES,
@@ -13,9 +14,12 @@ from llmos.kernel.protocol import (
     Heartbeat,
     JobLog,
     PauseJob,
+    StartJob,
     SyncChannel,
     ToWorker,
+    UnsendableError,
     encode,
+    pack,
 )
 
 
@@ -46,6 +50,30 @@ async def test_a_large_message_comes_whole(pair) -> None:
     line = "x" * 100_000
     theirs.sendall(encode(JobLog(line)))
     assert await channel.receive() == [JobLog(line)]
+
+
+@pytest.mark.parametrize("value", [2**64, "\ud800", object(), {"a": [10**400]}])
+async def test_what_cannot_be_encoded_is_one_error_and_nothing_of_it_is_sent(
+    pair, value: object
+) -> None:
+    channel, theirs = pair
+    with pytest.raises(UnsendableError):
+        channel.send(StartJob(1, 1, 1, "m:f", "n", {"value": value}, "o", "/", "/", 1, 1.0))
+    channel.send(CancelJob())
+    assert SyncChannel(theirs, ToWorker).receive() == CancelJob()
+
+
+def test_what_is_larger_or_deeper_than_a_message_may_be_is_unsendable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UnsendableError, match="recursion"):
+        pack(deep)
+    monkeypatch.setattr(protocol, "MAX_MESSAGE_BYTES", 10)
+    with pytest.raises(UnsendableError, match="over the limit of 10"):
+        encode(JobLog("x" * 10))
 
 
 async def test_a_closed_peer_is_the_end_and_sending_to_it_no_error(pair) -> None:

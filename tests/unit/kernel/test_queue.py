@@ -92,6 +92,17 @@ async def test_what_is_not_valid_is_refused_and_not_written(queue: JobQueue) -> 
     assert await queue.list() == []
 
 
+@pytest.mark.parametrize(
+    "value", [10**400, -(2**63) - 1, "\ud800"], ids=["huge", "below 64 bits", "surrogate"]
+)
+async def test_params_that_no_worker_could_be_told_are_refused_and_not_written(
+    queue: JobQueue, value: object
+) -> None:
+    with pytest.raises(InvalidRequestError, match="params cannot be used"):
+        await queue.submit("train", {"steps": value}, owner="o")
+    assert await queue.list() == []
+
+
 @pytest.mark.parametrize("job_id", [0, -1, 7, 2**63, 2**80, -(2**80)])
 async def test_a_job_that_is_not_there_is_not_found(queue: JobQueue, job_id: int) -> None:
     for ask in (queue.get(job_id), queue.events(job_id), queue.cancel(job_id, "a")):
@@ -153,7 +164,7 @@ async def test_reports_renew_the_lease_and_are_kept(queue: JobQueue, clock, bus:
     assert (seen.lease_expires_at, seen.progress) == (1040.0, progress)
     kept = await queue.events(job.id, after_event_id=2)
     assert [event.data for event in kept] == [{"line": "hi"}, {"step": 1, "loss": None}]
-    await queue.renew(job.id, job.fence, 100.0)
+    await queue.report(job.id, job.fence, 100.0)
     assert (await queue.get(job.id)).lease_expires_at == 1110.0
 
 
@@ -168,6 +179,48 @@ async def test_success_commits_once_with_its_artifacts(
     with pytest.raises(FencedError):
         await queue.complete(job.id, job.fence, result, commit)
     assert commits(database) == [f"job {job.id}"]
+
+
+async def test_a_job_that_succeeds_in_the_end_has_no_error(queue: JobQueue, clock) -> None:
+    job = await running(queue)
+    job = await queue.fail(job.id, job.fence, EngineError("again"), retryable=True)
+    assert job.error == {"code": "engine_error", "message": "again"}
+    clock.now = job.not_before
+    job = await queue.claim(job.id, LEASE_S, threads=2)
+    ended = await queue.complete(job.id, job.fence, JobResult(), commit)
+    assert (ended.state, ended.failures, ended.error) == (JobState.SUCCEEDED, 1, None)
+
+
+@pytest.mark.parametrize("state", ANY_STATE)
+async def test_whoever_clears_up_is_told_once_of_each_job_that_is_final(
+    queue: JobQueue, state: JobState
+) -> None:
+    told: list[int] = []
+
+    async def tell(job_id: int) -> None:
+        assert (await queue.get(job_id)).state.is_final
+        told.append(job_id)
+
+    queue.ended = tell
+    job = await in_state(queue, state)
+    if not job.state.is_final:
+        assert told == []
+        await queue.cancel(job.id, "a")
+        await queue.requeue_all()
+    assert told == [job.id]
+
+
+async def test_whoever_clears_up_is_told_of_what_fails_with_a_job(queue: JobQueue) -> None:
+    told: list[int] = []
+
+    async def tell(job_id: int) -> None:
+        told.append(job_id)
+
+    queue.ended = tell
+    first = await submit(queue)
+    second = await submit(queue, after=[first.id])
+    await queue.refuse(first.id, OutOfMemoryError("too large"))
+    assert told == [first.id, second.id]
 
 
 async def test_a_commit_that_fails_leaves_the_job_running_and_nothing_else(
@@ -191,7 +244,7 @@ async def test_an_attempt_that_lost_its_job_can_change_nothing(
     await queue.requeue(old.id, old.fence)
     new = await queue.claim(old.id, LEASE_S, threads=2)
     for late in (
-        queue.renew(old.id, old.fence, LEASE_S),
+        queue.report(old.id, old.fence, LEASE_S),
         queue.complete(old.id, old.fence, JobResult(), commit),
         queue.fail(old.id, old.fence, DataError(), retryable=False),
         queue.cancelled(old.id, old.fence),
@@ -355,10 +408,26 @@ async def test_the_view_shows_the_oldest_of_each_class_and_owner(queue: JobQueue
     assert waiting_out.id in {job.id for job in (await queue.view()).ready}
 
 
+async def test_a_long_queue_hides_no_light_job_nor_light_ones_an_ordinary_one(
+    queue: JobQueue,
+) -> None:
+    def kinds(view_kinds: list[str]) -> dict[str, int]:
+        return {kind: view_kinds.count(kind) for kind in ("train", "import")}
+
+    for kind in ["train"] * 20 + ["import"] * 20 + ["train"]:
+        await queue.submit(kind, {}, owner="o")
+    view = await queue.view()
+    assert kinds([job.kind for job in view.ready]) == {"train": 16, "import": 16}
+    assert [job.id for job in view.ready] == [*range(1, 17), *range(21, 37)]
+
+
 def test_the_view_is_read_by_index(database: MemoryDatabase) -> None:
     queued = (jobs.c.state == "queued") & (jobs.c.priority == 1)
     for query in (
-        select(jobs).where(queued, jobs.c.owner == "o").order_by(jobs.c.id).limit(16),
+        select(jobs.c.id, jobs.c.kind)
+        .where(queued, jobs.c.owner == "o")
+        .order_by(jobs.c.id)
+        .limit(512),
         select(jobs.c.owner).where(queued, jobs.c.owner > "o").order_by(jobs.c.owner).limit(1),
         select(jobs).where(jobs.c.state.in_(["running", "paused"])),
         select(func.min(jobs.c.not_before)).where(

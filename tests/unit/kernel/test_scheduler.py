@@ -70,6 +70,16 @@ def test_no_more_jobs_run_than_there_are_workers() -> None:
     assert decide(state(ready=(ready(2),), max_workers=0)) == []
 
 
+def test_light_jobs_run_beside_ordinary_ones_and_as_many() -> None:
+    training, pulling = active(1), active(2, light=True)
+    jobs = (ready(3, queued_at=NOW - 9), ready(4, light=True), ready(5, light=True))
+    assert decide(state(ready=jobs, active=(training,))) == [Start(4)]
+    assert decide(state(ready=jobs, active=(pulling,))) == [Start(3)]
+    assert decide(state(ready=jobs, active=(training, pulling))) == []
+    assert decide(state(ready=jobs, max_workers=2)) == [Start(3), Start(4), Start(5)]
+    assert decide(state(ready=jobs, max_workers=0)) == []
+
+
 def test_the_owner_who_used_least_goes_first() -> None:
     jobs = (ready(1, owner="a", queued_at=NOW - 50), ready(2, owner="b"))
     assert decide(state(ready=jobs, usage_s={"a": 5.0, "b": 4.0})) == [Start(2)]
@@ -207,7 +217,14 @@ def states(draw: st.DrawFn) -> State:
         for index in range(draw(st.integers(0, 5)))
     ]
     jobs = [
-        ActiveJob(index, 1, draw(owners), NOW + draw(st.floats(-10, 30)), draw(sizes))
+        ActiveJob(
+            index,
+            1,
+            draw(owners),
+            NOW + draw(st.floats(-10, 30)),
+            draw(sizes),
+            light=draw(st.booleans()),
+        )
         for index in range(draw(st.integers(0, 3)))
     ]
     used = sum(m.num_bytes for m in models) + sum(job.num_bytes for job in jobs)
@@ -220,7 +237,14 @@ def states(draw: st.DrawFn) -> State:
         draw(st.sampled_from([0.0, 60.0, 900.0])),
         AGEING_S,
         tuple(
-            ReadyJob(100 + index, draw(owners), draw(priorities), draw(times), draw(sizes))
+            ReadyJob(
+                100 + index,
+                draw(owners),
+                draw(priorities),
+                draw(times),
+                draw(sizes),
+                draw(st.booleans()),
+            )
             for index in range(draw(st.integers(0, 8)))
         ),
         tuple(jobs),
@@ -231,6 +255,14 @@ def states(draw: st.DrawFn) -> State:
         ),
         {"a": draw(st.floats(0, 100)), "b": 1.0},
     )
+
+
+def free_workers(made: State, *, light: bool) -> int:
+    """Workers of one sort that the decision leaves free."""
+    started = {action.job_id for action in decide(made) if isinstance(action, Start)}
+    taken = [job for job in made.active if job.light == light]
+    taken += [job for job in made.ready if job.light == light and job.id in started]
+    return made.max_workers - len(taken)
 
 
 def taken_bytes(made: State) -> int:
@@ -253,8 +285,9 @@ def test_no_byte_is_given_out_twice(made: State) -> None:
 @unhurried
 @given(states())
 def test_workers_are_never_exceeded(made: State) -> None:
-    starts = [action for action in decide(made) if isinstance(action, Start)]
-    assert len(starts) <= max(made.max_workers - len(made.active), 0)
+    for light in (False, True):
+        active_of = sum(job.light == light for job in made.active)
+        assert free_workers(made, light=light) >= min(made.max_workers - active_of, 0)
 
 
 @unhurried
@@ -292,10 +325,9 @@ def test_nothing_that_fits_is_left_waiting_unless_room_is_kept_for_another(made:
     actions = decide(made)
     done = {getattr(action, "job_id", None) or getattr(action, "key", None) for action in actions}
     left_bytes = made.free_bytes - taken_bytes(made)
-    starts = sum(isinstance(action, Start) for action in actions)
-    free_workers = made.max_workers - len(made.active) - starts
+    free = {light: free_workers(made, light=light) for light in (False, True)}
     for job in made.ready:
-        assert job.id in done or job.num_bytes > left_bytes or free_workers <= 0
+        assert job.id in done or job.num_bytes > left_bytes or free[job.light] <= 0
     for m in made.wanted:
         assert m.key in done or m.num_bytes > left_bytes
 
@@ -314,7 +346,8 @@ def test_carried_out_to_the_end_every_demand_that_can_be_met_is_met(made: State)
     idle_bytes = sum(m.num_bytes for m in made.models if m.state == "ready" and not m.num_users)
     for job in made.ready:
         fits = job.num_bytes <= made.free_bytes + idle_bytes
-        assert not fits or len(made.active) >= made.max_workers or overdue(made)
+        num_active = sum(other.light == job.light for other in made.active)
+        assert not fits or num_active >= made.max_workers or overdue(made)
 
 
 def overdue(made: State) -> bool:
@@ -340,7 +373,9 @@ def carried_out(made: State, actions: list[object]) -> State:
             job = next(job for job in waiting if job.id == action.job_id)
             waiting.remove(job)
             if isinstance(action, Start):
-                jobs.append(ActiveJob(job.id, 1, job.owner, NOW + 30, job.num_bytes))
+                jobs.append(
+                    ActiveJob(job.id, 1, job.owner, NOW + 30, job.num_bytes, light=job.light)
+                )
     used = sum(m.num_bytes for m in models.values()) + sum(job.num_bytes for job in jobs)
     return dataclasses.replace(
         made,
@@ -353,14 +388,21 @@ def carried_out(made: State, actions: list[object]) -> State:
 
 
 @unhurried
-@given(states(), st.integers(0, 3))
-def test_a_job_is_never_passed_by_one_that_came_long_after_it(made: State, late: int) -> None:
+@given(states(), st.integers(0, 3), st.booleans())
+def test_a_job_is_never_passed_by_one_that_came_long_after_it(
+    made: State, late: int, light: bool
+) -> None:
     """The ageing bound: (class + 1) * ageing_s, whatever owners used."""
-    first = ReadyJob(1, "z", Priority(late), NOW - (late + 2) * AGEING_S - 1, 0)
+    first = ReadyJob(1, "z", Priority(late), NOW - (late + 2) * AGEING_S - 1, 0, light)
     after = tuple(
-        dataclasses.replace(job, queued_at=NOW - AGEING_S + 1, num_bytes=0) for job in made.ready
+        dataclasses.replace(job, queued_at=NOW - AGEING_S + 1, num_bytes=0, light=light)
+        for job in made.ready
     )
     made = dataclasses.replace(
-        made, ready=(*after, first), wanted=(), usage_s={"z": 1e9}, max_workers=len(made.active) + 1
+        made,
+        ready=(*after, first),
+        wanted=(),
+        usage_s={"z": 1e9},
+        max_workers=sum(job.light == light for job in made.active) + 1,
     )
     assert [action for action in decide(made) if isinstance(action, Start)] == [Start(1)]

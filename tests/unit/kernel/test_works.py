@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmos.errors import ContextLengthError, EngineError
-from llmos.kernel.protocol import Cancel, Submit
+from llmos.errors import ContextLengthError, EngineError, InvalidRequestError
+from llmos.kernel.protocol import Cancel, Submit, encode
 from llmos.kernel.works import LiveWork, Works
 from llmos.types import (
     GenerateWork,
@@ -21,7 +21,11 @@ class Engine:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.loaded = {"m"}
-        self.works = Works(self.sent.append, self.loaded.__contains__)
+        self.works = Works(self.send, self.loaded.__contains__)
+
+    def send(self, message: Submit | Cancel) -> None:
+        encode(message)
+        self.sent.append(message)
 
     def restart(self) -> None:
         self.loaded.clear()
@@ -138,3 +142,29 @@ async def test_a_suspect_that_is_given_up_lets_the_next_go(engine: Engine) -> No
     engine.taken()
     engine.works.drop(first)
     assert engine.taken() == [second.id]
+
+
+async def test_work_that_cannot_be_encoded_fails_alone_and_is_gone(engine: Engine) -> None:
+    engine.loaded.clear()
+    before, huge, after = stream(engine, 1), stream(engine, 2**64), stream(engine, 3)
+    engine.loaded.add("m")
+    engine.works.dispatch()
+    assert engine.taken() == [before.id, after.id]
+    with pytest.raises(InvalidRequestError, match="cannot be sent"):
+        await huge.next()
+    assert engine.works.of("m") == [before, after]
+    engine.restart()
+    assert engine.taken() == [before.id, after.id]
+
+
+async def test_a_suspect_that_cannot_be_encoded_any_more_lets_the_next_go(engine: Engine) -> None:
+    first, second = stream(engine, 1), stream(engine, 2)
+    engine.restart()
+    first.generated_ids.append(2**64)
+    engine.loaded.clear()
+    engine.works.engine_died("was killed by SIGKILL")
+    engine.taken()
+    engine.loaded.add("m")
+    engine.works.dispatch()
+    assert engine.taken() == [second.id]
+    assert (first.state, second.state) == ("ended", "sent")

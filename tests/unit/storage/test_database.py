@@ -212,6 +212,20 @@ def test_a_database_locked_by_another_program_says_so(
     database.close()
 
 
+def test_a_write_without_a_connection_is_an_error_and_later_ones_are_kept(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    database = Database.open(home / "a.db")
+    database._writer_engine.dispose()
+    home.rename(tmp_path / "away")
+    with pytest.raises(OperationalError, match="unable to open"):
+        database._writer.submit(add("a")).result(timeout=10)
+    (tmp_path / "away").rename(home)
+    database._writer.submit(add("b")).result(timeout=10)
+    assert database.read_sync(tasks) == ["b"]
+    database.close()
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_text("not a database " * 100)
     with pytest.raises(ConflictError, match="not a database"):
