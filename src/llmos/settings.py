@@ -41,7 +41,7 @@ class Settings:
         "Least severe message to log: debug, info, warning, error.",
         choices=("debug", "info", "warning", "error"),
     )
-    device: str = _setting("auto", "Device of the engine: auto, cpu or cuda:N.")
+    device: str = _setting("auto", "Device of engines and jobs: auto, cpu or cuda:N.")
     threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.", least=0)
     memory_bytes: int = _setting(
         0, "Memory that may be reserved; 0 means 80% of the free.", least=0
@@ -49,7 +49,7 @@ class Settings:
     idle_s: float = _setting(
         900.0, "Seconds without a request after which a model is unloaded.", least=0
     )
-    max_workers: int = _setting(1, "Jobs that run at the same time.", least=1)
+    max_workers: int = _setting(1, "Jobs that compute at the same time.", least=1)
     max_queue: int = _setting(256, "Requests that may wait per model before 429.", least=1)
     heartbeat_s: float = _setting(10.0, "Seconds between a job worker's heartbeats.", least=0.01)
     lease_s: float = _setting(

@@ -102,6 +102,7 @@ class Kernel:
             lease_s=settings.lease_s,
             commit=commit,
             on_end=self._worker_ended,
+            environ={"LLMOS_DEVICE": settings.device},
             monotonic=monotonic,
         )
         self.jobs.ended = self.workers.job_ended

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class Workers:
         home: the llmos home; logs go to ``logs/job-N.log``, checkpoints to ``jobs/N/``.
         commit: stores artifacts in the transaction that ends a job.
         on_end: called with the job and the seconds it ran, once its worker is gone.
+        environ: added to the environment of each worker.
         monotonic: seconds; leases of live workers are judged by it, so the wall clock may jump.
     """
 
@@ -86,10 +87,12 @@ class Workers:
         lease_s: float,
         commit: Commit,
         on_end: Callable[[Job, float], None],
+        environ: Mapping[str, str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._home = home
+        self._environ = dict(environ or {})
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
         self._commit = commit
@@ -109,7 +112,7 @@ class Workers:
         directory.mkdir(parents=True, exist_ok=True)
         log_path = self._log_path(job.id)
         log_start_bytes = log_path.stat().st_size if log_path.exists() else 0
-        environ = thread_environ(job.threads)
+        environ = {**self._environ, **thread_environ(job.threads)}
         child = await Child.start(WORKER_MODULE, FromWorker, log_path, environ)
         try:
             child.channel.send(message)
