@@ -154,11 +154,12 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """The same as lines, a few a minute, for logs and pipes."""
+    """The same as lines, a few a minute and one at the end, for logs and pipes."""
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
         self._next_at = 0.0
+        self._held = ""
         self._values: dict[str, float] = {}
         self._total = 0
 
@@ -172,12 +173,16 @@ class LineDisplay:
         elif event["type"] == "metric":
             self._values |= data["values"]
             self._say(data["step"], describe_metrics(self._values))
+        elif event["type"] == "state" and data["state"] in DONE and self._held:
+            note(self._held)
 
     def _say(self, step: int, text: str) -> None:
+        of = f"/{self._total}" if self._total else ""
+        self._held = f"{self._verb}: {step}{of} {text}".rstrip()
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LINE_EVERY_S
-            of = f"/{self._total}" if self._total else ""
-            note(f"{self._verb}: {step}{of} {text}".rstrip())
+            note(self._held)
+            self._held = ""
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:
