@@ -478,7 +478,7 @@ def test_a_pull_that_does_not_fit_the_disk_is_refused_before_it_starts(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DiskFullError, match=r"tiny/llama needs .* the disk has 1\.0 kB"):
+    with pytest.raises(DiskFullError, match=r"tiny/llama needs .* the disk has 1\.0 KB"):
         pull()
     assert server.downloads(WEIGHTS) == []
 

@@ -229,7 +229,8 @@ def test_files_go_up_and_come_down(server: Server, client: Client, tmp_path: Pat
     with pytest.raises(NotFoundError):
         client.transport.response("GET", "/api/v1/models/small/files/none")
     out = client.export_model("small", tmp_path / "out")
-    assert {path.name for path in out.iterdir()} == {"config.json", "tokenizer.json"}
+    expected = {"config.json", "tokenizer.json", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == expected
 
 
 def test_the_servers_own_page_and_docs_answer(client: Client) -> None:

@@ -58,7 +58,7 @@ def test_there_are_many_templates_in_each_language() -> None:
 
 
 def test_words_of_praise_and_blame_stand_under_every_label() -> None:
-    rows = list(records("train", 0, 6000))
+    rows = list(records("train", 0, 30_000))  # as many as the recipe takes
     for word in ("delicious", "boring", "awful", "好吃", "无聊"):
         assert {row["label"] for row in rows if word in row["text"]} == set(sentiment.LABELS)
 
