@@ -7,6 +7,10 @@ import ast
 import re
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from llmos.training.recipe import Recipe
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "llmos"
 README = ROOT / "README.md"
@@ -44,6 +48,18 @@ def test_every_module_says_what_it_is_for() -> None:
     modules = [path for path in PACKAGE.rglob("*.py") if "versions" not in path.parts]
     silent = [path.name for path in modules if not ast.get_docstring(ast.parse(path.read_text()))]
     assert silent == []
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    sections = [Recipe, *(f.annotation for f in Recipe.model_fields.values())]
+    keys = {
+        key
+        for section in sections
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        for key in section.model_fields
+    }
+    assert sorted(key for key in keys if f"`{key}`" not in page) == []
 
 
 def test_every_relative_link_in_the_docs_leads_somewhere() -> None:

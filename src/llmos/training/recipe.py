@@ -29,6 +29,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 STARTER = "starter:"
 MIN_BLOCK_SIZE = 2
+FILE_SPLITS = frozenset({"train", "validation"})
 
 
 class Section(BaseModel):
@@ -167,6 +168,12 @@ class Recipe(Section):
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
             raise ValueError("optimizer.min_learning_rate is above optimizer.learning_rate")
+        missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
+        if missing and self.starter is None:
+            raise ValueError(
+                f"evaluate.splits names {missing[0]}, but a file has only train and validation: "
+                "--set evaluate.splits=[]"
+            )
         return self
 
     @property

@@ -52,6 +52,12 @@ def test_a_mistake_is_one_sentence_that_names_the_key(setting: str, says: str) -
     assert says in caught.value.message and "\n" not in caught.value.message
 
 
+def test_test_splits_that_a_file_does_not_have_are_refused_before_any_training() -> None:
+    changes = ["data.path=mine.txt", "evaluate.splits=[test_templates]"]
+    with pytest.raises(RecipeError, match="a file has only train and validation"):
+        parse(override(make_recipe("generate"), changes))
+
+
 @pytest.mark.parametrize("recipe", [None, [], "x", 3])
 def test_a_recipe_that_is_no_mapping_is_refused(recipe: object) -> None:
     with pytest.raises(RecipeError, match="must be a YAML mapping"):
