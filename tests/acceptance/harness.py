@@ -45,6 +45,13 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     return value
 
 
+AS_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Llmos:
     """One llmos home and what a user does with it. Nothing outside ``root`` should be written."""
 
@@ -119,9 +126,12 @@ class Llmos:
         return json.loads(self.ok(*arguments, "--json", **options))
 
     def start(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-        """Start one `llmos` command without waiting for its end."""
+        """Start one `llmos` command without waiting for its end, as a terminal would.
+
+        A shell's background job ignores SIGINT, and so would what it starts; Ctrl-C must reach it.
+        """
         return subprocess.Popen(
-            self.command(*arguments),
+            [sys.executable, "-c", AS_A_TERMINAL, *self.command(*arguments)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
