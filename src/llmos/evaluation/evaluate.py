@@ -130,7 +130,6 @@ def _encoded(encoding: Encoding) -> Encoded:
         tuple(encoding.ids),
         tuple(encoding.offsets),
         tuple(bool(flag) for flag in encoding.special_tokens_mask),
-        tuple(encoding.word_ids),
     )
 
 

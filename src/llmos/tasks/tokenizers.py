@@ -39,13 +39,12 @@ class BlobReader(Protocol):
 class Encoded:
     """Token ids with, for each, its (start, end) in the text in characters.
 
-    ``special`` marks tokens that stand for no text; ``words`` is the pre-tokenizer's word number.
+    ``special`` marks tokens that stand for no text.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     special: tuple[bool, ...]
-    words: tuple[int | None, ...]
 
 
 class Tokenizer:
@@ -95,7 +94,6 @@ class Tokenizer:
             ids=tuple(encoding.ids),
             offsets=tuple((int(start), int(end)) for start, end in encoding.offsets),
             special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
-            words=tuple(encoding.word_ids),
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmos.storage.files import sync_directory, sync_file
+
 KEEP = 2
 WEIGHTS, OPTIMIZER, BEST, STATE, DIGESTS = (
     "weights.safetensors",
@@ -90,12 +92,12 @@ def save(
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / DIGESTS).write_text(json.dumps(digests, indent=1))
     for path in temporary.iterdir():
-        _fsync(path)
-    _fsync(temporary)
+        sync_file(path)
+    sync_directory(temporary)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    _fsync(root)
+    sync_directory(root)
     for old in _checkpoints(root)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -201,11 +203,3 @@ def _is_whole(directory: Path) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -195,14 +195,14 @@ def test_where_one_entity_ends_and_the_next_begins(
 
 def test_a_words_later_pieces_take_its_first_label() -> None:
     text = "in Beijing now"
-    encoded = Encoded((1, 2, 3, 4), ((0, 2), (2, 6), (6, 10), (10, 14)), (False,) * 4, (0, 1, 1, 2))
+    encoded = Encoded((1, 2, 3, 4), ((0, 2), (2, 6), (6, 10), (10, 14)), (False,) * 4)
     rows = [one_hot(name) for name in ("O", "B-LOCATION", "O", "O")]
     assert found(spans(text, 0, encoded, rows, LABELS)) == [("Beijing", "LOCATION", 3)]
 
 
 def test_chinese_characters_are_labelled_one_by_one() -> None:
     text = "我去北京。"
-    encoded = Encoded((1, 2, 3, 4, 5), tuple((i, i + 1) for i in range(5)), (False,) * 5, (0,) * 5)
+    encoded = Encoded((1, 2, 3, 4, 5), tuple((i, i + 1) for i in range(5)), (False,) * 5)
     rows = [one_hot(name) for name in ("O", "O", "B-LOCATION", "I-LOCATION", "O")]
     assert found(spans(text, 0, encoded, rows, LABELS)) == [("北京", "LOCATION", 2)]
 
@@ -210,7 +210,7 @@ def test_chinese_characters_are_labelled_one_by_one() -> None:
 def test_the_bytes_of_one_character_are_one_character() -> None:
     text = "京都"
     offsets = ((0, 1), (0, 1), (0, 1), (1, 2), (1, 2), (1, 2))
-    encoded = Encoded((1,) * 6, offsets, (False,) * 6, (0,) * 6)
+    encoded = Encoded((1,) * 6, offsets, (False,) * 6)
     names = ("B-LOCATION", "O", "O", "I-LOCATION", "B-PERSON", "O")
     result = spans(text, 0, encoded, [one_hot(name) for name in names], LABELS)
     assert found(result) == [("京都", "LOCATION", 0)]
