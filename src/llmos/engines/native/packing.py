@@ -1,0 +1,140 @@
+"""The layout of quantised weights: tiles of 64 output columns, as the extension reads them.
+
+int8, per output column: ``[N/64, K/4, 64, 4]`` bytes ``w + 128`` and float32 scales ``[N]``.
+int4, per column and 32 inputs: ``[N/64, K/32, 1152]`` bytes: 1,024 of nibbles ``w + 8``, then 64
+float16 scales. N and K are rounded up to multiples of 64 with zeros. The layout does not depend on
+the machine; `unpack` gives the weights back to any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TILE = 64
+GROUP = 32
+_NIBBLES_BYTES = GROUP * TILE // 2
+_GROUP_BYTES = _NIBBLES_BYTES + 2 * TILE
+_INT4_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
+
+Bits = Literal[4, 8]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight matrix: ``data`` is uint8; ``scale`` float32 [N], for int4 inside the data."""
+
+    data: Tensor
+    scale: Tensor | None
+    bits: Bits
+    rows: int
+    columns: int
+
+    @property
+    def n(self) -> int:
+        return round_up(self.rows)
+
+    @property
+    def k(self) -> int:
+        return round_up(self.columns)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the data must have."""
+        return self.n * self.k if self.bits == 8 else self.n // TILE * self.k // GROUP * _GROUP_BYTES
+
+
+def round_up(number: int) -> int:
+    """Return the next multiple of the tile."""
+    return -(-number // TILE) * TILE
+
+
+def pack(weight: Tensor, bits: Bits) -> Packed:
+    """Quantise a weight ``[rows, columns]`` (output by input)."""
+    rows, columns = weight.shape
+    padded = torch.zeros(round_up(rows), round_up(columns))
+    padded[:rows, :columns] = weight.float()
+    if bits == 8:
+        return Packed(*_pack_int8(padded), 8, rows, columns)
+    return Packed(_pack_int4(padded), None, 4, rows, columns)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """Return the weights as float32 ``[rows, columns]``."""
+    n, k = packed.n, packed.k
+    if packed.bits == 8:
+        assert packed.scale is not None
+        tiles = packed.data.view(n // TILE, k // 4, TILE, 4)
+        numbers = tiles.permute(0, 2, 1, 3).reshape(n, k).float() - 128
+        weight = numbers * packed.scale[:, None]
+    else:
+        weight = _unpack_int4(packed.data, n, k)
+    return weight[: packed.rows, : packed.columns].contiguous()
+
+
+def unpack_rows(packed: Packed, rows: Sequence[int]) -> Tensor:
+    """Return some rows of an int8 matrix as float32 ``[len(rows), columns]``."""
+    assert packed.scale is not None
+    index = torch.tensor(rows)
+    tiles = packed.data.view(packed.n // TILE, packed.k // 4, TILE, 4)
+    numbers = tiles[index // TILE, :, index % TILE].flatten(1).float() - 128
+    return (numbers * packed.scale[index, None])[:, : packed.columns]
+
+
+def _pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale each output column to absmax 127."""
+    n, k = weight.shape
+    scale = weight.abs().amax(dim=1) / 127
+    numbers = torch.round(weight / scale.clamp_min(1e-30)[:, None]).clamp_(-127, 127) + 128
+    tiles = numbers.to(torch.uint8).view(n // TILE, TILE, k // 4, 4).permute(0, 2, 1, 3)
+    return tiles.contiguous().flatten(), scale
+
+
+def _pack_int4(weight: Tensor) -> Tensor:
+    n, k = weight.shape
+    groups = weight.view(n, k // GROUP, GROUP)
+    scale, numbers = _round_int4(groups)
+    # [tile, group, pair, which of the pair, 64 outputs, 4 inputs]
+    steps = numbers.view(n // TILE, TILE, k // GROUP, 4, 2, 4).permute(0, 2, 3, 4, 1, 5)
+    nibbles = (steps[:, :, :, 0] | (steps[:, :, :, 1] << 4)).reshape(
+        n // TILE, k // GROUP, _NIBBLES_BYTES
+    )
+    scales = scale.view(n // TILE, TILE, k // GROUP).transpose(1, 2).contiguous()
+    return torch.cat([nibbles, scales.half().view(torch.uint8)], dim=-1).flatten()
+
+
+def _round_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float16 scales and nibbles: of a few scales, per group the one with least error.
+
+    The largest number in absolute value becomes -8, times a factor.
+    """
+    index = groups.abs().argmax(dim=-1, keepdim=True)
+    extreme = groups.gather(-1, index) / -8
+    best_error = torch.full_like(extreme, torch.inf)
+    best_scale = torch.zeros_like(extreme)
+    for shrink in _INT4_SHRINKS:
+        scale = (extreme * shrink).half().float()
+        error = (_int4(groups, scale) * scale - groups).square_().sum(dim=-1, keepdim=True)
+        is_better = error < best_error
+        best_error = torch.where(is_better, error, best_error)
+        best_scale = torch.where(is_better, scale, best_scale)
+    return best_scale[..., 0], (_int4(groups, best_scale) + 8).to(torch.uint8)
+
+
+def _int4(groups: Tensor, scale: Tensor) -> Tensor:
+    inverse = torch.where(scale == 0, 0.0, 1 / scale)
+    return torch.round(groups * inverse).clamp_(-8, 7)
+
+
+def _unpack_int4(data: Tensor, n: int, k: int) -> Tensor:
+    blocks = data.view(n // TILE, k // GROUP, _GROUP_BYTES)
+    nibbles = blocks[..., :_NIBBLES_BYTES].reshape(n // TILE, k // GROUP, 4, TILE, 4)
+    steps = torch.stack([nibbles & 15, nibbles >> 4], dim=3)
+    numbers = steps.permute(0, 4, 1, 2, 3, 5).reshape(n, k // GROUP, GROUP).float() - 8
+    scales = blocks[..., _NIBBLES_BYTES:].contiguous().view(torch.float16).float()
+    scale = scales.transpose(1, 2).reshape(n, k // GROUP, 1)
+    return (numbers * scale).reshape(n, k)
