@@ -285,7 +285,9 @@ def _is_unsteady(config: Any) -> bool:
 def _watch(model: Model, layers: nn.ModuleList) -> _Seen:
     """Run a few tokens and note what each layer is given and calls."""
     seen = _Seen()
-    embedded = model.get_input_embeddings().weight[1].float()
+    table = model.get_input_embeddings().weight
+    token_id = int(torch.linalg.vector_norm(table, dim=-1).argmax())  # unused ones may be zero
+    embedded = table[token_id].float()
 
     def before(index: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -308,7 +310,7 @@ def _watch(model: Model, layers: nn.ModuleList) -> _Seen:
     _seen.append(seen)
     try:
         count = len(_POSITIONS)
-        ids = torch.ones(1, count, dtype=torch.long, device=model.device)
+        ids = torch.full((1, count), token_id, device=model.device)
         positions = torch.tensor([_POSITIONS], device=model.device)
         model(input_ids=ids, position_ids=positions, use_cache=False)
     finally:
