@@ -41,13 +41,15 @@ struct AttentionScratch {
 template <int M>
 inline void score_rows(const float* query, const float* keys, int dim, float* scores) {
   __m512 sum[M][4];
+#pragma GCC unroll 8
   for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j) sum[r][j] = _mm512_setzero_ps();
   for (int d = 0; d < dim; ++d) {
     const float* k = keys + d * kChunk;
     const __m512 k0 = _mm512_loadu_ps(k), k1 = _mm512_loadu_ps(k + 16);
     const __m512 k2 = _mm512_loadu_ps(k + 32), k3 = _mm512_loadu_ps(k + 48);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const __m512 q = _mm512_set1_ps(query[r * dim + d]);
       sum[r][0] = _mm512_fmadd_ps(q, k0, sum[r][0]);
@@ -56,7 +58,9 @@ inline void score_rows(const float* query, const float* keys, int dim, float* sc
       sum[r][3] = _mm512_fmadd_ps(q, k3, sum[r][3]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j) _mm512_storeu_ps(scores + r * kChunk + 16 * j, sum[r][j]);
 }
 
@@ -66,6 +70,7 @@ inline void mix_rows(const float* scores, const float* values, int keys, int dim
   for (int d = 0; d < dim; d += 32) {
     const __mmask16 second = d + 16 < dim ? 0xffff : 0;
     __m512 sum[M][2];
+#pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       sum[r][0] = _mm512_loadu_ps(out + r * dim + d);
       sum[r][1] = _mm512_maskz_loadu_ps(second, out + r * dim + d + 16);
@@ -73,13 +78,14 @@ inline void mix_rows(const float* scores, const float* values, int keys, int dim
     for (int k = 0; k < keys; ++k) {
       const __m512 v0 = _mm512_loadu_ps(values + k * dim + d);
       const __m512 v1 = _mm512_maskz_loadu_ps(second, values + k * dim + d + 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < M; ++r) {
         const __m512 p = _mm512_set1_ps(scores[r * kChunk + k]);
         sum[r][0] = _mm512_fmadd_ps(p, v0, sum[r][0]);
         sum[r][1] = _mm512_fmadd_ps(p, v1, sum[r][1]);
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       _mm512_storeu_ps(out + r * dim + d, sum[r][0]);
       _mm512_mask_storeu_ps(out + r * dim + d + 16, second, sum[r][1]);
@@ -94,6 +100,7 @@ inline void soften(const AttentionShape& shape, AttentionScratch& s, int row, in
   const __m512 minus_inf = _mm512_set1_ps(-INFINITY);
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   __m512 v[4], most = minus_inf;
+#pragma GCC unroll 8
   for (int j = 0; j < 4; ++j) {
     const __m512i key = _mm512_add_epi32(lanes, _mm512_set1_epi32(first_key + 16 * j));
     const __mmask16 seen = _mm512_cmple_epi32_mask(key, _mm512_set1_epi32(position)) &
@@ -108,12 +115,14 @@ inline void soften(const AttentionShape& shape, AttentionScratch& s, int row, in
   }
   const float before = s.most[row], now = std::max(before, _mm512_reduce_max_ps(most));
   if (now == -INFINITY) {  // nothing seen yet: the window begins later
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j) _mm512_storeu_ps(scores + 16 * j, _mm512_setzero_ps());
     return;
   }
   const __m512 fade = exp_ps(_mm512_set1_ps(before - now));
   float* total = s.sum.data() + static_cast<size_t>(row) * 16;
   __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(total), fade);
+#pragma GCC unroll 8
   for (int j = 0; j < 4; ++j) {
     const __mmask16 seen = _mm512_cmp_ps_mask(v[j], minus_inf, _CMP_NEQ_UQ);
     const __m512 p = _mm512_maskz_mov_ps(seen, exp_ps(_mm512_sub_ps(v[j], _mm512_set1_ps(now))));

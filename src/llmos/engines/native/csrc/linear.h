@@ -18,7 +18,7 @@
 
 constexpr int kTile = 64;
 constexpr int kGroup = 32;
-constexpr int kMaxRows = 6;       // rows whose sums fit in the registers, int8
+constexpr int kMaxRows = 5;  // rows whose sums fit in the registers beside the weights, int8
 constexpr int kMaxRowsInt4 = 3;
 constexpr size_t kInt4GroupBytes = kGroup * kTile / 2 + kTile * 2;
 
@@ -77,13 +77,23 @@ inline int32_t four_bytes(const int8_t* x) {
   return value;
 }
 
+// sum += the products of four unsigned bytes of w with four signed ones of x. In assembly, as GCC 12
+// copies the sums about where the intrinsic is used on many of them.
+inline void dot4(__m512i& sum, __m512i w, __m512i x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+}
+
+// The two products are kept out of line: inlined among other code, their sums leave the registers.
+// out is [M][64].
 template <int M>
-inline void int8_tile(const Linear& w, int tile, const Rows& x, int first, __m512 out[M][4]) {
+[[gnu::noinline]] void int8_tile(const Linear& w, int tile, const Rows& x, int first, float* out) {
   const int steps = w.k / 4;
   const uint8_t* p = w.weight + static_cast<size_t>(tile) * w.k * kTile;
   const int8_t* a = x.data + static_cast<size_t>(first) * x.k;
   __m512i sum[M][4];
+#pragma GCC unroll 8
   for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j) sum[r][j] = _mm512_setzero_si512();
   for (int s = 0; s < steps; ++s, p += 256) {
     const __m512i w0 = _mm512_loadu_si512(p), w1 = _mm512_loadu_si512(p + 64);
@@ -92,99 +102,107 @@ inline void int8_tile(const Linear& w, int tile, const Rows& x, int first, __m51
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const __m512i v = _mm512_set1_epi32(four_bytes(a + static_cast<size_t>(r) * x.k + 4 * s));
-      sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], w0, v);
-      sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], w1, v);
-      sum[r][2] = _mm512_dpbusd_epi32(sum[r][2], w2, v);
-      sum[r][3] = _mm512_dpbusd_epi32(sum[r][3], w3, v);
+      dot4(sum[r][0], w0, v);
+      dot4(sum[r][1], w1, v);
+      dot4(sum[r][2], w2, v);
+      dot4(sum[r][3], w3, v);
     }
   }
+#pragma GCC unroll 8
   for (int j = 0; j < 4; ++j) {
     const __m512 scale = _mm512_loadu_ps(w.scale + tile * kTile + 16 * j);
+#pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const __m512i offset = _mm512_set1_epi32(128 * x.total[first + r]);
       const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[r][j], offset));
-      out[r][j] = _mm512_mul_ps(exact, _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[first + r])));
+      const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[first + r]));
+      _mm512_storeu_ps(out + r * kTile + 16 * j, _mm512_mul_ps(exact, factor));
     }
   }
 }
 
 template <int M>
-inline void int4_tile(const Linear& w, int tile, const Rows& x, int first, __m512 out[M][4]) {
+[[gnu::noinline]] void int4_tile(const Linear& w, int tile, const Rows& x, int first, float* out) {
   const int groups = w.k / kGroup;
   const uint8_t* p = w.weight + static_cast<size_t>(tile) * groups * kInt4GroupBytes;
   const int8_t* a = x.data + static_cast<size_t>(first) * x.k;
   const __m512i low = _mm512_set1_epi8(15);
+  __m512 total[M][4];
+#pragma GCC unroll 8
   for (int r = 0; r < M; ++r)
-    for (int j = 0; j < 4; ++j) out[r][j] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, p += kInt4GroupBytes) {
     __m512i sum[M][4];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const int32_t part = x.sums[static_cast<size_t>(first + r) * (x.k / kGroup) + g];
       const __m512i offset = _mm512_set1_epi32(-8 * part);
+#pragma GCC unroll 8
       for (int j = 0; j < 4; ++j) sum[r][j] = offset;
     }
     if constexpr (M == 1) _mm_prefetch(reinterpret_cast<const char*>(p + 4608), _MM_HINT_T0);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < 4; ++s) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < 4; ++j) {
         const __m512i both = _mm512_loadu_si512(p + 256 * s + 64 * j);
         const __m512i w0 = _mm512_and_si512(both, low);
         const __m512i w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < M; ++r) {
           const int8_t* at = a + static_cast<size_t>(r) * x.k + g * kGroup + 8 * s;
-          sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], w0, _mm512_set1_epi32(four_bytes(at)));
-          sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], w1, _mm512_set1_epi32(four_bytes(at + 4)));
+          dot4(sum[r][j], w0, _mm512_set1_epi32(four_bytes(at)));
+          dot4(sum[r][j], w1, _mm512_set1_epi32(four_bytes(at + 4)));
         }
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j) {
       const __m512 scale = load_half(p + kGroup * kTile / 2 + 32 * j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < M; ++r)
-        out[r][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][j]), scale, out[r][j]);
+        total[r][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][j]), scale, total[r][j]);
     }
   }
-  for (int r = 0; r < M; ++r)
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+    const __m512 scale = _mm512_set1_ps(x.scale[first + r]);
+#pragma GCC unroll 8
     for (int j = 0; j < 4; ++j)
-      out[r][j] = _mm512_mul_ps(out[r][j], _mm512_set1_ps(x.scale[first + r]));
+      _mm512_storeu_ps(out + r * kTile + 16 * j, _mm512_mul_ps(total[r][j], scale));
+  }
 }
 
-template <int M, class Store>
-inline void tile_rows(const Linear& w, int tile, const Rows& x, int first, const Store& store) {
-  __m512 out[M][4];
-  if constexpr (M <= kMaxRowsInt4) {
-    if (w.bits == 4)
-      int4_tile<M>(w, tile, x, first, out);
-    else
-      int8_tile<M>(w, tile, x, first, out);
-  } else {
-    int8_tile<M>(w, tile, x, first, out);
-  }
-  if (w.bias)
-    for (int j = 0; j < 4; ++j) {
-      const __m512 bias = _mm512_loadu_ps(w.bias + tile * kTile + 16 * j);
-      for (int r = 0; r < M; ++r) out[r][j] = _mm512_add_ps(out[r][j], bias);
-    }
-  for (int r = 0; r < M; ++r) store(first + r, tile, out[r]);
+template <int M>
+inline void rows_tile(const Linear& w, int tile, const Rows& x, int first, float* out) {
+  if constexpr (M <= kMaxRowsInt4)
+    if (w.bits == 4) return int4_tile<M>(w, tile, x, first, out);
+  int8_tile<M>(w, tile, x, first, out);
 }
 
 // Computes one tile of columns for all m rows; store(row, tile, values[4]) takes the results.
 template <class Store>
 inline void linear_tile(const Linear& w, int tile, const Rows& x, int m, const Store& store) {
   const int most = w.bits == 4 ? kMaxRowsInt4 : kMaxRows;
+  alignas(64) float out[kMaxRows * kTile];
   for (int first = 0, blocks = (m + most - 1) / most; blocks > 0; --blocks) {
     const int rows = (m - first + blocks - 1) / blocks;  // as even as can be
     switch (rows) {
-      case 1: tile_rows<1>(w, tile, x, first, store); break;
-      case 2: tile_rows<2>(w, tile, x, first, store); break;
-      case 3: tile_rows<3>(w, tile, x, first, store); break;
-      case 4: tile_rows<4>(w, tile, x, first, store); break;
-      case 5: tile_rows<5>(w, tile, x, first, store); break;
-      default: tile_rows<6>(w, tile, x, first, store); break;
+      case 1: rows_tile<1>(w, tile, x, first, out); break;
+      case 2: rows_tile<2>(w, tile, x, first, out); break;
+      case 3: rows_tile<3>(w, tile, x, first, out); break;
+      case 4: rows_tile<4>(w, tile, x, first, out); break;
+      default: rows_tile<5>(w, tile, x, first, out); break;
+    }
+    for (int r = 0; r < rows; ++r) {
+      __m512 values[4];
+#pragma GCC unroll 8
+      for (int j = 0; j < 4; ++j) {
+        values[j] = _mm512_load_ps(out + r * kTile + 16 * j);
+        if (w.bias) values[j] = _mm512_add_ps(values[j], _mm512_loadu_ps(w.bias + tile * kTile + 16 * j));
+      }
+      store(first + r, tile, values);
     }
     first += rows;
   }
