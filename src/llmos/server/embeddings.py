@@ -1,0 +1,96 @@
+"""Texts to vectors and to ranks: /v1/embeddings as OpenAI's, /v1/rerank as Cohere's and Jina's."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from llmos.sdk.vectors import numbers, to_base64
+from llmos.security.actors import Actor
+from llmos.server.access import allow, priority_for
+from llmos.server.asking import served_for
+from llmos.server.embeddings_wire import EmbeddingsBody, RerankBody
+from llmos.server.sse import answer
+from llmos.tasks.embed import EMBED_TASKS, Embeddings, embed
+from llmos.tasks.rerank import RERANK_TASKS, Ranked, rerank
+from llmos.tasks.rows import Terms
+from llmos.types import Usage
+
+if TYPE_CHECKING:
+    from llmos.system import System
+
+
+def router(system: System) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/v1", tags=["embeddings"])
+
+    @routes.post("/embeddings")
+    async def embeddings(
+        body: EmbeddingsBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> Response:
+        """Turn texts, or token arrays, into vectors: as numbers, or as base64 of float32."""
+        served = await served_for(system.tasks, actor, body.model, EMBED_TASKS)
+        terms = terms_for(actor, body.priority, body.deadline_ms)
+        work = embed(system.tasks, served, body.input, body.options(), terms)
+        made = await answer(request, work)
+        as_base64 = body.encoding_format == "base64"
+        # Millions of numbers take a while to write down: not on the event loop.
+        content = await asyncio.to_thread(_content, made, served.ref, as_base64)
+        return Response(content, media_type="application/json")
+
+    @routes.post("/rerank")
+    async def rerank_documents(
+        body: RerankBody, request: Request, actor: Annotated[Actor, allow("generate")]
+    ) -> JSONResponse:
+        """Order documents by how well they answer a query, the best first."""
+        served = await served_for(system.tasks, actor, body.model, RERANK_TASKS)
+        work = rerank(
+            system.tasks,
+            served,
+            body.query,
+            body.documents,
+            terms_for(actor, body.priority, body.deadline_ms),
+            truncate=body.truncate,
+        )
+        ranking = await answer(request, work)
+        results = [_result(one, body) for one in ranking.results[: body.top_n]]
+        head = {"id": f"rerank-{uuid.uuid4().hex}", "model": served.ref}
+        return JSONResponse({**head, "results": results, "usage": _usage(ranking.usage)})
+
+    return routes
+
+
+def terms_for(actor: Actor, priority: str | None, deadline_ms: int | None) -> Terms:
+    """Return how urgent a request is and whose. Raises PermissionDeniedError for its priority."""
+    return Terms(priority_for(actor, priority), actor.owner, deadline_ms)
+
+
+def _content(made: Embeddings, ref: str, as_base64: bool) -> bytes:
+    data = [
+        msgspec.json.encode(
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": to_base64(vector) if as_base64 else numbers(vector),
+            }
+        )
+        for index, vector in enumerate(made.vectors)
+    ]
+    rest = msgspec.json.encode({"object": "list", "model": ref, "usage": _usage(made.usage)})
+    return rest[:-1] + b',"data":[' + b",".join(data) + b"]}"
+
+
+def _result(one: Ranked, body: RerankBody) -> dict[str, Any]:
+    result: dict[str, Any] = {"index": one.index, "relevance_score": one.score}
+    if body.return_documents:
+        result["document"] = {"text": body.documents[one.index]}
+    return result
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
