@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llmos.engines.native.cache import BlockPool, KVCache, LayerShape, bytes_per_token
+from llmos.engines.native.cache import KVCache, LayerShape, bytes_per_token
 
 SHAPES = {0: LayerShape(2, 4, 4), 1: LayerShape(1, 8, 6)}
 
@@ -33,15 +33,6 @@ def test_new_and_cleared_blocks_hold_zeros() -> None:
     keys, _ = cache.read(0, torch.tensor([[0], [1]]))
     assert keys[0].abs().sum() == 0
     assert keys[1].isnan().all()
-
-
-def test_blocks_are_handed_out_once_until_released() -> None:
-    pool = BlockPool(5)
-    first, second = pool.allocate(2), pool.allocate(3)
-    assert sorted(first + second) == [0, 1, 2, 3, 4]
-    assert pool.num_free == 0
-    pool.release(first)
-    assert sorted(pool.allocate(2)) == sorted(first)
 
 
 def test_bytes_per_token_count_keys_and_values_of_all_layers() -> None:

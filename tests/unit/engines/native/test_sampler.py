@@ -5,75 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tests.unit.engines.native.warpers import Fields, warped
+from tests.unit.engines.native.warpers import logits_of as random_logits
 from transformers.generation import logits_process as hf
 
-from llmos.engines.native.sampler import SampledRow, filtered_probs, penalize, sample
-from llmos.types import SamplingParams
+from llmos.engines.native import device_distribution
+from llmos.engines.native.sampler import (
+    SampledRow,
+    _sample_on_cpu,
+    _sample_on_device,
+    penalize,
+    prompt_logprobs,
+    sample,
+)
+from llmos.types import SamplingParams, TokenPiece
 
 VOCAB = 600
-Fields = dict[str, Any]
 
 
 def logits_of(rows: int, vocab: int = VOCAB, scale: float = 3.0) -> torch.Tensor:
-    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(3)) * scale
+    return random_logits(rows, vocab, scale)
 
 
 def row(token_ids: tuple[int, ...] = (0,), num_prompt: int = 1, **fields: Any) -> SampledRow:
     return SampledRow(SamplingParams(**fields), 0, token_ids, num_prompt)
 
 
-def warped(scores: torch.Tensor, fields: Fields) -> torch.Tensor:
-    """What transformers leaves of the distribution, as probabilities."""
-    warpers: list[Any] = [hf.TemperatureLogitsWarper(fields.get("temperature", 1.0))]
-    if fields.get("top_k"):
-        warpers.append(hf.TopKLogitsWarper(fields["top_k"]))
-    if fields.get("top_p", 1.0) < 1:
-        warpers.append(hf.TopPLogitsWarper(fields["top_p"]))
-    if fields.get("min_p"):
-        warpers.append(hf.MinPLogitsWarper(fields["min_p"]))
-    for warper in warpers:
-        scores = warper(torch.zeros(len(scores), 1, dtype=torch.long), scores)
-    return scores.softmax(dim=-1)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"temperature": 0.7},
-        {"top_k": 1},
-        {"top_k": 40},
-        {"top_k": 10_000},
-        {"top_p": 0.9},
-        {"top_p": 0.999, "temperature": 3.0},  # more than the first candidates
-        {"top_p": 0.01},
-        {"min_p": 0.05},
-        {"top_k": 50, "top_p": 0.8},
-        {"top_k": 50, "top_p": 0.8, "min_p": 0.1, "temperature": 1.5},
-    ],
-)
-def test_the_filtered_distribution_is_that_of_transformers(fields: Fields) -> None:
-    logits = logits_of(8)
-    got = filtered_probs(logits, [SamplingParams(**fields)] * 8)
-    expected = warped(logits.double(), fields)
-    assert torch.equal(got > 0, expected > 0)
-    torch.testing.assert_close(got / got.sum(dim=-1, keepdim=True), expected)
-
-
-def test_rows_with_different_settings_are_filtered_each_by_its_own() -> None:
-    settings: list[Fields] = [
-        {},
-        {"top_k": 3},
-        {"top_p": 0.5},
-        {"min_p": 0.2},
-        {"temperature": 2.0},
-    ]
-    logits = logits_of(len(settings))
-    got = filtered_probs(logits, [SamplingParams(**fields) for fields in settings])
-    for i, fields in enumerate(settings):
-        expected = warped(logits[i : i + 1].double(), fields)[0]
-        torch.testing.assert_close(got[i] / got[i].sum(), expected)
+def penalized(scores: torch.Tensor, asked: SampledRow) -> torch.Tensor:
+    changed = scores[0].clone()
+    penalize(changed, asked)
+    return changed[None]
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3, 2.0])
@@ -81,35 +45,110 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     logits = logits_of(1)
     ids = (5, 9, 5, 11)
     expected = hf.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), logits)
-    got = penalize(logits, [row(ids, 2, repetition_penalty=penalty)])
+    got = penalized(logits, row(ids, 2, repetition_penalty=penalty))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9, 10, 50])
+def test_repeated_ngrams_are_forbidden_as_in_transformers(size: int) -> None:
+    logits = logits_of(1)
+    ids = (1, 2, 3, 1, 2, 4, 1, 2)
+    expected = hf.NoRepeatNGramLogitsProcessor(size)(torch.tensor([ids]), logits.clone())
+    got = penalized(logits, row(ids, 2, no_repeat_ngram_size=size))
+    torch.testing.assert_close(got, expected)
+    assert got.isinf().sum() == {1: 4, 2: 2, 3: 2}.get(size, 0)
+
+
+def test_the_logit_bias_is_that_of_transformers() -> None:
+    logits = logits_of(1)
+    bias = {4: -100.0, 9: 3.5, 17: 0.25}
+    expected = hf.SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])(
+        torch.tensor([[1]]), logits
+    )
+    got = penalized(logits, row(logit_bias=tuple(bias.items())))
     torch.testing.assert_close(got, expected)
 
 
 def test_presence_and_frequency_count_the_output_only() -> None:
-    logits = logits_of(2)
+    """OpenAI's formula: logit[j] - count[j] * frequency - (count[j] > 0) * presence."""
+    logits = logits_of(1)
     output = (7, 7, 8)
-    got = penalize(
-        logits, [row(), row((9, 7, *output), 2, presence_penalty=0.5, frequency_penalty=0.25)]
-    )
+    settings = {"presence_penalty": 0.5, "frequency_penalty": 0.25}
     expected = logits.clone()
     for token, count in Counter(output).items():
-        expected[1, token] -= 0.5 + 0.25 * count
-    torch.testing.assert_close(got, expected)
+        expected[0, token] -= 0.5 + 0.25 * count
+    torch.testing.assert_close(penalized(logits, row((9, 7, *output), 2, **settings)), expected)
+    torch.testing.assert_close(penalized(logits, row((9, 7), 2, **settings)), logits)
+
+
+def test_all_penalties_together_follow_the_order_of_transformers() -> None:
+    logits = logits_of(1)
+    ids = torch.tensor([[3, 4, 3]])
+    expected = logits
+    for processor in (
+        hf.SequenceBiasLogitsProcessor([[[4], -2.0], [[3], 5.0]]),
+        hf.RepetitionPenaltyLogitsProcessor(1.5),
+        hf.NoRepeatNGramLogitsProcessor(2),
+    ):
+        expected = processor(ids, expected)
+    expected = expected.clone()
+    expected[0, 3] -= 0.5
+    asked = row(
+        (3, 4, 3),
+        2,
+        logit_bias=((4, -2.0), (3, 5.0)),
+        repetition_penalty=1.5,
+        no_repeat_ngram_size=2,
+        presence_penalty=0.5,
+    )
+    torch.testing.assert_close(penalized(logits, asked), expected)
+    greedy = row(
+        (3, 4, 3),
+        2,
+        temperature=0,
+        **{
+            name: getattr(asked.params, name)
+            for name in (
+                "logit_bias",
+                "repetition_penalty",
+                "no_repeat_ngram_size",
+                "presence_penalty",
+            )
+        },
+    )
+    [piece] = sample(logits, [greedy])
+    assert piece is not None
+    assert piece.token_id == expected.argmax().item()
+
+
+def test_bans_that_leave_no_token_are_dropped() -> None:
+    logits = logits_of(1, vocab=3)
+    [piece] = sample(logits, [row((0, 1, 2), 3, temperature=0, no_repeat_ngram_size=1)])
+    assert piece is not None
+    assert piece.token_id == logits.argmax().item()
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"temperature": 0.5}, {"top_p": 0.8}, {"top_k": 5}, {"temperature": 2.0, "min_p": 0.1}],
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_p": 0.8},
+        {"top_k": 5},
+        {"temperature": 2.0, "min_p": 0.1},
+        {"repetition_penalty": 2.0, "logit_bias": ((3, 1.5), (7, -2.0)), "top_k": 20},
+    ],
 )
 def test_sampled_tokens_follow_the_distribution(fields: Fields) -> None:
     """Pearson's chi-square statistic stays under its 99.9 % quantile."""
     count = 10_000
     logits = logits_of(1, vocab=30, scale=1.5)
     params = SamplingParams(seed=11, **fields)
-    rows = [SampledRow(params, 0, range(n + 1), 1) for n in range(count)]
+    token_ids = np.full(count, 5)
+    rows = [SampledRow(params, 0, token_ids[: n + 1], 1) for n in range(count)]  # type: ignore[arg-type]
     tokens = [piece.token_id for piece in sample(logits.expand(count, -1), rows) if piece]
     observed = torch.bincount(torch.tensor(tokens), minlength=30).double()
-    expected = warped(logits.double(), fields)[0] * count
+    expected = warped(logits.double(), fields, (5,))[0] * count
     is_possible = expected > 0
     assert observed[~is_possible].sum() == 0
     chi2 = ((observed - expected) ** 2 / expected)[is_possible].sum().item()
@@ -159,6 +198,57 @@ def test_the_likelihood_of_a_tiny_temperature_is_the_greedy_choice() -> None:
     logits = logits_of(4)
     pieces = sample(logits, [row(temperature=1e-6)] * 4)
     assert [piece.token_id for piece in pieces if piece] == logits.argmax(dim=-1).tolist()
+
+
+def test_prompt_logprobs_are_those_of_the_tokens_that_came() -> None:
+    logits = logits_of(70)
+    next_ids = list(range(70))
+    pieces = prompt_logprobs(logits, next_ids, 2)
+    exact = logits.double().log_softmax(dim=-1)
+    top = exact.topk(2, dim=-1)
+    assert [piece.token_id for piece in pieces] == next_ids
+    for i, piece in enumerate(pieces):
+        assert piece.logprob == pytest.approx(exact[i, i].item(), abs=1e-5)
+        assert [token for token, _ in piece.top] == top.indices[i].tolist()
+        assert [value for _, value in piece.top] == pytest.approx(top.values[i].tolist(), abs=1e-5)
+    assert all(piece.top == () for piece in prompt_logprobs(logits, next_ids, 0))
+
+
+def test_the_device_path_picks_what_the_cpu_picks() -> None:
+    """Where no number falls between two ways to round."""
+    logits = logits_of(24)
+    rows = [
+        row(
+            (3, 4, *[i] * i),
+            2,
+            temperature=0.25 * (i % 7),
+            top_p=1 - (i % 5) / 10,
+            top_k=(i % 3) * 20,
+            min_p=0.05 * (i % 2),
+            repetition_penalty=1 + (i % 4) / 10,
+            no_repeat_ngram_size=i % 4,
+            seed=i,
+        )
+        for i in range(24)
+    ]
+    logits[7, 3] = float("nan")
+    assert _sample_on_cpu(logits, rows) == _sample_on_device(logits, rows)
+    assert device_distribution.pieces(logits[:4], [1, 2, 3, 4], [3, 2, 1, 0]) == [
+        TokenPiece(
+            piece.token_id,
+            pytest.approx(piece.logprob, abs=1e-5),
+            tuple((token, pytest.approx(value, abs=1e-5)) for token, value in piece.top),
+        )
+        for count, token in zip((3, 2, 1, 0), (1, 2, 3, 4), strict=True)
+        for piece in prompt_logprobs(logits[token - 1 : token], [token], count)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_taken_as_they_are(dtype: torch.dtype) -> None:
+    logits = logits_of(3).to(dtype)
+    rows = [row(temperature=0), row(seed=4), row(top_k=5, logprobs=1)]
+    assert sample(logits, rows) == sample(logits.float(), rows)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

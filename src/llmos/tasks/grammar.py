@@ -1,0 +1,263 @@
+"""What an output must match: checked before it reaches an engine, and written for tool calls.
+
+`Grammars` is the server's side of the check, ``python -m llmos.tasks.grammar FD`` the helper, which
+compiles for a stand-in tokenizer. What takes too long there, or breaks it, is refused and never
+meets an engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from llmos.engines.grammars import json_rule
+from llmos.errors import GrammarError, InvalidRequestError
+from llmos.tasks.sandbox import Sandbox, SandboxBrokenError, SandboxTimeoutError, serve
+from llmos.types import Grammar, Tool, ToolUse
+
+CHECK_TIMEOUT_S = 1.0
+CHECK_WAIT_S = 0.8
+"""With the time to start the helper, an answer within 2 s whatever is asked."""
+MAX_SOURCE_BYTES = 256 * 2**10
+MAX_REGEX_CHARS = 16 * 2**10
+MAX_CHOICES = 4096
+MAX_NESTING = 64
+HELPER_MEMORY_BYTES = 2**30
+_HELPER_STACK_BYTES = 2**20
+"""Less than any engine's: nesting that an engine's stack would not bear breaks the helper first."""
+_MAX_REMEMBERED = 1024
+_COMPACT = {"whitespace_pattern": "[ ]?"}
+"""How models were taught to write calls; more white space only spends tokens."""
+
+
+class Check(msgspec.Struct, frozen=True, tag="check"):
+    grammar: Grammar
+
+
+class Checked(msgspec.Struct, frozen=True, tag="checked"):
+    reason: str | None
+    """None: it compiles."""
+
+
+class Grammars:
+    """Checks grammars, one at a time, in a helper process; remembers what it found."""
+
+    def __init__(self, timeout_s: float = CHECK_TIMEOUT_S, wait_s: float = CHECK_WAIT_S) -> None:
+        self._timeout_s = timeout_s
+        self._wait_s = wait_s
+        self._sandbox = Sandbox("llmos.tasks.grammar", Checked)
+        self._found: OrderedDict[bytes, str | None] = OrderedDict()
+
+    async def close(self) -> None:
+        """End the helper."""
+        await self._sandbox.close()
+
+    async def check(self, grammar: Grammar, param: str) -> None:
+        """Refuse a grammar that no engine should be asked to follow.
+
+        Args:
+            param: the field of the request that it came from, named in errors.
+
+        Raises:
+            GrammarError: it is too large, not valid, or asks for what cannot be enforced.
+            OverloadedError: the grammars of others took too long.
+        """
+        try:
+            check_size(grammar)
+            reason = await self._compiled(grammar)
+        except GrammarError as error:
+            raise GrammarError(error.message, param=param) from None
+        if reason is not None:
+            raise GrammarError(reason, param=param)
+
+    async def _compiled(self, grammar: Grammar) -> str | None:
+        key = hashlib.sha256(msgspec.msgpack.encode(grammar)).digest()
+        if key not in self._found:
+            try:
+                answer = await self._sandbox.ask(Check(grammar), self._timeout_s, self._wait_s)
+            except SandboxTimeoutError:  # a busy machine may have been the cause: not remembered
+                return f"The grammar takes more than {self._timeout_s:g} s to compile: simplify it."
+            except SandboxBrokenError:
+                answer = Checked("The grammar is too deeply nested or too large: simplify it.")
+            self._found[key] = answer.reason
+            while len(self._found) > _MAX_REMEMBERED:
+                self._found.popitem(last=False)
+        self._found.move_to_end(key)
+        return self._found[key]
+
+
+def check_size(grammar: Grammar) -> None:
+    """Refuse a grammar for its size or shape, without compiling it. Raises GrammarError."""
+    size = len(grammar.source.encode("utf-8", "surrogatepass"))
+    if size > MAX_SOURCE_BYTES:
+        raise GrammarError(f"It has {size} bytes, over the limit of {MAX_SOURCE_BYTES}.")
+    if any("\ud800" <= char <= "\udfff" for char in grammar.source):
+        raise GrammarError("It has half of a surrogate pair, which is no character.")
+    if grammar.kind == "regex" and len(grammar.source) > MAX_REGEX_CHARS:
+        raise GrammarError(
+            f"The regular expression has {len(grammar.source)} characters, over the limit of "
+            f"{MAX_REGEX_CHARS}."
+        )
+    if grammar.kind == "choice":
+        _check_choices(_parsed(grammar))
+    if grammar.kind == "json_schema":
+        _check_schema(_parsed(grammar))
+
+
+def _parsed(grammar: Grammar) -> Any:
+    try:
+        return json.loads(grammar.source)
+    except (ValueError, RecursionError) as error:
+        raise GrammarError(f"It is not valid JSON: {error}") from error
+
+
+def _check_choices(choices: Any) -> None:
+    is_list = isinstance(choices, list) and all(isinstance(one, str) for one in choices)
+    if not is_list or not choices:
+        raise GrammarError("The choices must be a list of at least one string.")
+    if len(choices) > MAX_CHOICES:
+        raise GrammarError(f"There are {len(choices)} choices, over the limit of {MAX_CHOICES}.")
+
+
+def _check_schema(schema: Any) -> None:
+    if not isinstance(schema, dict):
+        raise GrammarError("The JSON schema must be an object.")
+    level: list[Any] = [schema]
+    for _ in range(MAX_NESTING):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise GrammarError(f"The JSON schema is nested more than {MAX_NESTING} levels deep.")
+
+
+# -- tool calls ------------------------------------------------------------------------------------
+
+
+def tools_grammar(
+    tool_use: ToolUse, form: str, token_ids: Mapping[str, int] | None = None
+) -> Grammar:
+    """Return the grammar of an answer that must be a call of one of the tools, or several.
+
+    Args:
+        tool_use: its ``choice`` is required or a tool's name; ``parallel`` allows several calls.
+        form: how the model writes calls. hermes: ``<tool_call>`` objects ``</tool_call>``, each on
+            its own line; llama3: bare objects, between them ``; ``; mistral: ``[TOOL_CALLS]`` and
+            a list.
+        token_ids: of the markers that are single tokens of the model.
+
+    Raises:
+        GrammarError: a tool's parameters cannot be those of a call (``param`` is ``tools``).
+    """
+    tools = [one for one in tool_use.tools if tool_use.choice in ("required", one.name)]
+    if not tools:
+        raise InvalidRequestError(
+            f"tool_choice names {tool_use.choice!r}, which is not among the tools.",
+            param="tool_choice",
+        )
+    call = _call_schema(tools, "parameters" if form == "llama3" else "arguments")
+    ids = token_ids or {}
+    if form == "hermes":
+        begin, end = _marker("<tool_call>", ids), _marker("</tool_call>", ids)
+        calls, one = _repeated('"\\n"', tool_use), f'{begin} "\\n" object "\\n" {end}'
+    elif form == "llama3":
+        calls, one = _repeated('"; "', tool_use), "object"
+    else:
+        calls, one = f'{_marker("[TOOL_CALLS]", ids)} " "? call', "object"
+        call = _list_schema(call, tool_use.parallel)
+    call["x-guidance"] = _COMPACT
+    source = f"start: {calls}\ncall: {one}\nobject: {json_rule(call)}\n"
+    return Grammar("lark", source)
+
+
+def _repeated(separator: str, tool_use: ToolUse) -> str:
+    return f"call ({separator} call)*" if tool_use.parallel else "call"
+
+
+def _marker(text: str, token_ids: Mapping[str, int]) -> str:
+    return f"<[{token_ids[text]}]>" if text in token_ids else json.dumps(text)
+
+
+def _list_schema(call: dict[str, Any], is_parallel: bool) -> dict[str, Any]:
+    definitions = call.pop("$defs")
+    most = {} if is_parallel else {"maxItems": 1}
+    return {"type": "array", "items": call, "minItems": 1, **most, "$defs": definitions}
+
+
+def _call_schema(tools: list[Tool], arguments_key: str) -> dict[str, Any]:
+    """Return the schema of a call of any of the tools; the parameters lie under ``$defs``."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool.name},
+                arguments_key: {"$ref": f"#/$defs/tool{number}"},
+            },
+            "required": ["name", arguments_key],
+            "additionalProperties": False,
+        }
+        for number, tool in enumerate(tools)
+    ]
+    definitions = {f"tool{number}": _parameters(tool, number) for number, tool in enumerate(tools)}
+    return {"anyOf": calls, "$defs": definitions}
+
+
+def _parameters(tool: Tool, number: int) -> dict[str, Any]:
+    """Return a tool's parameters as a definition of a larger schema: always an object, its
+    references within itself led to where it now lies."""
+    try:
+        _check_schema(tool.parameters)
+    except GrammarError as error:
+        raise GrammarError(f"Tool {tool.name!r}: {error.message}", param="tools") from None
+    kind = tool.parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise GrammarError(
+            f"The parameters of tool {tool.name!r} must be of type object, not {kind!r}.",
+            param="tools",
+        )
+    kept = {k: v for k, v in tool.parameters.items() if k not in ("$id", "$schema", "x-guidance")}
+    moved: dict[str, Any] = _moved(kept, f"#/$defs/tool{number}")
+    return {**moved, "type": "object"}
+
+
+def _moved(value: Any, to: str) -> Any:
+    """Return a schema with its references ``#`` and ``#/…`` made relative to ``to``."""
+    if isinstance(value, list):
+        return [_moved(one, to) for one in value]
+    if not isinstance(value, dict):
+        return value
+    moved = {key: _moved(one, to) for key, one in value.items()}
+    target = value.get("$ref")
+    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+        moved["$ref"] = to + target[1:]
+    return moved
+
+
+# -- the helper ------------------------------------------------------------------------------------
+
+
+def main(fd: int) -> None:
+    """Serve checks on the socket ``fd`` until it closes."""
+    from llmos.tasks.grammar_check import refusal
+
+    serve(
+        fd,
+        Check,
+        lambda question: Checked(refusal(question.grammar)),
+        HELPER_MEMORY_BYTES,
+        stack_bytes=_HELPER_STACK_BYTES,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
