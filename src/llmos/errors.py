@@ -75,6 +75,12 @@ class UnsupportedTaskError(InvalidRequestError):
     code = "unsupported_task"
 
 
+class GrammarError(InvalidRequestError):
+    """The output cannot be made to follow this grammar."""
+
+    code = "invalid_grammar"
+
+
 class AuthenticationError(LlmosError):
     """No valid API key was given: pass `Authorization: Bearer <key>`."""
 
@@ -158,6 +164,21 @@ class OverloadedError(LlmosError):
     code = "overloaded"
     exit_code = 6
     retryable = True
+
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, retry_after_s: int = 1
+    ) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(LlmosError):
+    """The request's deadline passed before it was done: give it more time, or ask for less."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    exit_code = 8
 
 
 class CorruptBlobError(LlmosError):

@@ -50,7 +50,12 @@ class Settings:
         900.0, "Seconds without a request after which a model is unloaded.", least=0
     )
     max_workers: int = _setting(1, "Jobs that compute at the same time.", least=1)
-    max_queue: int = _setting(256, "Requests that may wait per model before 429.", least=1)
+    max_queue: int = _setting(
+        256, "Requests of one class that may be at one model; more are answered 429.", least=1
+    )
+    engine_stall_s: float = _setting(
+        120.0, "Seconds of silence after which an engine that has work is restarted.", least=1
+    )
     heartbeat_s: float = _setting(10.0, "Seconds between a job worker's heartbeats.", least=0.01)
     lease_s: float = _setting(
         30.0, "Seconds without a heartbeat after which a job is taken over.", least=0.03
@@ -62,6 +67,9 @@ class Settings:
     max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.", least=1)
     allowed_hosts: str = _setting("", "More Host names to accept, comma-separated.")
     behind_proxy: bool = _setting(False, "A TLS proxy stands before this server.")
+    trust_loopback: bool = _setting(
+        False, "Let programs of this machine generate, embed and read without a key."
+    )
 
     @property
     def database_path(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 class Priority(enum.IntEnum):
@@ -24,11 +24,47 @@ class Priority(enum.IntEnum):
     BACKGROUND = 3
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A function that the assistant asks to be called; ``arguments`` is JSON text."""
 
-    role: Literal["system", "user", "assistant"]
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation. A ``tool`` turn answers the call ``tool_call_id``."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may ask for; ``parameters`` is a JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class ToolUse(msgspec.Struct, frozen=True):
+    """Which tools a conversation has. ``choice`` is auto, none, required, or one tool's name."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: str = "auto"
+    parallel: bool = True
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What the output must match. ``source`` is the JSON text of a schema, a regular expression,
+    the JSON text of a list of choices, or a Lark grammar; json_object needs none."""
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
+    source: str = ""
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -46,6 +82,10 @@ class SamplingParams(msgspec.Struct, frozen=True):
     logprobs: int | None = None
     """None: no log-probabilities; k: those of the chosen token and of the k likeliest."""
     ignore_eos: bool = False
+    no_repeat_ngram_size: int = 0
+    """0: no limit; n: no n tokens appear twice (prompt included)."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number added to its logit)."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
@@ -64,13 +104,23 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     echo: bool = False
     priority: Priority = Priority.STANDARD
     owner: str = "admin"
+    grammar: Grammar | None = None
+    tool_use: ToolUse = ToolUse()
+    deadline_ms: int | None = None
+    """None: no deadline; else the request fails that long after it came in."""
+    template_options: dict[str, Any] = {}
+    """More variables of the chat template, such as ``enable_thinking``."""
+    stream: bool = False
+    """Whether pieces are shown as they come: then a tool call's arguments are too, before it is
+    known that all of them are JSON."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
     """A token, its natural-log probability, and the likeliest tokens at its position."""
 
     token: str
-    logprob: float
+    logprob: float | None
+    """None for the first token of an echoed prompt, which nothing predicts."""
     bytes: bytes
     top: tuple[TokenLogprob, ...] = ()
 
@@ -80,6 +130,19 @@ class Usage(msgspec.Struct, frozen=True):
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, those found in the prefix cache."""
+    reasoning_tokens: int = 0
+    """Of the completion, those of its reasoning block."""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of tool call number ``index``: its id and name come first, then its arguments."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -87,6 +150,8 @@ class Chunk(msgspec.Struct, frozen=True):
 
     index: int = 0
     text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
@@ -98,7 +163,11 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class GenerateWork(msgspec.Struct, frozen=True, tag="generate"):
-    """Continue one token sequence. ``generated_ids`` is what an interrupted run already sent."""
+    """Continue one token sequence. ``generated_ids`` is what an interrupted run already sent.
+
+    ``tenant`` shares the machine fairly with the others; ``cache_salt`` keeps its cached prefixes
+    from them. ``deadline_s`` counts from submission.
+    """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
@@ -106,15 +175,27 @@ class GenerateWork(msgspec.Struct, frozen=True, tag="generate"):
     generated_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
     priority: Priority = Priority.STANDARD
+    tenant: str = ""
+    cache_salt: bytes = b""
+    deadline_s: float | None = None
+    grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
+    """None: none; k: report log-probabilities of the prompt's tokens, with the k likeliest."""
+    adapter: str = ""
+    """Key of a loaded adapter; empty: the base model."""
 
 
 class PipelineWork(msgspec.Struct, frozen=True, tag="pipeline"):
-    """One forward task over one row of token ids: seq2seq, classify or token_classify."""
+    """One forward task over one row of token ids."""
 
-    kind: Literal["seq2seq", "classify", "token_classify"]
+    kind: Literal["seq2seq", "classify", "token_classify", "embed"]
     input_ids: tuple[int, ...]
     options: dict[str, Any] = {}
     priority: Priority = Priority.STANDARD
+    tenant: str = ""
+    deadline_s: float | None = None
+    type_ids: tuple[int, ...] = ()
+    """Which text of a pair each token belongs to; empty: all to one."""
 
 
 class TokenPiece(msgspec.Struct, frozen=True):
@@ -126,25 +207,61 @@ class TokenPiece(msgspec.Struct, frozen=True):
 
 
 class TokensOut(msgspec.Struct, frozen=True, tag="tokens"):
-    """Tokens sampled for one GenerateWork since the last report."""
+    """Tokens sampled for one GenerateWork since the last report.
+
+    ``prompt`` (where asked for) holds the prompt's tokens but the first, once, before any piece.
+    """
 
     pieces: tuple[TokenPiece, ...] = ()
     finish_reason: FinishReason | None = None
+    prompt: tuple[TokenPiece, ...] = ()
+    num_cached: int = 0
+    """Prompt tokens found in the prefix cache; said in the first report."""
 
 
 class PipelineOut(msgspec.Struct, frozen=True, tag="pipeline_out"):
     """Result of one PipelineWork.
 
     seq2seq fills ``token_ids``; classify fills ``scores`` with one row of label probabilities;
-    token_classify fills ``scores`` with one row of label probabilities per input token.
+    token_classify fills ``scores`` with one row of label probabilities per input token; embed
+    fills ``vector`` with little-endian float32 numbers.
     """
 
     token_ids: tuple[int, ...] = ()
     scores: tuple[tuple[float, ...], ...] = ()
+    vector: bytes = b""
 
 
 Work = GenerateWork | PipelineWork
 WorkOut = TokensOut | PipelineOut
+
+
+PerClass = tuple[int, int, int, int]
+"""One count for each Priority, the best class first."""
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """What one loaded model does: gauges of this moment, and counters since it was loaded."""
+
+    running: PerClass = (0, 0, 0, 0)
+    """Rows that take part in steps."""
+    waiting: PerClass = (0, 0, 0, 0)
+    """Works that are queued, preempted ones too."""
+    preemptions: PerClass = (0, 0, 0, 0)
+    """By the class of the row that gave way."""
+    kv_used_blocks: int = 0
+    """Blocks that rows hold; cached prefixes nobody uses do not count."""
+    kv_blocks: int = 0
+    prefix_query_tokens: int = 0
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_hit_tokens: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens computed, recomputation after a preemption included."""
+    generated_tokens: int = 0
+    draft_tokens: int = 0
+    """Tokens that speculation proposed."""
+    accepted_tokens: int = 0
+    """Of those, the ones that were kept."""
 
 
 # -- artifacts -------------------------------------------------------------------------------------
@@ -157,10 +274,14 @@ class FileRef(msgspec.Struct, frozen=True):
     size: int
 
 
+NESTED_FILES = {"1_Pooling--config.json": "1_Pooling/config.json"}
+"""A version's files lie in one directory: name kept -> where the file lies in a model's folder."""
+
+
 class NewVersion(msgspec.Struct, frozen=True):
     """An artifact version ready to be committed: its blobs are already stored."""
 
-    kind: Literal["model", "dataset"]
+    kind: Literal["model", "adapter", "dataset"]
     name: str
     files: dict[str, FileRef]
     manifest: dict[str, Any]

@@ -32,6 +32,7 @@ from llmos.kernel.protocol import (
     Loaded,
     LoadFailed,
     Output,
+    Stats,
     Submit,
     SyncChannel,
     Unload,
@@ -62,10 +63,16 @@ class HostProcess:
     def send(self, *messages: Any) -> None:
         self.channel.send_all(messages)
 
+    def receive(self) -> Any | None:
+        """Return the next message that is no Stats, which come whenever they are due."""
+        while isinstance(message := self.channel.receive(), Stats):
+            pass
+        return message
+
     def receive_until(self, is_last: Callable[[Any], bool]) -> list[Any]:
         messages = []
         while not messages or not is_last(messages[-1]):
-            message = self.channel.receive()
+            message = self.receive()
             assert message is not None, "the engine process has ended"
             messages.append(message)
         return messages
@@ -77,7 +84,7 @@ class HostProcess:
         """Receive until these works have ended; return the tokens of every work heard of."""
         left, tokens = set(work_ids), dict[str, list[int]]()
         while left:
-            message = self.channel.receive()
+            message = self.receive()
             assert isinstance(message, Output), message
             out = message.out
             assert isinstance(out, TokensOut)
@@ -147,14 +154,14 @@ def test_ctrl_c_in_the_terminal_is_left_to_the_server(host: HostProcess) -> None
 
 def test_a_message_that_is_none_ends_the_process(host: HostProcess) -> None:
     host.sock.sendall(b"\0\0\0\2hi")
-    assert host.channel.receive() is None
+    assert host.receive() is None
 
 
 def test_a_kill_leaves_nothing_behind_but_a_closed_socket(host: HostProcess) -> None:
     host.send(load_echo())
     host.wait_for(Loaded)
     host.process.kill()
-    assert host.channel.receive() is None
+    assert host.receive() is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
@@ -188,7 +195,7 @@ def test_models_that_stream_at_once_while_another_loads_all_equal_generate(
     tokens: dict[str, list[int]] = {i: [] for i in works}
     num_left = len(works) + 1
     while num_left:
-        message = host.channel.receive()
+        message = host.receive()
         if isinstance(message, Output):
             tokens[message.id] += [piece.token_id for piece in message.out.pieces]
         num_left -= isinstance(message, Loaded) or bool(message.out.finish_reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from tests.unit.engines.families import (
 from llmos.engines.native import batcher
 from llmos.engines.native.engine import NativeEngine
 from llmos.engines.native.runner import PagedRunner, RowwiseRunner
+from llmos.engines.native.served import ServedModel
 from llmos.errors import (
     ContextLengthError,
     EngineError,
@@ -50,9 +52,19 @@ class Case:
     prompts: dict[str, tuple[int, ...]]
     expected: dict[str, list[int]]
 
-    def engine(self, manifest: dict[str, Any] | None = None, **options: int) -> NativeEngine:
-        engine = NativeEngine(**options)
+    def engine(
+        self,
+        manifest: dict[str, Any] | None = None,
+        num_blocks: int | None = None,
+        **options: Any,
+    ) -> NativeEngine:
+        """A loaded engine; ``num_blocks``: with so small a cache (one long row must fit)."""
+        engine = NativeEngine(**{"itl_target_s": math.inf} | options)
         engine.load(self.directory, MANIFEST | (manifest or {}), "cpu", 1)
+        if num_blocks is not None:
+            runner = engine._runner
+            assert runner is not None
+            engine.serve(ServedModel(runner, num_blocks, VOCAB, CONTEXT))
         return engine
 
     def works(self, **fields: Any) -> dict[str, GenerateWork]:
@@ -117,12 +129,11 @@ def test_joining_chunked_prefill_and_preemption_change_no_token(
     cases: Cases, name: str, plans: list[batcher.StepPlan]
 ) -> None:
     case = cases(name)
-    engine = case.engine(block_size=4, max_step_tokens=9)
-    engine._pool._free = list(range(CONTEXT // 4))  # just room for one row of full length
+    engine = case.engine(block_size=4, max_step_tokens=9, num_blocks=CONTEXT // 4)
     assert run_works(engine, case.works(), per_step=2) == case.expected
     assert any(plan.preempted for plan in plans)
     assert any(1 < chunk.num_tokens < 9 for plan in plans for chunk in plan.chunks)
-    assert engine._pool.num_free == CONTEXT // 4
+    assert engine.stats().kv_used_blocks == 0
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ROWWISE])
@@ -144,7 +155,7 @@ def test_attention_that_the_paged_cache_does_not_cover_runs_row_by_row(cases: Ca
 def test_the_cache_size_follows_the_budget(cases: Cases) -> None:
     per_token = 3 * 2 * 2 * 8 * 4  # layers, keys and values, heads, dim, float32
     engine = cases("llama").engine({"kv_cache_bytes": 40 * per_token}, block_size=4)
-    assert engine._pool.num_free == 10
+    assert engine.stats().kv_blocks == 10
     with pytest.raises(ContextLengthError):
         engine.submit("long", greedy(range(40), 1))
     assert len(run_works(engine, {"a": greedy(range(30), 99)})["a"]) == 10
@@ -189,7 +200,6 @@ def test_resuming_a_finished_run_ends_at_once(cases: Cases) -> None:
 def test_cancel_frees_the_row_and_leaves_the_others_alone(cases: Cases) -> None:
     case = cases("llama")
     engine = case.engine(block_size=4)
-    free = engine._pool.num_free
     for i, work in case.works().items():
         engine.submit(i, work)
     seen = [work_id for _ in range(3) for work_id, _ in engine.step()]
@@ -203,7 +213,7 @@ def test_cancel_frees_the_row_and_leaves_the_others_alone(cases: Cases) -> None:
             assert work_id == "7"
             rest += [piece.token_id for piece in out.pieces]  # type: ignore[union-attr]
     assert rest == case.expected["7"][3:]
-    assert engine._pool.num_free == free
+    assert engine.stats().kv_used_blocks == 0
 
 
 def test_interactive_rows_overtake_batch_rows_when_rows_are_short(cases: Cases) -> None:

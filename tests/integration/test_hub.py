@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 import transformers
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import close_session
+from safetensors.torch import save_file
 from tests.hubserver import Hub, PullRequest, Repository, running_hub
 from tests.unit.library.conftest import RecordedContext
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -531,3 +534,41 @@ def test_a_worker_process_pulls_with_the_environment_it_is_given(
     assert isinstance(done, JobDone), done
     assert done.result.artifacts[0].name == "llama"
     assert not (tmp_path / "hf-home").exists()
+
+
+# -- adapters --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_adapters_repository_becomes_an_adapter(
+    offline: bool,
+    pull: Pull,
+    server: Hub,
+    context: RecordedContext,
+    model_dir: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = tmp_path / "lora"
+    directory.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    paths = [f"base_model.model.model.layers.{i}.self_attn.q_proj" for i in range(2)]
+    matrices = {f"{path}.lora_A.weight": torch.ones(2, 128) for path in paths}
+    matrices |= {f"{path}.lora_B.weight": torch.ones(128, 2) for path in paths}
+    save_file(matrices, directory / "adapter_model.safetensors")
+    server.add("org/lora", directory)
+    if offline:
+        snapshot_download("org/lora", cache_dir=cache)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    names = ("config.json", WEIGHTS)
+    files = {name: context.blobs.put_file(model_dir / name) for name in names}
+    base = {"ref": "llama:1", "digest": "d", "task": "generate", "chat_template": None}
+    base |= {"languages": ["en"], "files": msgspec.to_builtins(files)}
+    (new,) = pull("org/lora", base=base).artifacts
+    assert (new.kind, new.name, new.inputs) == ("adapter", "lora", ("llama:1",))
+    assert set(new.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert new.manifest["source"]["repo"] == "org/lora"
+    with pytest.raises(InvalidModelError, match="lora is an adapter of"):
+        pull("org/lora")

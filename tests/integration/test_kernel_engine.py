@@ -15,6 +15,7 @@ import pytest
 
 from llmos.errors import (
     ContextLengthError,
+    DeadlineExceededError,
     EngineError,
     InvalidModelError,
     InvalidRequestError,
@@ -26,7 +27,14 @@ from llmos.kernel.ledger import Ledger
 from llmos.kernel.residency import Lease, ModelSpec
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryDatabase
-from llmos.types import GenerateWork, PipelineOut, PipelineWork, SamplingParams, TokensOut
+from llmos.types import (
+    GenerateWork,
+    PipelineOut,
+    PipelineWork,
+    Priority,
+    SamplingParams,
+    TokensOut,
+)
 
 CHILDREN = Path(__file__).parent
 PROMPT = tuple(range(100, 120))
@@ -61,9 +69,24 @@ def module() -> str:
     return "kernel_children.echo_host"
 
 
+class Ahead:
+    """A monotonic clock that tests put forward."""
+
+    def __init__(self) -> None:
+        self.by_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.by_s
+
+
+@pytest.fixture
+def clock() -> Ahead:
+    return Ahead()
+
+
 @pytest.fixture
 async def kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, clock: Ahead
 ) -> AsyncIterator[Kernel]:
     monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
     database = MemoryDatabase()
@@ -76,6 +99,7 @@ async def kernel(
         lambda connection, job, result: None,
         rng=random.Random(0),
         engine_module=module,
+        monotonic=clock,
     )
     await kernel.start()
     yield kernel
@@ -218,16 +242,92 @@ async def test_closing_a_stream_cancels_it_in_the_engine(kernel: Kernel, tmp_pat
     assert log.splitlines() == ["cancelled 1", "cancelled 2"]
 
 
-async def test_too_many_requests_at_one_model_are_refused(kernel: Kernel) -> None:
+async def test_too_many_works_of_one_request_are_refused(kernel: Kernel) -> None:
     async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
         streams = [lease.generate(work()) for _ in range(8)]
         for stream in streams:
             await anext(stream)
-        with pytest.raises(OverloadedError, match="8 requests"):
+        with pytest.raises(OverloadedError, match="8 works"):
             await lease.run(row())
         for stream in streams:
             await stream.aclose()
         assert await lease.run(row()) == PipelineOut(token_ids=PROMPT)
+
+
+async def hold(kernel: Kernel, model: ModelSpec, priority: Priority, let_go: asyncio.Event) -> None:
+    async with kernel.residency.lease(model, priority):
+        await let_go.wait()
+
+
+async def test_beyond_the_queue_of_a_class_requests_are_refused_and_the_others_finish(
+    kernel: Kernel,
+) -> None:
+    let_go = asyncio.Event()
+    held = [
+        asyncio.ensure_future(hold(kernel, spec("a"), Priority.STANDARD, let_go)) for _ in range(8)
+    ]
+    async with kernel.residency.lease(spec("a"), Priority.BATCH) as lease:
+        with pytest.raises(OverloadedError, match="8 standard requests are at a") as refused:
+            await ask(kernel, spec("a"))
+        assert refused.value.retry_after_s >= 1
+        assert await tokens(lease, work()) == list(PROMPT)
+        let_go.set()
+        await asyncio.gather(*held)
+    assert await ask(kernel, spec("a")) == list(PROMPT)
+    tally = kernel.residency.telemetry.of("a").classes
+    assert tally[Priority.STANDARD].outcomes == {"ok": 9, "overloaded": 1}
+    assert tally[Priority.BATCH].outcomes == {"ok": 1}
+
+
+async def test_a_deadline_fires_while_the_model_is_waited_for(kernel: Kernel) -> None:
+    async with kernel.residency.lease(spec("a", 200)):
+        with pytest.raises(DeadlineExceededError):
+            async with kernel.residency.lease(spec("b", 200), deadline_s=0.01):
+                pass
+        assert states(kernel) == {"a": "ready"}
+
+
+async def test_a_deadline_of_the_lease_ends_its_streams(kernel: Kernel) -> None:
+    stalling = spec("a", stall_after=5)
+    async with kernel.residency.lease(stalling):
+        with pytest.raises(DeadlineExceededError):
+            async with kernel.residency.lease(stalling, deadline_s=0.05) as lease:
+                await tokens(lease, work())
+    assert kernel.residency.telemetry.of("a").classes[1].outcomes["deadline_exceeded"] == 1
+
+
+async def test_an_engine_that_hangs_is_restarted_and_the_stream_goes_on(
+    kernel: Kernel, clock: Ahead, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    hanging = spec("a", stall_after=5, loads=str(tmp_path / "loads"))
+    async with (
+        kernel.residency.lease(hanging) as lease,
+        aclosing(lease.generate(work())) as stream,
+    ):
+        async for out in stream:
+            seen += [piece.token_id for piece in out.pieces]
+            if len(seen) == 5 and out.pieces:
+                pid = kernel.residency.engine_pid
+                kernel.residency.end_if_stalled()
+                clock.by_s += 119.0
+                kernel.residency.end_if_stalled()
+                assert kernel.residency.engine_pid == pid
+                clock.by_s += 2.0
+                await kernel.step()
+    assert seen == list(PROMPT)
+    assert kernel.residency.engine_pid != pid
+    assert len((tmp_path / "loads").read_text().splitlines()) == 2
+
+
+async def test_an_engine_without_work_may_be_silent(kernel: Kernel, clock: Ahead) -> None:
+    async with kernel.residency.lease(spec("a")) as lease:
+        await lease.run(row())
+        pid = kernel.residency.engine_pid
+        clock.by_s += 10_000.0
+        await kernel.step()
+        assert await lease.run(row()) == PipelineOut(token_ids=PROMPT)
+        assert kernel.residency.engine_pid == pid
 
 
 async def test_an_idle_model_makes_room_and_a_leased_one_does_not(kernel: Kernel) -> None:

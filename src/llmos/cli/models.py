@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 
 PANEL = "Models"
 LOSS_CURVE = "loss.png"
+_COMMANDS = {
+    "translate": 'translate "Hello" --model {ref}',
+    "classify": 'classify "I like it." --model {ref}',
+    "entities": 'entities "Alice is in Paris." --model {ref}',
+    "embed": 'embed "Hello" --model {ref}',
+    "rerank": 'rerank "Where is Paris?" "In France." "A city." --model {ref}',
+}
+"""How to use a new model, by its task; `llmos run` for the others."""
+
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="Use it to embed, rerank or classify, where its files do not say so.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +59,7 @@ def list_models(
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """List the models of the library, or those worth pulling.
+    """List the models and adapters of the library, or the models worth pulling.
 
     Examples:
       llmos list
@@ -50,13 +67,21 @@ def list_models(
       llmos list --json
     """
     with open_client(server, home) as client:
-        rows = client.catalog() if catalog else client.models()
+        rows = client.catalog() if catalog else [*client.models(), *client.models("adapter")]
     if as_json:
         print_json(rows)
     elif catalog:
         _print_catalog(rows)
     else:
         _print_models(rows)
+
+
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", help="The model that an adapter runs over, by its name here."
+    ),
+]
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
@@ -70,12 +95,18 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
                 size(row["size_bytes"]),
                 " ".join(row["manifest"].get("languages") or ()),
                 age(row["created_at"]),
-                (row["manifest"].get("source") or {}).get("kind"),
+                _origin(row),
             )
             for row in rows
         ),
         empty="no models yet: `llmos import DIR --name NAME` or `llmos list --catalog`",
     )
+
+
+def _origin(row: dict[str, Any]) -> str:
+    """Return where a version came from, and what an adapter is for."""
+    kind = (row["manifest"].get("source") or {}).get("kind") or ""
+    return f"{kind}, adapter of {row['manifest']['base']}" if row["kind"] == "adapter" else kind
 
 
 def _print_catalog(rows: list[dict[str, Any]]) -> None:
@@ -148,21 +179,25 @@ def _print_markdown(text: str) -> None:
 def import_model(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face-format folder.")],
     name: Annotated[str | None, typer.Option("--name", help="Name in the library.")] = None,
+    task: TaskOption = None,
+    base: BaseOption = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Import a model from a folder in Hugging Face format (safetensors only).
+    """Import a model, or a LoRA adapter, from a folder in Hugging Face format (safetensors only).
 
     Examples:
       llmos import ./my-checkpoint --name my-model
+      llmos import ./my-lora --name my-adapter --base my-model
+      llmos import ./my-checkpoint --name my-embedder --task embed
     """
     from llmos.cli.progress import follow_job, transfer
 
     wanted = directory.resolve().name if name is None else name
     with open_client(server, home) as client:
         with transfer("uploading") as on_progress:
-            job = client.import_model(directory, wanted, on_progress)
+            job = client.import_model(directory, wanted, on_progress, task=task, base=base)
         job = follow_job(client, job["id"], "importing")
     _report_made(job, as_json)
 
@@ -173,6 +208,8 @@ def pull(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Branch, tag or commit.")
     ] = None,
+    task: TaskOption = None,
+    base: BaseOption = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -186,7 +223,7 @@ def pull(
     from llmos.cli.progress import follow_job
 
     with open_client(server, home) as client:
-        job = client.pull(repo, name=name, revision=revision)
+        job = client.pull(repo, name=name, revision=revision, task=task, base=base)
         job = follow_job(client, job["id"], "pulling")
     _report_made(job, as_json)
 
@@ -196,7 +233,8 @@ def _report_made(job: Mapping[str, Any], as_json: bool) -> None:
         print_json(job)
         return
     for ref in (job.get("result") or {}).get("artifacts") or ():
-        typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos run {ref}`")
+        command = _COMMANDS.get(job["result"].get("task"), "run {ref}").format(ref=ref)
+        typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos {command}`")
 
 
 def export(

@@ -72,6 +72,11 @@ def count(number: float | None) -> str:
     return f"{number:.1f}T"
 
 
+def percent(share: float | None) -> str:
+    """Return a share as text: ``percent(0.125) == "12%"``."""
+    return "-" if share is None else f"{share:.0%}"
+
+
 def age(at: float | None, now: float | None = None) -> str:
     """Return how long ago a Unix time was: ``3 minutes ago``."""
     if at is None:

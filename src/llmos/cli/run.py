@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmos.sdk.client import Client
 
 BYE, CLEAR, HELP = "/bye", "/clear", "/help"
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +53,10 @@ def run(
         list[str] | None,
         typer.Option("--stop", help="End before this text (repeatable)."),
     ] = None,
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Whether to think first, for models that can."),
+    ] = None,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -72,6 +77,7 @@ def run(
         "top_k": top_k,
         "seed": seed,
         "stop": list(stop) if stop else None,
+        "chat_template_kwargs": None if think is None else {"enable_thinking": think},
     }
     sampling = {name: value for name, value in options.items() if value is not None}
     if prompt is None and not sys.stdin.isatty():
@@ -132,12 +138,20 @@ class Conversation:
         return self._client.chat(self.model, prompt, stream=True, **options)
 
     def _print(self, chunks: Iterator[dict[str, Any]], before: str = "") -> str:
+        """Print an answer as it comes and return it; thoughts are for people alone, and dim."""
         pieces: list[str] = []
+        shows_thoughts, is_thinking = sys.stdout.isatty(), False
         for chunk in chunks:
+            if shows_thoughts and (thought := chunk.get("reasoning")):
+                sys.stdout.write(thought if is_thinking else DIM + thought)
+                is_thinking = True
+            if is_thinking and chunk["text"]:
+                sys.stdout.write(f"{PLAIN}\n\n")
+                is_thinking = False
             sys.stdout.write(chunk["text"] if pieces else before + chunk["text"])
             sys.stdout.flush()
             pieces.append(chunk["text"])
-        sys.stdout.write("\n")
+        sys.stdout.write(f"{PLAIN}\n" if is_thinking else "\n")
         return "".join(pieces)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from llmos.cli.connection import local_settings, open_client
 from llmos.cli.options import FollowOption, HomeOption, JsonOption, ServerOption
-from llmos.cli.output import duration, note, print_json, print_table, size
+from llmos.cli.output import duration, note, percent, print_json, print_table, size
 from llmos.errors import ConflictError
 from llmos.settings import Settings, load_settings
 
@@ -37,6 +37,10 @@ def up(
     ] = None,
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="A TLS proxy stands before this server.")
+    ] = False,
+    trust_loopback: Annotated[
+        bool,
+        typer.Option("--trust-loopback", help="Let this machine's programs ask without a key."),
     ] = False,
     device: Annotated[
         str | None, typer.Option("--device", help="Device of the engine: auto, cpu or cuda:N.")
@@ -65,6 +69,7 @@ def up(
         "host": host,
         "port": port,
         "behind_proxy": behind_proxy or None,
+        "trust_loopback": trust_loopback or None,
         "device": device,
         "threads": threads,
         "log_level": log_level,
@@ -145,18 +150,8 @@ def ps(as_json: JsonOption = False, server: ServerOption = None, home: HomeOptio
         print_json(status)
         return
     print_table(
-        ("model", "engine", "state", "memory", "requests", "idle"),
-        (
-            (
-                model["name"],
-                model["engine"],
-                model["state"],
-                size(model["bytes"]),
-                model["leases"],
-                duration(model["idle_s"]),
-            )
-            for model in status["models"]
-        ),
+        ("model", "state", "memory", "requests", "running", "waiting", "kv", "prefix hits", "idle"),
+        [row for model in status["models"] for row in _model_rows(model)],
         empty="no model is in memory: the first request loads one",
     )
     print_table(
@@ -167,6 +162,24 @@ def ps(as_json: JsonOption = False, server: ServerOption = None, home: HomeOptio
         ),
         empty="no job is running",
     )
+
+
+def _model_rows(model: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield a resident model's row, and one for each adapter loaded over it."""
+    yield (
+        model["name"],
+        model["state"],
+        size(model["bytes"]),
+        model["leases"],
+        sum(model["running"]),
+        sum(model["waiting"]),
+        percent(model["kv_use"]),
+        percent(model["prefix_hit_rate"]),
+        duration(model["idle_s"]),
+    )
+    for one in model.get("adapters", ()):
+        row = (f"+ {one['name']}", one["state"], size(one["bytes"]), one["requests"])
+        yield (*row, *[""] * 5)
 
 
 def logs(

@@ -1,7 +1,8 @@
-"""Commands that put one text through one task: translate, classify, entities."""
+"""Commands that put texts through one task: translate, classify, entities, embed, rerank."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -26,6 +27,8 @@ def register(app: typer.Typer) -> None:
     app.command("translate", rich_help_panel=PANEL)(translate)
     app.command("classify", rich_help_panel=PANEL)(classify)
     app.command("entities", rich_help_panel=PANEL)(entities)
+    app.command("embed", rich_help_panel=PANEL)(embed)
+    app.command("rerank", rich_help_panel=PANEL)(rerank)
 
 
 def translate(
@@ -105,6 +108,78 @@ def entities(
         for found in answer["entities"]
     )
     print_table(("text", "label", "start", "end", "score"), rows, empty="no entities found")
+
+
+def embed(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT…",
+            help="Texts; the lines of standard input where left out.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "embeddings",
+    dimensions: Annotated[
+        int | None, typer.Option("--dimensions", min=1, help="Keep the first so many numbers.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="NAME", help="The model's prompt to put before each text."
+        ),
+    ] = None,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Turn texts into vectors; prints one JSON array of numbers a text.
+
+    Examples:
+      llmos embed "Hello, world!" --model my-embedder
+      llmos embed --model my-embedder < lines.txt > vectors.jsonl
+      llmos default embeddings my-embedder
+    """
+    given = texts or read_text(None).splitlines()
+    with open_client(server, home) as client:
+        vectors = client.embed(given, model=model, dimensions=dimensions, prompt_name=prompt)
+    for vector in vectors:
+        typer.echo(json.dumps(vector))
+
+
+def rerank(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is looked for.")],
+    documents: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DOCUMENT…",
+            help="Texts; the lines of standard input where left out.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "rerank",
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Show only so many, the best.")
+    ] = None,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Order texts by how well they answer a query, the best first.
+
+    Examples:
+      llmos rerank "capital of France" "Paris is in France." "Cats sleep." --model my-ranker
+      llmos rerank "capital of France" --top 3 < lines.txt
+    """
+    given = documents or read_text(None).splitlines()
+    with open_client(server, home) as client:
+        results = client.rerank(query, given, model=model, top_n=top)
+    if as_json:
+        print_json(results)
+        return
+    rows = (
+        (f"{one['relevance_score']:.4f}", one["index"], one["document"]["text"]) for one in results
+    )
+    print_table(("score", "index", "document"), rows, empty="no documents")
 
 
 def read_text(argument: str | None) -> str:

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmos.errors import ContextLengthError, EngineError, InvalidRequestError, LlmosError
-from llmos.types import GenerateWork, Work, WorkOut
+from llmos.errors import (
+    ContextLengthError,
+    EngineError,
+    InvalidRequestError,
+    LlmosError,
+    UnsupportedTaskError,
+)
+from llmos.types import EngineStats, GenerateWork, Priority, Work, WorkOut
 
 ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+QUANTIZED_DTYPES = frozenset({"int8", "int4"})
 MAX_KV_CACHE_BYTES = 2**30
 CONTEXTS_IN_CACHE = 16
 DEFAULT_CONTEXT_TOKENS = 2048
@@ -41,9 +48,22 @@ class Estimate:
         return self.weights_bytes + self.kv_cache_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Urgency:
+    """How much the work of one model presses; by it the host picks the model of the next step."""
+
+    slack_s: float = math.inf
+    """Seconds left until a row misses its inter-token target or its deadline."""
+    priority: int = Priority.STANDARD
+    """Best class among the works."""
+    tenants: tuple[str, ...] = ()
+    """Whose works of that class there are, each once."""
+
+
 class Engine(Protocol):
-    """One loaded model. All methods but ``load`` are called from one thread, and return at once,
-    except ``step``, which computes for a moment."""
+    """One loaded model. All methods but the loading ones are called from one thread, and return at
+    once, except ``step``, which computes for a moment. An engine that inherits from this protocol
+    need not have the methods after ``unload``: the host then goes by the works it passed on."""
 
     @staticmethod
     def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> Estimate:
@@ -86,12 +106,61 @@ class Engine(Protocol):
         """Free the model. Queued work is forgotten."""
         ...
 
+    def load_adapter(self, key: str, path: Path) -> int:
+        """Lay the adapter in directory ``path`` over the model, for works that name its key;
+        return the bytes it takes on the device. The works of others go on meanwhile.
+
+        Raises:
+            UnsupportedTaskError: this engine runs no adapters.
+            InvalidModelError: the files are no adapter of this model.
+            OutOfMemoryError: the device has no room for it.
+        """
+        raise UnsupportedTaskError("The engine of this model runs no adapters.")
+
+    def drop_adapter(self, key: str) -> None:
+        """Free an adapter; no work uses it. Unknown keys are ignored."""
+        return
+
+    def urgency(self, now: float) -> Urgency | None:
+        """Return how much the queued work presses at ``now`` (monotonic seconds)."""
+        return None
+
+    def last_shares(self) -> Mapping[str, float]:
+        """Return each tenant's share of the last step's computing; the sum is 1, or 0 if none."""
+        return {}
+
+    def set_virtual_times(self, virtual_ms: Mapping[str, float]) -> None:
+        """Take each tenant's virtual time before a step: the lower goes first in its class."""
+
+    def stats(self) -> EngineStats | None:
+        """Return what the model does; called about once a second."""
+        return None
+
 
 def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> Estimate:
     """Return what the engine named in ``manifest`` will take on ``device``."""
+    own = _estimate_alone(manifest, device)
+    if (draft := manifest.get("draft")) is None:
+        return own
+    other = _estimate_alone({**draft, "engine": "native"}, device)
+    num_tokens = kv_cache_tokens(manifest, other.kv_bytes_per_token)
+    return Estimate(
+        own.weights_bytes + other.weights_bytes,
+        own.kv_bytes_per_token,
+        own.kv_cache_bytes + other.kv_bytes_per_token * num_tokens,
+    )
+
+
+def _estimate_alone(manifest: Mapping[str, Any], device: str) -> Estimate:
+    """Return the same without the draft model."""
     if manifest.get("engine") == "echo":
         return Estimate(0)
     stored = str(manifest.get("dtype") or "float32")
+    if stored in QUANTIZED_DTYPES:  # is computed as it is stored, and says what its cache takes
+        per_token = int(manifest.get("kv_bytes_per_token") or 0)
+        num_tokens = kv_cache_tokens(manifest, per_token)
+        weights_bytes = int(manifest.get("weights_bytes") or 0)
+        return Estimate(weights_bytes, per_token, per_token * num_tokens)
     item_bytes = ITEM_BYTES[compute_dtype(manifest, device)]
     if parameters := int(manifest.get("parameters") or 0):
         weights_bytes = parameters * item_bytes
@@ -134,6 +203,7 @@ def check_generate(work: GenerateWork, vocab_size: int, context: int) -> None:
         ContextLengthError: prompt and already generated tokens leave no room for another.
     """
     _check_sampling(work)
+    _check_logit_bias(work, vocab_size)
     ids = (*work.prompt_ids, *work.generated_ids)
     if not work.prompt_ids:
         raise InvalidRequestError("The prompt is empty: give at least one token.", param="prompt")
@@ -162,11 +232,28 @@ def _check_sampling(work: GenerateWork) -> None:
         "frequency_penalty": (params.frequency_penalty, -100, 100),
         "logprobs": (params.logprobs or 0, 0, MAX_LOGPROBS),
         "choice": (work.choice, 0, 2**32),
+        "no_repeat_ngram_size": (params.no_repeat_ngram_size, 0, math.inf),
+        "prompt_logprobs": (work.prompt_logprobs or 0, 0, MAX_LOGPROBS),
     }
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:  # NaN is refused too
             raise InvalidRequestError(
                 f"`{name}` is {value}, but must be between {least} and {most}.", param=name
+            )
+
+
+def _check_logit_bias(work: GenerateWork, vocab_size: int) -> None:
+    for token_id, bias in work.sampling.logit_bias:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequestError(
+                f"`logit_bias` names token {token_id}, but this model's ids go from 0 to "
+                f"{vocab_size - 1}.",
+                param="logit_bias",
+            )
+        if not -100 <= bias <= 100:
+            raise InvalidRequestError(
+                f"`logit_bias` of token {token_id} is {bias}, but must be between -100 and 100.",
+                param="logit_bias",
             )
 
 

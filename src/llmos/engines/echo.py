@@ -2,12 +2,16 @@
 
 A generation repeats its prompt, one token a step, and stops at the end of it; with ``ignore_eos``
 it starts over until ``max_tokens``. Sequence tasks return their input; classifiers always pick a
-label that the input length gives away.
+label that the input length gives away; an embedding counts the ids by their remainders. Where the
+manifest has ``step_s``, a step takes that long, as a real one would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,10 @@ from llmos.types import (
 )
 
 VOCAB_SIZE = 2**20
+DIMENSIONS = 8
 
 
-class EchoEngine:
+class EchoEngine(base.Engine):
     """Repeats prompts (see ``engines.base.Engine``)."""
 
     def __init__(self) -> None:
@@ -35,6 +40,7 @@ class EchoEngine:
         self._num_labels = 2
         self._context_tokens = base.DEFAULT_CONTEXT_TOKENS
         self._vocab_size = VOCAB_SIZE
+        self._step_s = 0.0
 
     @staticmethod
     def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> base.Estimate:
@@ -46,6 +52,7 @@ class EchoEngine:
         self._num_labels = len(manifest.get("labels") or "ab")
         self._context_tokens = base.context_tokens(manifest)
         self._vocab_size = int(manifest.get("vocab_size") or VOCAB_SIZE)
+        self._step_s = float(manifest.get("step_s") or 0.0)
         return 0
 
     def submit(self, work_id: str, work: Work) -> None:
@@ -66,6 +73,7 @@ class EchoEngine:
 
     def step(self) -> list[tuple[str, WorkOut | LlmosError]]:
         """Advance every generation by one token and finish every other piece of work."""
+        time.sleep(self._step_s)
         outs: list[tuple[str, WorkOut | LlmosError]] = []
         for work_id, work in list(self._works.items()):
             if isinstance(work, PipelineWork):
@@ -102,6 +110,14 @@ class EchoEngine:
     def _run(self, work: PipelineWork) -> PipelineOut:
         if work.kind == "seq2seq":
             return PipelineOut(token_ids=work.input_ids)
+        if work.kind == "embed":
+            return PipelineOut(vector=_counts(work.input_ids, work.options.get("dimensions")))
         picked = len(work.input_ids) % self._num_labels
         row = tuple(float(i == picked) for i in range(self._num_labels))
         return PipelineOut(scores=(row,) * (1 if work.kind == "classify" else len(work.input_ids)))
+
+
+def _counts(ids: Sequence[int], dimensions: int | None) -> bytes:
+    counts = Counter(token_id % DIMENSIONS for token_id in ids)
+    numbers = [float(counts[place]) for place in range(dimensions or DIMENSIONS)]
+    return struct.pack(f"<{len(numbers)}f", *numbers)

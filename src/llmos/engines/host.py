@@ -1,7 +1,7 @@
 """The engine process: ``python -m llmos.engines.host FD``, one per device.
 
 A reader thread takes messages from the socket, a loader thread reads models, and the main loop
-interleaves one step of every model that has work. torch is imported when the first engine that
+interleaves the steps of the models that have work. torch is imported when the first engine that
 needs it is loaded. The process ends when its socket closes.
 
 Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default) and LLMOS_THREADS (default: as
@@ -27,23 +27,33 @@ from typing import cast
 
 from llmos.engines import builtin
 from llmos.engines.base import DeviceLostError, Engine, find_device
-from llmos.errors import EngineError, InvalidModelError, LlmosError
+from llmos.engines.turns import HostedModel, Turns
+from llmos.errors import DeadlineExceededError, EngineError, InvalidModelError, LlmosError
 from llmos.kernel.protocol import (
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterMessage,
     Cancel,
     FromEngine,
     Load,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     Output,
+    Stats,
     Submit,
     SyncChannel,
     ToEngine,
     Unload,
+    UnloadAdapter,
     Unloaded,
     WorkFailed,
 )
 from llmos.plugins.manager import load_plugins
 from llmos.types import TokensOut
+
+STATS_S = 1.0
+"""Seconds between reports while there is work; they are also the sign that the engine lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,24 @@ class LoadEnded:
     report: Loaded | LoadFailed
 
 
-Inbox = queue.SimpleQueue[ToEngine | LoadEnded | None]
+@dataclass(frozen=True, slots=True)
+class AdapterLoad:
+    """To the loader thread: an adapter, and the model it is for, which goes on meanwhile."""
+
+    message: LoadAdapter
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEnded:
+    """From the loader thread: what became of it."""
+
+    load: AdapterLoad
+    report: AdapterMessage
+
+
+Ended = LoadEnded | AdapterEnded
+Inbox = queue.SimpleQueue[ToEngine | Ended | None]
 
 
 class Host:
@@ -64,22 +91,28 @@ class Host:
     Args:
         inbox: what the reader and loader threads deliver; None ends the loop.
         send: delivers messages to the server in order; called once per round.
-        load: starts a load in the background, which delivers a LoadEnded.
+        load: starts a load in the background, which delivers a LoadEnded or AdapterEnded.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
         inbox: Inbox,
         send: Callable[[Iterable[FromEngine]], None],
-        load: Callable[[Load], None],
+        load: Callable[[Load | AdapterLoad], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inbox = inbox
         self._send = send
         self._load = load
-        self._engines: dict[str, Engine] = {}
+        self._clock = clock
+        self._turns = Turns(clock)
+        self._models: dict[str, HostedModel] = {}
         self._loading: Counter[str] = Counter()
         self._unwanted: Counter[str] = Counter()  # of those, the oldest so many are to be dropped
         self._owners: dict[str, str] = {}  # work id -> model key
+        self._reported_at = -STATS_S
+        self._reported: Stats | None = None
 
     def run(self) -> None:
         """Serve until the server closes the socket.
@@ -93,32 +126,43 @@ class Host:
                 if message is None:
                     return
                 out += self._handle(message)
-            for key, engine in list(self._engines.items()):
-                if engine.has_work:
-                    out += self._step(key, engine)
+            out += self._expire()
+            if (key := self._turns.next(self._models)) is not None:
+                out += self._step(key)
+            out += self._report()
             if out:
                 self._send(out)
 
-    def _receive(self) -> Iterable[ToEngine | LoadEnded | None]:
+    @property
+    def _is_busy(self) -> bool:
+        return any(model.engine.has_work for model in self._models.values())
+
+    def _receive(self) -> Iterable[ToEngine | Ended | None]:
         """Yield what has arrived; wait for it only where there is nothing to compute."""
-        is_busy = any(engine.has_work for engine in self._engines.values())
-        if not is_busy:
+        if not self._is_busy:
             yield self._inbox.get()
         while not self._inbox.empty():
             yield self._inbox.get()
 
-    def _handle(self, message: ToEngine | LoadEnded) -> list[FromEngine]:
+    def _handle(self, message: ToEngine | Ended) -> list[FromEngine]:
         match message:
             case Load():
                 self._loading[message.key] += 1
                 self._load(message)
             case LoadEnded():
                 return self._end_load(message)
+            case LoadAdapter():
+                return self._load_adapter(message)
+            case AdapterEnded(load, report):
+                model = self._models.get(report.key)  # maybe another by now, which has none
+                return [report] if model and model.engine is load.engine else []
+            case UnloadAdapter(key, adapter):
+                if model := self._models.get(key):
+                    model.engine.drop_adapter(adapter)
             case Submit():
                 return self._submit(message)
             case Cancel():
-                if engine := self._engines.get(self._owners.pop(message.id, "")):
-                    engine.cancel(message.id)
+                self._cancel(message.id)
             case Unload():
                 return self._unload(message.key)
         return []
@@ -128,23 +172,36 @@ class Host:
         self._loading[key] -= 1
         if not self._unwanted[key]:
             if engine is not None:
-                self._engines[key] = engine
+                self._models[key] = HostedModel(engine)
             return [ended.report]
         self._unwanted[key] -= 1
         if engine is not None:
             engine.unload()
         return [ended.report, *([] if self._unwanted[key] else [Unloaded(key)])]
 
+    def _load_adapter(self, message: LoadAdapter) -> list[FromEngine]:
+        if model := self._models.get(message.key):
+            self._load(AdapterLoad(message, model.engine))
+            return []
+        return [_adapter_failed(message, EngineError("The model is not loaded."))]
+
     def _submit(self, message: Submit) -> list[FromEngine]:
-        engine = self._engines.get(message.key)
+        model = self._models.get(message.key)
         try:
-            if engine is None:
+            if model is None:
                 raise EngineError("The model is not loaded.")
-            engine.submit(message.id, message.work)
+            model.engine.submit(message.id, message.work)
         except LlmosError as error:
             return [_failed(message.id, error)]
+        model.add(message.id, message.work, self._clock())
         self._owners[message.id] = message.key
         return []
+
+    def _cancel(self, work_id: str) -> None:
+        """Drop a work; one that is unknown has ended."""
+        if model := self._models.get(self._owners.pop(work_id, "")):
+            model.engine.cancel(work_id)
+            model.remove(work_id)
 
     def _unload(self, key: str) -> list[FromEngine]:
         """Drop a model; one that is still being loaded is dropped as soon as it is there."""
@@ -152,13 +209,22 @@ class Host:
             self._unwanted[key] = self._loading[key]
             return []
         out = self._fail_all(key, EngineError("The model was unloaded."))
-        if engine := self._engines.pop(key, None):
-            engine.unload()
+        if model := self._models.pop(key, None):
+            model.engine.unload()
         return [*out, Unloaded(key)]
 
-    def _step(self, key: str, engine: Engine) -> list[FromEngine]:
+    def _expire(self) -> list[FromEngine]:
+        """Give up the works whose deadline has passed."""
+        now = self._clock()
+        late = [work_id for model in self._models.values() for work_id in model.expired(now)]
+        for work_id in late:
+            self._cancel(work_id)
+        return [_failed(work_id, DeadlineExceededError()) for work_id in late]
+
+    def _step(self, key: str) -> list[FromEngine]:
+        model = self._models[key]
         try:
-            results = engine.step()
+            results = self._turns.step(key, model)
         except DeviceLostError:
             raise
         except Exception as error:  # the top loop's boundary: the other models must go on
@@ -172,40 +238,56 @@ class Host:
                 out.append(Output(work_id, result))
             if not (isinstance(result, TokensOut) and result.finish_reason is None):
                 self._owners.pop(work_id, None)
+                model.remove(work_id)
         return out
 
     def _fail_all(self, key: str, error: LlmosError) -> list[FromEngine]:
         """Fail every work of a model; after an unexpected error nobody knows whose fault it was."""
         ids = [work_id for work_id, owner in self._owners.items() if owner == key]
         for work_id in ids:
-            del self._owners[work_id]
-            if engine := self._engines.get(key):
-                engine.cancel(work_id)
+            self._cancel(work_id)
         return [_failed(work_id, error) for work_id in ids]
+
+    def _report(self) -> list[FromEngine]:
+        """Return the models' stats when they are due: now and then, and when the work is done."""
+        now = self._clock()
+        is_due = now - self._reported_at >= STATS_S
+        if not self._models or (not is_due and self._is_busy):
+            return []
+        stats = Stats({key: model.stats() for key, model in self._models.items()})
+        if stats == self._reported and not self._is_busy:
+            return []
+        self._reported_at, self._reported = now, stats
+        return [stats]
 
 
 def _failed(work_id: str, error: LlmosError) -> WorkFailed:
     return WorkFailed(work_id, error.code, error.message)
 
 
+def _adapter_failed(message: LoadAdapter, error: LlmosError) -> AdapterFailed:
+    return AdapterFailed(message.key, message.adapter, error.code, error.message)
+
+
 class Loader:
-    """Loads one model after another in its own thread, so that streams of others go on."""
+    """Loads one model or adapter after another in its own thread; streams of others go on."""
 
     def __init__(self, inbox: Inbox, engines: Mapping[str, str], device: str, threads: int) -> None:
         self._inbox = inbox
         self._engines = engines
         self._device = device
         self._threads = threads
-        self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Load | AdapterLoad] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="loader", daemon=True).start()
 
-    def start(self, load: Load) -> None:
-        """Queue a load; its LoadEnded will arrive in the inbox."""
+    def start(self, load: Load | AdapterLoad) -> None:
+        """Queue a load; its LoadEnded or AdapterEnded will arrive in the inbox."""
         self._loads.put(load)
 
     def _run(self) -> None:
         while True:
-            self._inbox.put(self._load(self._loads.get()))
+            load = self._loads.get()
+            self._inbox.put(self._load(load) if isinstance(load, Load) else self._adapt(load))
 
     def _load(self, load: Load) -> LoadEnded:
         begun = time.monotonic()
@@ -219,6 +301,19 @@ class Loader:
             message = f"The model cannot be loaded: {error}"
             return LoadEnded(load, None, LoadFailed(load.key, EngineError.code, message))
         return LoadEnded(load, engine, Loaded(load.key, size, time.monotonic() - begun))
+
+    def _adapt(self, load: AdapterLoad) -> AdapterEnded:
+        begun, message = time.monotonic(), load.message
+        try:
+            size = load.engine.load_adapter(message.adapter, Path(message.path))
+        except LlmosError as error:
+            return AdapterEnded(load, _adapter_failed(message, error))
+        except Exception as error:  # the top loop's boundary: one bad adapter fails alone
+            traceback.print_exc()
+            refusal = EngineError(f"The adapter cannot be loaded: {error}")
+            return AdapterEnded(load, _adapter_failed(message, refusal))
+        load_s = time.monotonic() - begun
+        return AdapterEnded(load, AdapterLoaded(message.key, message.adapter, size, load_s))
 
     def _make(self, name: str) -> Engine:
         if name not in self._engines:

@@ -23,7 +23,7 @@ Model = Any
 def load_pretrained(
     auto_class: Any, path: Path, manifest: Mapping[str, Any], device: str, **options: Any
 ) -> Model:
-    """Load a model for inference, in the dtype that ``device`` computes in.
+    """Load a model for inference, in the dtype that ``device`` computes in unless told.
 
     Raises:
         InvalidModelError: the directory does not hold a model of this kind.
@@ -31,10 +31,10 @@ def load_pretrained(
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    options = {"dtype": getattr(torch, base.compute_dtype(manifest, device)), **options}
     try:
         model = auto_class.from_pretrained(
             path,
-            dtype=getattr(torch, base.compute_dtype(manifest, device)),
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

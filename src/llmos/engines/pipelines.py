@@ -1,29 +1,34 @@
-"""Models that answer in one go: seq2seq, classification, token classification, micro-batched.
+"""Models that answer in one go: seq2seq, classifiers, cross-encoders, embeddings, micro-batched.
 
-Queued works of one kind with the same options are padded into one batch. Padding is masked by
-length, so a row's result does not depend on its batch-mates but for the order of summation. A
-step is one micro-batch; a seq2seq step is a whole beam search, so its batches are kept small.
+Padding is at the end and masked by length, so a row's result does not depend on its batch-mates
+but for the order of summation. A step is one micro-batch (see ``microbatches``), or, for seq2seq,
+one token of a batch's beam search.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
-from llmos.engines import base
+from llmos.engines import base, embedding
 from llmos.engines.loading import (
     Model,
     load_pretrained,
@@ -31,8 +36,11 @@ from llmos.engines.loading import (
     resident_bytes,
     set_threads,
 )
+from llmos.engines.microbatches import Pace, Queued, take_batch
+from llmos.engines.slices import Sliced
 from llmos.errors import (
     ContextLengthError,
+    DeadlineExceededError,
     EngineError,
     InvalidModelError,
     InvalidRequestError,
@@ -42,14 +50,17 @@ from llmos.errors import (
 )
 from llmos.types import PipelineOut, PipelineWork, Work, WorkOut
 
-MAX_BATCH_ROWS = 16
-MAX_BATCH_TOKENS = 2048
+SEQ2SEQ_ROWS, SEQ2SEQ_TOKENS = 16, 2048
+"""Limits of a batch that is decoded token by token."""
+MAX_BATCH_ROWS, MAX_BATCH_TOKENS = 64, 8192
+"""Limits of a batch that takes one forward pass, which `Pace` mostly keeps smaller."""
 DEFAULT_MAX_TOKENS = 256
 
 AUTO_CLASSES = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "classify": AutoModelForSequenceClassification,
     "token_classify": AutoModelForTokenClassification,
+    "embed": AutoModel,
 }
 OPTION_RANGES = {
     "num_beams": (int, 1, 16),
@@ -79,56 +90,43 @@ KEPT_SETTINGS = (
 """What counts of a model's own generation_config.json."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """A work in the queue; ``group`` is equal for works that may share a batch."""
+class _Pausing(StoppingCriteria):  # type: ignore[misc]
+    """Lets others compute after each token; stops every row when told to."""
 
-    id: str
-    work: PipelineWork
-    arrival: int
+    def __init__(self, pause: Callable[[], bool]) -> None:
+        self._pause = pause
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        return (self.work.priority, self.arrival)
-
-    @property
-    def group(self) -> tuple[tuple[str, Any], ...]:
-        return tuple(sorted(self.work.options.items()))
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        is_over = self._pause()
+        return torch.full((input_ids.shape[0],), is_over, device=input_ids.device)
 
 
-def take_batch(queue: Sequence[Queued], max_rows: int, max_tokens: int) -> list[Queued]:
-    """Return the next micro-batch: the best-ranked work and those like it, in order, while the
-    padded batch stays within the limits. A beam counts as a row."""
-    ranked = sorted(queue, key=lambda queued: queued.rank)
-    if ranked:
-        max_rows = max(1, max_rows // ranked[0].work.options.get("num_beams", 1))
-    batch: list[Queued] = []
-    longest = 0
-    for queued in ranked:
-        if batch and queued.group != batch[0].group:
-            continue
-        longest = max(longest, len(queued.work.input_ids))
-        if batch and (len(batch) >= max_rows or longest * (len(batch) + 1) > max_tokens):
-            break
-        batch.append(queued)
-    return batch
+class PipelinesEngine(base.Engine):
+    """Any transformers network that is not a language model (see ``engines.base.Engine``).
 
-
-class PipelinesEngine:
-    """Any transformers encoder-decoder or classifier (see ``engines.base.Engine``)."""
+    Args:
+        max_rows: of a batch, fewer where the kind of work has a lower limit.
+        clock: monotonic seconds.
+    """
 
     def __init__(
-        self, *, max_rows: int = MAX_BATCH_ROWS, max_batch_tokens: int = MAX_BATCH_TOKENS
+        self, *, max_rows: int = MAX_BATCH_ROWS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._max_rows = max_rows
-        self._max_batch_tokens = max_batch_tokens
+        self._clock = clock
+        self._pace = Pace(MAX_BATCH_TOKENS)
+        self._virtual_ms: Mapping[str, float] = {}
+        self._shares: dict[str, float] = {}
         self._queue: dict[str, Queued] = {}
+        self._batch: list[Queued] = []
+        self._search: Sliced[list[PipelineOut | EngineError]] | None = None
         self._num_arrived = 0
         self._model: Model = None
         self._kind = ""
         self._context_tokens = 0
         self._vocab_size = 0
         self._pad_id = 0
+        self._num_types = 0
 
     @staticmethod
     def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> base.Estimate:
@@ -136,20 +134,24 @@ class PipelinesEngine:
         return base.estimate({**manifest, "engine": "pipelines"}, device)
 
     def load(self, path: Path, manifest: Mapping[str, Any], device: str, threads: int) -> int:
-        """Load the model that the directory's config names."""
+        """Load the model that the directory's config names, for the manifest's task."""
         set_threads(threads)
-        self._kind = _kind(path)
+        self._kind = "embed" if manifest.get("task") == "embed" else _kind(path)
         try:
             self._model = load_pretrained(AUTO_CLASSES[self._kind], path, manifest, device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"The model does not fit on {device}: {error}") from error
         self._context_tokens = base.context_tokens(manifest)
         self._vocab_size = self._model.get_input_embeddings().weight.shape[0]
+        self._num_types = _num_types(self._model)
         pad_id = self._model.config.pad_token_id
-        if pad_id is None:  # nothing to pad with: one row at a time
+        if pad_id is None and self._kind != "embed":  # nothing to pad with: one row at a time
             self._max_rows = 1
         self._pad_id = pad_id or 0
+        if self._kind == "embed":
+            self._model.config.use_cache = False
         if self._kind == "seq2seq":
+            self._max_rows = min(self._max_rows, SEQ2SEQ_ROWS)
             self._model.generation_config = _generation_defaults(self._model.generation_config)
         return resident_bytes(self._model)
 
@@ -159,7 +161,8 @@ class PipelinesEngine:
             kind = work.kind if isinstance(work, PipelineWork) else "generate"
             raise UnsupportedTaskError(f"This model does {self._kind}, not {kind}.")
         self._check(work)
-        self._queue[work_id] = Queued(work_id, work, self._num_arrived)
+        left_s = math.inf if work.deadline_s is None else work.deadline_s
+        self._queue[work_id] = Queued(work_id, work, self._num_arrived, self._clock() + left_s)
         self._num_arrived += 1
 
     def cancel(self, work_id: str) -> None:
@@ -168,27 +171,78 @@ class PipelinesEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue or self._search)
 
     def step(self) -> list[tuple[str, WorkOut | LlmosError]]:
-        """Compute one micro-batch."""
-        batch = take_batch(list(self._queue.values()), self._max_rows, self._max_batch_tokens)
-        if not batch:
-            return []
-        works = [queued.work for queued in batch]
+        """Compute one micro-batch, or one token of it; works past their deadline fail before."""
+        begun = self._clock()
+        late = [queued.id for queued in self._queue.values() if queued.deadline_at <= begun]
+        failed = [(work_id, DeadlineExceededError()) for work_id in late]
+        for work_id in late:
+            del self._queue[work_id]
         try:
-            results = self._generate(works) if self._kind == "seq2seq" else self._score(works)
+            results = self._search_on() if self._kind == "seq2seq" else self._run_batch(begun)
         except torch.AcceleratorError as error:
             raise base.DeviceLostError(f"The device failed: {error}") from error
-        for queued in batch:
-            del self._queue[queued.id]
-        return [(queued.id, result) for queued, result in zip(batch, results, strict=True)]
+        # Of a batch that took several steps some works may be gone.
+        ended = [
+            (queued.id, result)
+            for queued, result in zip(self._batch, results, strict=bool(results))
+            if self._queue.pop(queued.id, None)
+        ]
+        return [*failed, *ended]
+
+    def _take_batch(self, max_tokens: int) -> list[PipelineWork]:
+        self._batch = take_batch(self._queue.values(), self._max_rows, max_tokens, self._virtual_ms)
+        works = [queued.work for queued in self._batch]
+        self._shares = _shares(works)
+        return works
+
+    def _run_batch(self, begun: float) -> list[PipelineOut | EngineError]:
+        """Run a batch that takes one forward pass."""
+        if not (works := self._take_batch(self._pace.max_tokens)):
+            return []
+        results = self._forward(works)
+        padded = len(works) * max(queued.num_tokens for queued in self._batch)
+        self._pace.note(padded, self._clock() - begun)
+        return results
+
+    def _search_on(self) -> list[PipelineOut | EngineError]:
+        """Go on with a batch's beam search, or begin the next; return its results at its end."""
+        if self._search and not any(queued.id in self._queue for queued in self._batch):
+            self._drop_search()
+        if self._search is None:
+            if not (works := self._take_batch(SEQ2SEQ_TOKENS)):
+                return []
+            self._search = Sliced(lambda pause: self._generate(works, pause))
+        try:
+            if not self._search.advance():
+                return []
+        except BaseException:
+            self._search = None
+            raise
+        results, self._search = self._search.result(), None
+        return results
+
+    def _drop_search(self) -> None:
+        if self._search is not None:
+            self._search.abandon()
+            self._search = None
 
     def unload(self) -> None:
         """Free the model."""
+        self._drop_search()
         self._queue.clear()
         self._model = None
         release_memory()
+
+    def last_shares(self) -> Mapping[str, float]:
+        """Return each tenant's share of the last step, by tokens."""
+        return self._shares
+
+    def set_virtual_times(self, virtual_ms: Mapping[str, float]) -> None:
+        """Take each tenant's virtual time: the lower goes first in its class."""
+        self._virtual_ms = virtual_ms
 
     def _check(self, work: PipelineWork) -> None:
         ids = work.input_ids
@@ -204,29 +258,43 @@ class PipelinesEngine:
                 f"{self._context_tokens}: shorten it.",
                 param="text",
             )
-        _check_options(work.options, self._kind, self._vocab_size)
+        types = work.type_ids
+        if types and (len(types) != len(ids) or min(types) < 0):
+            raise InvalidRequestError("There must be one type id for each token.", param="text")
+        if self._kind == "embed":
+            embedding.check_options(work.options, self._model.config.hidden_size)
+        else:
+            _check_options(work.options, self._kind, self._vocab_size)
 
-    def _pad(self, works: Sequence[PipelineWork]) -> tuple[Tensor, Tensor]:
-        """Return token ids and attention mask, ``[rows, longest]``, padded at the end."""
-        longest = max(len(work.input_ids) for work in works)
-        ids = [
-            [*work.input_ids, *[self._pad_id] * (longest - len(work.input_ids))] for work in works
-        ]
-        mask = [[1] * len(work.input_ids) + [0] * (longest - len(work.input_ids)) for work in works]
-        device = self._model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    def _pad(self, rows: Sequence[Sequence[int]], value: int) -> Tensor:
+        """Return ``[rows, longest]``, padded at the end with ``value``."""
+        longest = max(map(len, rows))
+        padded = [[*row, *[value] * (longest - len(row))] for row in rows]
+        return torch.tensor(padded, device=self._model.device)
+
+    def _inputs(self, works: Sequence[PipelineWork]) -> dict[str, Tensor]:
+        """Return what the network reads. Rows of one length need no mask, which is quicker."""
+        rows = [work.input_ids for work in works]
+        inputs = {"input_ids": self._pad(rows, self._pad_id)}
+        if len({len(row) for row in rows}) > 1 or self._kind == "seq2seq":
+            inputs["attention_mask"] = self._pad([(1,) * len(row) for row in rows], 0)
+        if self._num_types > 1 and any(work.type_ids for work in works):
+            types = [work.type_ids or (0,) * len(work.input_ids) for work in works]
+            inputs["token_type_ids"] = self._pad(types, 0).clamp(max=self._num_types - 1)
+        return inputs
 
     @torch.inference_mode()
-    def _generate(self, works: list[PipelineWork]) -> list[PipelineOut | EngineError]:
-        """Run one beam search (greedy with one beam) for all rows."""
-        ids, mask = self._pad(works)
+    def _generate(
+        self, works: list[PipelineWork], pause: Callable[[], bool]
+    ) -> list[PipelineOut | EngineError]:
+        """Run one beam search (greedy with one beam) for all rows, with a pause at each token."""
         options = dict(works[0].options)
         max_tokens = options.pop("max_tokens", DEFAULT_MAX_TOKENS)
         rows = self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            **self._inputs(works),
             do_sample=False,
             max_new_tokens=min(max_tokens, self._context_tokens - 1),
+            stopping_criteria=StoppingCriteriaList([_Pausing(pause)]),
             **options,
         ).tolist()
         config = self._model.generation_config
@@ -235,10 +303,13 @@ class PipelinesEngine:
         return [PipelineOut(token_ids=_answer(row, forced, ends)) for row in rows]
 
     @torch.inference_mode()
-    def _score(self, works: list[PipelineWork]) -> list[PipelineOut | EngineError]:
-        """Return label probabilities: one row of them per work, or per token of it."""
-        ids, mask = self._pad(works)
-        logits = self._model(input_ids=ids, attention_mask=mask).logits.float()
+    def _forward(self, works: list[PipelineWork]) -> list[PipelineOut | EngineError]:
+        """Return vectors, or label probabilities: a row of them per work, or per token of it."""
+        out = self._model(**self._inputs(works))
+        if self._kind == "embed":
+            lengths = [len(work.input_ids) for work in works]
+            return embedding.vectors(out.last_hidden_state, lengths, works[0].options)
+        logits = out.logits.float()
         if self._kind == "token_classify":
             rows = logits.softmax(dim=-1).tolist()
             return [_scored(row[: len(w.input_ids)]) for row, w in zip(rows, works, strict=True)]
@@ -257,6 +328,20 @@ def _kind(path: Path) -> str:
         raise InvalidModelError("config.json does not name an architecture.") from error
     endings = {"ForSequenceClassification": "classify", "ForTokenClassification": "token_classify"}
     return next((kind for ending, kind in endings.items() if name.endswith(ending)), "seq2seq")
+
+
+def _num_types(model: Model) -> int:
+    """Return how many kinds of text the network tells apart; 0 where it takes no type ids."""
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    return (getattr(model.config, "type_vocab_size", 0) or 0) if takes_types else 0
+
+
+def _shares(works: Sequence[PipelineWork]) -> dict[str, float]:
+    """Return each tenant's share of a batch's tokens."""
+    tokens: Counter[str] = Counter()
+    for work in works:
+        tokens[work.tenant] += len(work.input_ids)
+    return {tenant: count / tokens.total() for tenant, count in tokens.items()}
 
 
 def _generation_defaults(theirs: GenerationConfig) -> GenerationConfig:

@@ -20,7 +20,7 @@ import msgspec
 
 from llmos.kernel.protocol import MAX_MESSAGE_BYTES, encode
 
-READ_BYTES = 2**18
+READ_BYTES = 2**15
 
 
 class AsyncChannel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class EngineLink:
         self._on_down = on_down
         self._needed = asyncio.Event()
         self._child: Child | None = None
+        self._kill_reason = ""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -69,6 +71,13 @@ class EngineLink:
         """
         if self._child:
             self._child.channel.send(message)
+
+    def kill(self, reason: str) -> None:
+        """End the process at once, if there is one; `on_down` follows with ``reason``."""
+        if self._child:
+            log.warning("the engine %s", reason)
+            self._kill_reason = reason
+            self._child.signal(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End the process, if any."""
@@ -101,7 +110,7 @@ class EngineLink:
 
     async def _attend(self, child: Child) -> str:
         """Pass messages on until the process ends; return how it did."""
-        self._child = child
+        self._child, self._kill_reason = child, ""
         grace_s, reason = END_GRACE_S, ""
         try:
             self._on_up()
@@ -114,4 +123,4 @@ class EngineLink:
         finally:
             self._child = None
             status = await child.end(grace_s)
-        return reason or describe_exit(status)
+        return reason or self._kill_reason or describe_exit(status)

@@ -94,6 +94,8 @@ class Kernel:
                 **thread_environ(self._threads),
             },
             on_change=self._wake.set,
+            stall_s=settings.engine_stall_s,
+            monotonic=monotonic,
         )
         self.workers = Workers(
             self.jobs,
@@ -160,6 +162,7 @@ class Kernel:
 
     async def step(self) -> float:
         """Decide once and do it. Return the seconds after which to look again, come what may."""
+        self.residency.end_if_stalled()
         view = await self.jobs.view()
         for job in view.active:
             self.workers.set_paused(job.id, job.state is JobState.PAUSED)

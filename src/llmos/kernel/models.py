@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.scheduler import ResidentModel
-from llmos.types import Priority
+from llmos.types import EngineStats, PerClass, Priority
 
 DEMAND_HALF_LIFE_S = 300.0
+PACE_SMOOTHING = 0.2
+RETRY_SHARE = 0.1
+"""Who is refused is told to come back when this share of the full queue has ended."""
+LONGEST_RETRY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,37 @@ class ModelSpec:
     manifest: dict[str, Any]
     estimate_bytes: int
     name: str
+    adapter: AdapterSpec | None = None
+    """For one lease: what to lay over the model."""
+
+
+@dataclass(slots=True)
+class Queue:
+    """The requests of one class at one model. Times are Unix seconds."""
+
+    num_users: int = 0
+    """Leases held or waited for."""
+    interval_s: float = 0.0
+    """Smoothed time between two that ended; 0 until two have."""
+    last_end_at: float | None = None
+
+    def ended(self, now: float) -> None:
+        """Note that a request ended."""
+        self.num_users -= 1
+        if self.last_end_at is not None:
+            passed_s = max(now - self.last_end_at, 0.0)
+            weight = PACE_SMOOTHING if self.interval_s else 1.0
+            self.interval_s += weight * (passed_s - self.interval_s)
+        self.last_end_at = now
+
+    def retry_after_s(self) -> int:
+        """Return in how many seconds a good part of the queue will be free, at the recent pace."""
+        wait_s = self.interval_s * self.num_users * RETRY_SHARE
+        return min(max(1, math.ceil(wait_s)), LONGEST_RETRY_S)
+
+
+def _queues() -> tuple[Queue, ...]:
+    return tuple(Queue() for _ in Priority)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +69,10 @@ class Model:
     num_bytes: int
     """What to reserve: the estimate until it was measured."""
     state: Literal["absent", "loading", "ready", "unloading"] = "absent"
-    num_users: int = 0
-    """Leases held or waited for."""
+    queues: tuple[Queue, ...] = field(default_factory=_queues)
+    """One for each class."""
+    stats: EngineStats = field(default_factory=EngineStats)
+    """What the engine said of it last."""
     waiters: dict[asyncio.Future[None], Priority] = field(default_factory=dict)
     wanted_since: float = 0.0
     last_used_at: float = 0.0
@@ -42,6 +81,11 @@ class Model:
     """Engine deaths in a row while it was being loaded."""
     demand: float = 0.0
     """Leases taken, each fading with a half-life, as of ``last_used_at``."""
+
+    @property
+    def num_users(self) -> int:
+        """Leases held or waited for, of any class."""
+        return sum(queue.num_users for queue in self.queues)
 
     @property
     def ledger_key(self) -> str:
@@ -81,7 +125,8 @@ class Model:
         )
 
     def status(self) -> dict[str, Any]:
-        """Return what people want to know."""
+        """Return what people want to know: sizes, counts by class, shares from 0 to 1 or None."""
+        stats = self.stats
         return {
             "name": self.spec.name,
             "key": self.spec.key,
@@ -89,6 +134,22 @@ class Model:
             "state": self.state,
             "bytes": self.num_bytes,
             "requests": self.num_users,
+            "running": list(stats.running),
+            "waiting": list(self._waiting()),
+            "kv_use": _share(stats.kv_used_blocks, stats.kv_blocks),
+            "prefix_hit_rate": _share(stats.prefix_hit_tokens, stats.prefix_query_tokens),
             "load_s": self.load_s,
             "last_used_at": self.last_used_at,
         }
+
+    def _waiting(self) -> PerClass:
+        """Return who waits in the engine, or here for the model to be loaded."""
+        counts = list(self.stats.waiting)
+        for priority in self.waiters.values():
+            counts[priority] += 1
+        interactive, standard, batch, background = counts
+        return interactive, standard, batch, background
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from llmos.types import JobResult, Work, WorkOut
+from llmos.types import EngineStats, JobResult, Work, WorkOut
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 
@@ -33,6 +33,21 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
     key: str
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
+    """Lay the adapter in directory ``path`` over the loaded model ``key``, as ``adapter``."""
+
+    key: str
+    adapter: str
+    path: str
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, tag="unload_adapter"):
+    """Forget an adapter that no work uses. There is no answer: what is sent later comes after."""
+
+    key: str
+    adapter: str
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -64,6 +79,20 @@ class Unloaded(msgspec.Struct, frozen=True, tag="unloaded"):
     key: str
 
 
+class AdapterLoaded(msgspec.Struct, frozen=True, tag="adapter_loaded"):
+    key: str
+    adapter: str
+    num_bytes: int
+    load_s: float
+
+
+class AdapterFailed(msgspec.Struct, frozen=True, tag="adapter_failed"):
+    key: str
+    adapter: str
+    code: str
+    message: str
+
+
 class Output(msgspec.Struct, frozen=True, tag="output"):
     id: str
     out: WorkOut
@@ -73,6 +102,13 @@ class WorkFailed(msgspec.Struct, frozen=True, tag="work_failed"):
     id: str
     code: str
     message: str
+
+
+class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    """What every loaded model does, by key. Sent about once a second while there is work, between
+    steps: an engine that has work and sends nothing hangs."""
+
+    models: dict[str, EngineStats]
 
 
 # -- server -> worker ----------------------------------------------------------------------------
@@ -134,8 +170,9 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     retryable: bool
 
 
-ToEngine = Load | Unload | Submit | Cancel
-FromEngine = Loaded | LoadFailed | Unloaded | Output | WorkFailed
+ToEngine = Load | Unload | LoadAdapter | UnloadAdapter | Submit | Cancel
+AdapterMessage = AdapterLoaded | AdapterFailed
+FromEngine = Loaded | LoadFailed | Unloaded | AdapterMessage | Output | WorkFailed | Stats
 ToWorker = StartJob | CancelJob | PauseJob
 FromWorker = Heartbeat | JobProgress | JobLog | JobMetric | JobDone | JobFailed
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import dataclasses
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmos.errors import (
+    DeadlineExceededError,
     EngineError,
     InvalidModelError,
     LlmosError,
@@ -21,84 +25,27 @@ from llmos.errors import (
     by_code,
 )
 from llmos.kernel import protocol
+from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
+from llmos.kernel.leases import Lease as Lease
 from llmos.kernel.ledger import Ledger, format_bytes
 from llmos.kernel.models import Model
 from llmos.kernel.models import ModelSpec as ModelSpec
 from llmos.kernel.scheduler import ResidentModel, WantedModel
+from llmos.kernel.telemetry import Meter, Telemetry
 from llmos.kernel.works import MAX_DEATHS, LiveWork, Works
-from llmos.types import (
-    GenerateWork,
-    PipelineOut,
-    PipelineWork,
-    Priority,
-    TokensOut,
-    Work,
-)
+from llmos.types import EngineStats, Priority, Work
 
 ENGINE_MODULE = "llmos.engines.host"
-
-
-class Lease:
-    """A loaded model that stays loaded while this is held; loaded again if the engine dies."""
-
-    def __init__(self, residency: Residency, model: Model) -> None:
-        self._residency = residency
-        self._model = model
-        self._live: set[LiveWork] = set()
-
-    async def generate(self, work: GenerateWork) -> AsyncGenerator[TokensOut, None]:
-        """Yield tokens as they are sampled; the last output has a ``finish_reason``.
-
-        Closing the generator, or the lease, cancels the work in the engine. When the engine dies,
-        the stream goes on with the same tokens.
-
-        Raises:
-            OverloadedError: too many requests are at this model.
-            EngineError: the engine died three times running at this request.
-            LlmosError: whatever the engine says is wrong with the request.
-        """
-        live = self._begin(work)
-        try:
-            while True:
-                out = await live.next()
-                assert isinstance(out, TokensOut)
-                yield out
-                if out.finish_reason is not None:
-                    return
-        finally:
-            self._end(live)
-
-    async def run(self, work: PipelineWork) -> PipelineOut:
-        """Return the result of one forward task. Raises as `generate`."""
-        live = self._begin(work)
-        try:
-            out = await live.next()
-            assert isinstance(out, PipelineOut)
-            return out
-        finally:
-            self._end(live)
-
-    def close(self) -> None:
-        """Cancel what is still going on."""
-        for live in list(self._live):
-            self._end(live)
-
-    def _begin(self, work: Work) -> LiveWork:
-        live = self._residency._submit(self._model, work)
-        self._live.add(live)
-        return live
-
-    def _end(self, live: LiveWork) -> None:
-        self._live.discard(live)
-        self._residency._works.drop(live)
 
 
 class Residency:
     """The models of one engine process and who uses them. Belongs to one event loop.
 
     Args:
-        max_queue: requests that may be at one model at a time.
+        clock: Unix seconds.
+        max_queue: requests of one class that may be at one model at a time.
+        stall_s: an engine that has work and says nothing for so long is ended.
         module: the engine process, run as ``python -m module FD``.
         environ: added to the environment of that process.
         on_change: called when there may be something to load or evict.
@@ -114,11 +61,17 @@ class Residency:
         module: str = ENGINE_MODULE,
         environ: Mapping[str, str] | None = None,
         on_change: Callable[[], None] = lambda: None,
+        stall_s: float = 120.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._max_queue = max_queue
         self._on_change = on_change
+        self._stall_s = stall_s
+        self._monotonic = monotonic
+        self._heard_at = 0.0
+        self.telemetry = Telemetry()
         self._models: dict[str, Model] = {}
         self._link = EngineLink(
             module,
@@ -128,7 +81,10 @@ class Residency:
             on_message=self._engine_said,
             on_down=self._engine_down,
         )
-        self._works = Works(self._link.send, self._is_ready)
+        self._works = Works(self._link.send, self._is_ready, monotonic)
+        self._adapters = Adapters(
+            ledger, clock, self._link.send, self._works, self._is_loaded, lambda: self._on_change()
+        )
         self._log_path = log_path
         self._stopped = False
         self.wake_on_release = False
@@ -138,30 +94,56 @@ class Residency:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, spec: ModelSpec, priority: Priority = Priority.STANDARD
+        self,
+        spec: ModelSpec,
+        priority: Priority = Priority.STANDARD,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[Lease]:
         """Hold a model in memory, loading it first if need be.
 
+        Args:
+            deadline_s: seconds from now after which waiting, and every work of this lease, fails.
+
         Raises:
-            OverloadedError: too many requests are at this model.
+            OverloadedError: too many requests of this class are at this model.
+            DeadlineExceededError: it was not there in time.
             OutOfMemoryError: it does not fit beside the running jobs.
             LlmosError: it cannot be loaded; everyone who waits for it gets the same error.
         """
+        with self.telemetry.of(spec.name).classes[priority].request():
+            async with self._hold(spec, priority, deadline_s) as lease:
+                yield lease
+
+    @contextlib.asynccontextmanager
+    async def _hold(
+        self, spec: ModelSpec, priority: Priority, deadline_s: float | None
+    ) -> AsyncIterator[Lease]:
         if self._stopped:
             raise _stopping()
-        model = self._models.setdefault(spec.key, Model(spec, spec.estimate_bytes))
-        if model.num_users >= self._max_queue:
-            raise self._overloaded(model)
+        bare = dataclasses.replace(spec, adapter=None)
+        model = self._models.setdefault(spec.key, Model(bare, spec.estimate_bytes))
+        queue = model.queues[priority]
+        if queue.num_users >= self._max_queue:
+            raise self._overloaded(model, priority)
         model.use(self._clock(), num_leases=1)
-        model.num_users += 1
-        lease = Lease(self, model)
+        queue.num_users += 1
+        lease = Lease(
+            functools.partial(self._start_work, model),
+            self._works.drop,
+            self.telemetry.of(spec.name).classes,
+            self._monotonic,
+            max_works=self._max_queue,
+            deadline_at=None if deadline_s is None else self._monotonic() + deadline_s,
+            adapter=spec.adapter.key if spec.adapter else "",
+        )
         try:
             if model.state != "ready":
-                await self._wait_until_ready(model, priority)
-            yield lease
+                await self._wait_until_ready(model, priority, deadline_s)
+            async with self._adapters.hold(spec, priority, deadline_s):
+                yield lease
         finally:
             lease.close()
-            model.num_users -= 1
+            queue.ended(self._clock())
             model.use(self._clock())
             self._forget_if_unused(model)
             if self.wake_on_release:
@@ -174,18 +156,21 @@ class Residency:
 
     def status(self) -> list[dict[str, Any]]:
         """Return what people want to know of each model, see `Model.status`."""
-        return [model.status() for model in self._models.values()]
+        return [
+            model.status() | {"adapters": self._adapters.status(key)}
+            for key, model in self._models.items()
+        ]
 
     # -- for the scheduler -----------------------------------------------------------------------
 
     def resident(self) -> tuple[ResidentModel, ...]:
-        """Return the models that hold memory."""
+        """Return the models, and adapters, that hold memory."""
         found = (model.resident(self._clock()) for model in self._models.values())
-        return tuple(model for model in found if model)
+        return (*(model for model in found if model), *self._adapters.resident())
 
     def wanted(self) -> tuple[WantedModel, ...]:
-        """Return the models that someone waits for and that are not in memory."""
-        wanted = []
+        """Return the models, and adapters, that someone waits for and that are not in memory."""
+        wanted = [*self._adapters.wanted()]
         for model in self._models.values():
             priorities = [*model.waiters.values()]
             priorities += (live.work.priority for live in self._works.of(model.spec.key))
@@ -202,17 +187,27 @@ class Residency:
         if model := self._model_in("absent", key):
             self._ledger.reserve(model.ledger_key, model.num_bytes)
             self._start_load(model)
+        self._adapters.load(key)
 
     def evict(self, key: str) -> None:
         """Unload a model, unless someone has come to use it."""
         model = self._model_in("ready", key)
         if model and model.num_users == 0:
             self._start_unload(model)
+        self._adapters.evict(key)
 
     def refuse(self, key: str, error: LlmosError) -> None:
         """Fail everyone who waits for a model."""
         if model := self._model_in("absent", key):
             self._fail_load(model, error)
+        self._adapters.refuse(key, error)
+
+    def end_if_stalled(self) -> None:
+        """End an engine that has had work for long and has said nothing since: it hangs."""
+        since = self._works.oldest_sent_at()
+        if since is None or self._monotonic() - max(since, self._heard_at) <= self._stall_s:
+            return
+        self._link.kill(f"hung: it had work and said nothing for {self._stall_s:g} s")
 
     async def stop(self) -> None:
         """End the engine; everyone who waits, or comes later, gets an EngineError."""
@@ -223,23 +218,30 @@ class Residency:
 
     # -- users -----------------------------------------------------------------------------------
 
-    def _submit(self, model: Model, work: Work) -> LiveWork:
-        if len(self._works.of(model.spec.key)) >= self._max_queue:
-            raise self._overloaded(model)
+    def _start_work(
+        self, model: Model, work: Work, meter: Meter, deadline_at: float | None
+    ) -> LiveWork:
         self._note_wanted(model)
-        live = self._works.add(model.spec.key, work)
+        live = self._works.add(model.spec.key, work, meter, deadline_at)
         if model.state == "absent":
             self._on_change()
         return live
 
-    async def _wait_until_ready(self, model: Model, priority: Priority) -> None:
+    async def _wait_until_ready(
+        self, model: Model, priority: Priority, deadline_s: float | None
+    ) -> None:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._note_wanted(model)
         model.waiters[ready] = priority
         if model.state == "absent":
             self._on_change()
         try:
-            await ready
+            async with asyncio.timeout(deadline_s) as timeout:
+                await ready
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceededError from None
         finally:
             model.waiters.pop(ready, None)
 
@@ -252,15 +254,21 @@ class Residency:
         if model.state == "absent" and model.num_users == 0:
             self._models.pop(model.spec.key, None)
 
-    def _overloaded(self, model: Model) -> OverloadedError:
+    def _overloaded(self, model: Model, priority: Priority) -> OverloadedError:
+        retry_after_s = model.queues[priority].retry_after_s()
         return OverloadedError(
-            f"{self._max_queue} requests are at {model.spec.name} already: try again shortly."
+            f"{self._max_queue} {priority.name.lower()} requests are at {model.spec.name} already: "
+            f"try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
         )
 
     # -- models ----------------------------------------------------------------------------------
 
-    def _is_ready(self, key: str) -> bool:
+    def _is_loaded(self, key: str) -> bool:
         return self._link.is_up and self._model_in("ready", key) is not None
+
+    def _is_ready(self, live: LiveWork) -> bool:
+        return self._is_loaded(live.key) and self._adapters.is_ready(live)
 
     def _start_load(self, model: Model) -> None:
         model.state = "loading"
@@ -284,6 +292,7 @@ class Residency:
 
     def _loaded(self, model: Model, message: protocol.Loaded) -> None:
         model.num_bytes, model.load_s, model.load_deaths = message.weights_bytes, message.load_s, 0
+        model.stats = EngineStats()
         try:
             self._ledger.correct(model.ledger_key, model.num_bytes)
         except OutOfMemoryError:  # it is larger than it seemed: ask the scheduler for that much
@@ -292,10 +301,12 @@ class Residency:
         model.state = "ready"
         model.use(self._clock())
         model.resolve_waiters()
+        self._adapters.model_ready(model.spec.key)
         self._works.dispatch()
         self._on_change()
 
     def _unloaded(self, model: Model) -> None:
+        self._adapters.model_gone(model.spec.key)
         self._ledger.release(model.ledger_key)
         model.state = "absent"
         self._forget_if_unused(model)
@@ -306,6 +317,7 @@ class Residency:
         self._ledger.release(model.ledger_key)
         model.state = "absent"
         model.load_deaths = 0
+        self._adapters.model_gone(model.spec.key, error)
         model.resolve_waiters(error)
         for live in self._works.of(model.spec.key):
             self._works.fail(live.id, error)
@@ -320,20 +332,32 @@ class Residency:
                 self._send_load(model)
 
     def _engine_said(self, message: protocol.FromEngine) -> None:
+        self._heard_at = self._monotonic()
         match message:
             case protocol.Output(work_id, out):
                 self._works.take_output(work_id, out)
             case protocol.WorkFailed(work_id, code, text):
                 self._works.fail(work_id, by_code(code)(text))
+            case protocol.Stats(models):
+                self._take_stats(models)
             case protocol.Loaded(key):
                 if model := self._model_in("loading", key):
                     self._loaded(model, message)
             case protocol.LoadFailed(key, code, text):
                 if model := self._model_in("loading", key):
                     self._fail_load(model, by_code(code)(text))
+            case protocol.AdapterLoaded() | protocol.AdapterFailed():
+                self._adapters.take(message)
+                self._works.dispatch()
             case protocol.Unloaded(key):
                 if model := self._model_in("unloading", key):
                     self._unloaded(model)
+
+    def _take_stats(self, models: Mapping[str, EngineStats]) -> None:
+        for key, stats in models.items():
+            if model := self._model_in("ready", key):
+                self.telemetry.of(model.spec.name).absorb(model.stats, stats)
+                model.stats = stats
 
     def _model_in(self, state: str, key: str) -> Model | None:
         """Return the model if it is in that state; what an engine says out of turn is ignored."""
@@ -342,6 +366,7 @@ class Residency:
 
     def _engine_down(self, reason: str) -> None:
         """Load again what is in use, as its memory is still reserved; let the rest go."""
+        self._adapters.engine_down(reason)
         loading = [model for model in self._models.values() if model.state == "loading"]
         if loading:
             loading[0].load_deaths += 1
@@ -365,7 +390,7 @@ def _stopping() -> EngineError:
 def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:
     """Return the error for a model that cannot fit beside the running jobs."""
     return OutOfMemoryError(
-        f"This model needs about {format_bytes(model.num_bytes)} of memory; llmos may use "
+        f"This needs about {format_bytes(model.num_bytes)} of memory; llmos may use "
         f"{format_bytes(ledger.capacity_bytes)}, running jobs included: wait for them, cancel one, "
         "or raise memory_bytes."
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
-from llmos.errors import EngineError, InvalidRequestError, LlmosError
+from llmos.errors import DeadlineExceededError, EngineError, InvalidRequestError, LlmosError
 from llmos.kernel.protocol import Cancel, Submit, ToEngine, UnsendableError
+from llmos.kernel.telemetry import Meter
 from llmos.types import GenerateWork, PipelineOut, TokensOut, Work, WorkOut
 
 MAX_DEATHS = 3
@@ -20,36 +22,75 @@ SUSPECT_DEATHS = 2
 
 @dataclass(slots=True, eq=False)
 class LiveWork:
-    """One piece of work: what was asked, what came back, how often the engine died over it."""
+    """One piece of work: what was asked, what came back, how often the engine died over it.
+
+    Times are monotonic seconds. What came back and was not taken yet is kept here however slow its
+    reader is: at most as much as was asked for.
+    """
 
     id: str
     key: str
     work: Work
-    outputs: asyncio.Queue[WorkOut | LlmosError] = field(default_factory=asyncio.Queue)
+    meter: Meter | None = None
+    deadline_at: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    """Fires at the deadline."""
     generated_ids: list[int] = field(default_factory=list)
     deaths: int = 0
     """Engine deaths in a row while this was in it and gave nothing."""
     state: Literal["waiting", "sent", "ended"] = "waiting"
+    sent_at: float = 0.0
+    _outputs: list[WorkOut | LlmosError] = field(default_factory=list)
+    _arrival: asyncio.Future[None] | None = None
 
     @property
     def is_suspect(self) -> bool:
         return self.deaths >= SUSPECT_DEATHS
 
-    async def next(self) -> WorkOut:
-        """Return the next output. Raises the typed error the work failed with."""
-        out = await self.outputs.get()
-        if isinstance(out, LlmosError):
-            raise out
-        return out
+    def put(self, out: WorkOut | LlmosError) -> None:
+        """Keep an output for whoever waits for it."""
+        self._outputs.append(out)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
-    def message(self) -> Submit:
+    async def next(self) -> WorkOut:
+        """Return what has come since the last call; tokens are joined to one output.
+
+        Raises:
+            LlmosError: what the work failed with, after everything that came before.
+        """
+        if not self._outputs:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        first = self._outputs[0]
+        if isinstance(first, LlmosError):
+            raise first
+        if len(self._outputs) == 1:
+            self._outputs.clear()
+            return first
+        tokens = [out for out in self._outputs if isinstance(out, TokensOut)]
+        del self._outputs[: len(tokens)]
+        return _joined(tokens)
+
+    def message(self, now: float) -> Submit:
         """Return what to send so that the engine goes on after the tokens already received."""
-        if isinstance(self.work, GenerateWork):
-            generated = (*self.work.generated_ids, *self.generated_ids)
-            return Submit(
-                self.id, self.key, msgspec.structs.replace(self.work, generated_ids=generated)
-            )
-        return Submit(self.id, self.key, self.work)
+        work = self.work
+        if self.deadline_at is not None:
+            work = msgspec.structs.replace(work, deadline_s=max(self.deadline_at - now, 0.0))
+        if isinstance(work, GenerateWork) and self.generated_ids:
+            generated_ids = (*work.generated_ids, *self.generated_ids)
+            work = msgspec.structs.replace(work, generated_ids=generated_ids)
+        return Submit(self.id, self.key, work)
+
+
+def _joined(outs: Sequence[TokensOut]) -> TokensOut:
+    """Return consecutive outputs as one."""
+    return TokensOut(
+        tuple(piece for out in outs for piece in out.pieces),
+        outs[-1].finish_reason,
+        tuple(piece for out in outs for piece in out.prompt),
+        max(out.num_cached for out in outs),
+    )
 
 
 class Works:
@@ -60,61 +101,75 @@ class Works:
 
     Args:
         send: passes a message to the engine; raises UnsendableError before anything was sent.
-        is_ready: says whether the model of this key is loaded.
+        is_ready: says whether what a work needs is loaded: its model, and its adapter.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, send: Callable[[ToEngine], None], is_ready: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        send: Callable[[ToEngine], None],
+        is_ready: Callable[[LiveWork], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
         self._is_ready = is_ready
+        self._clock = clock
         self._works: dict[str, LiveWork] = {}
         self._ids = itertools.count(1)
 
-    def add(self, key: str, work: Work) -> LiveWork:
-        """Take work on and send it as soon as its model is ready."""
-        live = LiveWork(str(next(self._ids)), key, work)
+    def add(
+        self, key: str, work: Work, meter: Meter | None = None, deadline_at: float | None = None
+    ) -> LiveWork:
+        """Take work on and send it as soon as its model is ready; give it up at its deadline."""
+        live = LiveWork(str(next(self._ids)), key, work, meter, deadline_at)
         self._works[live.id] = live
-        self.dispatch()
+        if deadline_at is not None:
+            left_s = max(deadline_at - self._clock(), 0.0)
+            live.timer = asyncio.get_running_loop().call_later(left_s, self._expire, live)
+        self._dispatch_one(live)
         return live
 
     def of(self, key: str) -> list[LiveWork]:
         """Return the live works of a model."""
         return [live for live in self._works.values() if live.key == key]
 
+    def oldest_sent_at(self) -> float | None:
+        """Return since when the engine has had work without a break; None when it has none."""
+        return min(
+            (live.sent_at for live in self._works.values() if live.state == "sent"), default=None
+        )
+
     def dispatch(self) -> None:
         """Send what may be sent now; what cannot be sent at all fails alone."""
         for live in list(self._works.values()):
-            if live.state == "waiting" and self._is_ready(live.key) and self._may_go(live):
-                try:
-                    self._send(live.message())
-                except UnsendableError as error:
-                    refusal = InvalidRequestError(f"The request cannot be sent: {error}.")
-                    self.fail(live.id, refusal)
-                else:
-                    live.state = "sent"
+            self._dispatch_one(live)
 
-    def drop(self, live: LiveWork) -> None:
+    def drop(self, live: LiveWork, error: LlmosError | None = None) -> None:
         """Forget a work; one that the engine still does is cancelled there."""
         if live.state == "sent":
             self._send(Cancel(live.id))
-        self.fail(live.id, EngineError("The request was given up."))
+        self.fail(live.id, error or EngineError("The request was given up."))
 
     def take_output(self, work_id: str, out: WorkOut) -> None:
         """Pass an output on; ignored when nobody waits for it any more."""
-        if live := self._works.get(work_id):
-            live.outputs.put_nowait(out)
-            if isinstance(out, TokensOut):
-                live.generated_ids += (piece.token_id for piece in out.pieces)
-            if isinstance(out, PipelineOut) or out.finish_reason is not None:
-                self._end(live)
-            elif live.is_suspect:
-                live.deaths = 0
-                self.dispatch()
+        if (live := self._works.get(work_id)) is None:
+            return
+        live.put(out)
+        if isinstance(out, TokensOut):
+            live.generated_ids += [piece.token_id for piece in out.pieces]
+            if live.meter is not None:
+                live.meter.took(out, self._clock())
+        if isinstance(out, PipelineOut) or out.finish_reason is not None:
+            self._end(live)
+        elif live.is_suspect:
             live.deaths = 0
+            self.dispatch()
+        live.deaths = 0
 
     def fail(self, work_id: str, error: LlmosError) -> None:
         """End a work with an error; ignored when nobody waits for it any more."""
         if live := self._works.get(work_id):
-            live.outputs.put_nowait(error)
+            live.put(error)
             self._end(live)
 
     def engine_died(self, reason: str) -> None:
@@ -126,12 +181,28 @@ class Works:
                 times = f"{live.deaths} times in a row"
                 self.fail(live.id, EngineError(f"The engine {reason}, {times} at this request."))
 
+    def _dispatch_one(self, live: LiveWork) -> None:
+        if live.state != "waiting" or not self._is_ready(live) or not self._may_go(live):
+            return
+        now = self._clock()
+        try:
+            self._send(live.message(now))
+        except UnsendableError as error:
+            self.fail(live.id, InvalidRequestError(f"The request cannot be sent: {error}."))
+        else:
+            live.state, live.sent_at = "sent", now
+
     def _may_go(self, live: LiveWork) -> bool:
         if not live.is_suspect:
             return True
         return not any(other.is_suspect and other.state == "sent" for other in self._works.values())
 
+    def _expire(self, live: LiveWork) -> None:
+        self.drop(live, DeadlineExceededError())
+
     def _end(self, live: LiveWork) -> None:
         live.state = "ended"
+        if live.timer is not None:
+            live.timer.cancel()
         if self._works.pop(live.id, None) and live.is_suspect:
             self.dispatch()

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from llmos.errors import InvalidModelError
 
-Family = Literal["causal", "seq2seq", "classify", "entities"]
+Family = Literal["causal", "seq2seq", "classify", "entities", "embed"]
+AskedTask = Literal["embed", "rerank", "classify"]
+"""What an import may be told to make of a network that serves more than one purpose."""
 
 _CAUSAL = frozenset({"GPT2LMHeadModel", "OpenAIGPTLMHeadModel"})
 """Decoders whose class name does not end in ForCausalLM."""
@@ -64,9 +66,59 @@ TRANSLATORS = frozenset({"fsmt", "marian"})
 """Model types that translate as they stand. Those that are told the languages by special tokens on
 both sides (M2M100, NLLB, mBART) count as plain text to text."""
 
+_ENCODERS = frozenset(
+    {
+        "albert",
+        "bert",
+        "big_bird",
+        "camembert",
+        "convbert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "eurobert",
+        "longformer",
+        "megatron-bert",
+        "mobilebert",
+        "modernbert",
+        "mpnet",
+        "nystromformer",
+        "rembert",
+        "roberta",
+        "roformer",
+        "squeezebert",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+    }
+)
+"""Model types of text encoders; …Model alone also names networks for images and sound."""
+
+_DECODERS = frozenset(
+    {
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "stablelm",
+    }
+)
+"""Model types of decoders that are also saved without a language-model head, to embed."""
+
 _SUPPORTED = (
     "llmos runs causal language models (…ForCausalLM), text-to-text models (T5, BART, Marian, …), "
-    "…ForSequenceClassification and …ForTokenClassification"
+    "…ForSequenceClassification, …ForTokenClassification, and embedding models (BertModel, "
+    "XLMRobertaModel, Qwen3Model, …)"
 )
 
 
@@ -77,13 +129,18 @@ class Architecture:
     name: str
     model_type: str
     family: Family
+    is_decoder: bool = False
+    """Whether a token reads only those before it."""
 
 
-def identify(config: Mapping[str, Any]) -> Architecture:
+def identify(config: Mapping[str, Any], task: AskedTask | None = None) -> Architecture:
     """Return the architecture that ``config`` (the content of config.json) names.
 
+    Args:
+        task: what it is to be used for, where that is not what its name says.
+
     Raises:
-        InvalidModelError: it names none, or one that llmos cannot run.
+        InvalidModelError: it names none, or one that llmos cannot run, or not for ``task``.
     """
     names, model_type = config.get("architectures"), config.get("model_type")
     name = names[0] if isinstance(names, list) and names else None
@@ -93,13 +150,21 @@ def identify(config: Mapping[str, Any]) -> Architecture:
             "save the model again with transformers' save_pretrained",
             param="files",
         )
-    family = _family(name, model_type)
+    is_decoder = _is_causal(name, model_type) or model_type in _DECODERS
+    family = _embed(name, model_type) if task == "embed" else _family(name, model_type)
+    if task is not None and family != ("embed" if task == "embed" else "classify"):
+        needed = "a text encoder or decoder" if task == "embed" else "a …ForSequenceClassification"
+        raise InvalidModelError(
+            f"the architecture {name[:80]!r} ({model_type[:40]}) cannot {task}, for which it must "
+            f"be {needed}: leave the task out, or choose another model",
+            param="task",
+        )
     if family is None:
         raise InvalidModelError(
             f"the architecture {name[:80]!r} ({model_type[:40]}) is not supported: {_SUPPORTED}",
             param="files",
         )
-    return Architecture(name, model_type, family)
+    return Architecture(name, model_type, family, is_decoder)
 
 
 def _family(name: str, model_type: str) -> Family | None:
@@ -109,8 +174,18 @@ def _family(name: str, model_type: str) -> Family | None:
         return "entities"
     if model_type in _SEQ2SEQ and name.endswith(("ForConditionalGeneration", "MTModel")):
         return "seq2seq"
-    if (
-        name.endswith("ForCausalLM") or name in _CAUSAL
-    ) and model_type not in _NO_KV_CACHE | _SEQ2SEQ:
+    if _is_causal(name, model_type):
         return "causal"
-    return None
+    is_headless = name.endswith("Model") and not name.endswith(("HeadModel", "HeadsModel"))
+    return "embed" if is_headless and model_type in _ENCODERS | _DECODERS else None
+
+
+def _embed(name: str, model_type: str) -> Family | None:
+    """What a network is that is asked to embed: its head, if it has one, is left out."""
+    is_known = name.endswith(("Model", "ForMaskedLM")) and model_type in _ENCODERS | _DECODERS
+    return "embed" if is_known or _is_causal(name, model_type) else None
+
+
+def _is_causal(name: str, model_type: str) -> bool:
+    is_named_so = name.endswith("ForCausalLM") or name in _CAUSAL
+    return is_named_so and model_type not in _NO_KV_CACHE | _SEQ2SEQ

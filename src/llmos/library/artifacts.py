@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from llmos.errors import ConflictError, InvalidModelError, InvalidNameError
 from llmos.library import finding
+from llmos.library.adapters import parse_adapter
 from llmos.library.files import check_filename
 from llmos.library.manifest import parse_manifest, version_digest
 from llmos.library.refs import ModelRef, is_name, parse_name
@@ -80,12 +81,15 @@ class Library:
         """
         ref = parse_name(new.name)
         _check_owner(conn, new.kind, ref, owner)
+        _check_kind(conn, new.kind, ref)
         if not new.files:
             raise InvalidModelError(f"{new.name} has no files")
         for filename in new.files:
             check_filename(filename)
         if new.kind == "model":
             parse_manifest(new.manifest)
+        elif new.kind == "adapter":
+            parse_adapter(new.manifest)
         named = _named(versions, new.kind, ref)
         newest = conn.execute(sa.select(sa.func.max(versions.c.number)).where(*named)).scalar()
         number = (newest or 0) + 1
@@ -118,15 +122,25 @@ class Library:
             lambda conn: self.commit(conn, new, owner, job_id, now, actor.id)
         )
 
-    def check_name(self, name: str, owner: str, kind: str = "model") -> None:
+    def check_name(self, name: str, owner: str, kind: str | None = None) -> None:
         """Pass silently when ``owner`` may add a version of ``name``: before long work on one.
+
+        Args:
+            kind: of what is to be added, None where only the work will tell.
 
         Raises:
             InvalidNameError: the name is not one.
-            ConflictError: it is another owner's, or a task answers to it with another's model.
+            ConflictError: it is another owner's, or a task answers to it with another's model, or
+                it names what is of another kind.
         """
         ref = parse_name(name)
-        self._db.read_sync(lambda conn: _check_owner(conn, kind, ref, owner))
+
+        def check(conn: sa.Connection) -> None:
+            _check_owner(conn, kind or "model", ref, owner)
+            if kind is not None:
+                _check_kind(conn, kind, ref)
+
+        self._db.read_sync(check)
 
     def remove(self, ref: str | ModelRef, actor: Actor, kind: str = "model") -> Version:
         """Remove one version (``@latest`` of a bare name), leaving its tombstone.
@@ -214,8 +228,11 @@ class Library:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def resolve(self, ref: str | ModelRef, kind: str = "model") -> Version:
-        """Return the version that a name means: a model of that name, else the task's default.
+    def resolve(self, ref: str | ModelRef, kind: str | None = None) -> Version:
+        """Return the version that a name means: what is so named, else the task's default.
+
+        Args:
+            kind: look for this kind only; None: a model or an adapter, which share their names.
 
         Raises:
             InvalidNameError: the text is not a name.
@@ -281,6 +298,17 @@ def _named(table: sa.Table, kind: str, ref: ModelRef) -> tuple[sa.ColumnElement[
     return (table.c.kind == kind, table.c.namespace == ref.namespace, table.c.name == ref.name)
 
 
+def _check_kind(conn: sa.Connection, kind: str, ref: ModelRef) -> None:
+    """Refuse a model an adapter's name, and an adapter a model's: requests ask for both by name."""
+    other = {"model": "adapter", "adapter": "model"}.get(kind, "")
+    live = (*_named(versions, other, ref), versions.c.removed_at.is_(None))
+    if conn.execute(sa.select(versions.c.id).where(*live).limit(1)).scalar() is not None:
+        raise ConflictError(
+            f"the {other} {ref.full_name!r} has this name already: give the {kind} another",
+            param="name",
+        )
+
+
 def _check_owner(conn: sa.Connection, kind: str, ref: ModelRef, owner: str) -> None:
     """Refuse what would put a user's model where another owner's answers now."""
     if owner in OPERATORS:
@@ -292,7 +320,7 @@ def _check_owner(conn: sa.Connection, kind: str, ref: ModelRef, owner: str) -> N
         raise ConflictError(
             f"the name {ref.full_name!r} belongs to {holder}: choose another name", param="name"
         )
-    if holder is not None or kind != "model" or ref.namespace:
+    if holder is not None or kind == "dataset" or ref.namespace:
         return
     answered = sa.select(task_defaults.c.owner).where(task_defaults.c.task == ref.name)
     if conn.execute(answered).scalar() not in (None, owner):

@@ -11,6 +11,7 @@ import yaml
 
 from llmos.kernel.ledger import format_bytes
 from llmos.library import catalog
+from llmos.library.adapters import AdapterManifest, parse_adapter
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.versions import Version
 
@@ -20,14 +21,17 @@ _USES = {
     "translate": 'llmos translate "Hello" --model {ref}',
     "classify": 'llmos.load_model("{ref}").classify("…")',
     "entities": 'llmos.load_model("{ref}").entities("…")',
+    "embed": 'llmos embed "…" --model {ref}',
+    "rerank": 'llmos rerank "query" "document" "document" --model {ref}',
 }
 _OVERALL = "validation"
 """The split that metrics outside any split were measured on."""
 
 
 def render(version: Version) -> str:
-    """Return the card of a model version: the same text for the same version."""
-    manifest = parse_manifest(version.manifest)
+    """Return the card of a model or adapter version: the same text for the same version."""
+    read = parse_adapter if version.kind == "adapter" else parse_manifest
+    manifest = read(version.manifest)
     use = _USES.get(manifest.task, "").format(ref=version.full_name)
     sections = [
         ("", _plain(manifest.description)),
@@ -52,21 +56,37 @@ def format_count(count: int) -> str:
     return str(count)
 
 
-def _facts(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
+def _facts(version: Version, manifest: Manifest | AdapterManifest) -> list[tuple[str, str]]:
+    shape, limits = _shape(manifest)
     facts = [
         ("task", manifest.task),
-        ("architecture", f"{manifest.architecture} ({manifest.model_type})"),
+        *shape,
         ("parameters", format_count(manifest.parameters) if manifest.parameters else ""),
         ("size", format_bytes(version.size_bytes)),
         ("dtype", manifest.dtype),
-        ("context", _tokens(manifest.context_tokens)),
-        ("vocabulary", _tokens(manifest.vocab_size)),
-        ("languages", ", ".join(manifest.languages)),
-        ("labels", ", ".join(manifest.labels or [])),
+        *limits,
         ("licence", manifest.license),
         ("aliases", ", ".join(f"@{alias}" for alias in version.aliases)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _shape(
+    manifest: Manifest | AdapterManifest,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return what kind of network it is, or what an adapter changes in which; and what it takes."""
+    languages = ("languages", ", ".join(manifest.languages))
+    if isinstance(manifest, AdapterManifest):
+        method = ("method", f"LoRA, rank {manifest.rank}")
+        changes = ("changes", ", ".join(manifest.target_modules))
+        return [("adapter of", manifest.base), method, changes], [languages]
+    limits = [
+        ("context", _tokens(manifest.context_tokens)),
+        ("vocabulary", _tokens(manifest.vocab_size)),
+        languages,
+        ("labels", ", ".join(manifest.labels or [])),
+    ]
+    return [("architecture", f"{manifest.architecture} ({manifest.model_type})")], limits
 
 
 def _tokens(count: int) -> str:
@@ -146,7 +166,7 @@ def _number(value: Any) -> str:
 # -- lineage and recipe ----------------------------------------------------------------------------
 
 
-def _lineage(version: Version, manifest: Manifest) -> list[tuple[str, str]]:
+def _lineage(version: Version, manifest: Manifest | AdapterManifest) -> list[tuple[str, str]]:
     """Return what the version was made of, how, when and by whom, as far as it is known."""
     source = dict(manifest.source)
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(version.created_at))

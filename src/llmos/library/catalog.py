@@ -17,7 +17,8 @@ class CatalogEntry:
     """One model of the hub.
 
     Attributes:
-        task: the manifest's task: chat, generate, translate, seq2seq, classify or entities.
+        task: the manifest's task: chat, generate, translate, seq2seq, classify, entities, embed or
+            rerank.
         parameters: how many; ``download_bytes`` is the size of the weights' files.
         languages: ISO codes; "multi" stands for many more.
         gated: the hub asks to accept a licence, then wants HF_TOKEN.
@@ -98,6 +99,11 @@ ner-en-small | dslim/distilbert-NER | entities | 65.2 | 261 | apache-2.0 | en | 
 ner-en-large | dslim/bert-large-NER | entities | 333.6 | 1334 | mit | en |  | The same, larger and more exact
 ner-multi | Davlan/bert-base-multilingual-cased-ner-hrl | entities | 177.3 | 709 | afl-3.0 | en zh multi | unconverted | Ten languages, Chinese among them
 ner-zh | ckiplab/bert-base-chinese-ner | entities | 101.7 | 407 | gpl-3.0 | zh | unconverted | Traditional Chinese, eighteen kinds
+minilm-l6 | sentence-transformers/all-MiniLM-L6-v2 | embed | 22.7 | 91 | apache-2.0 | en |  | Small and quick; sentences and paragraphs
+e5-small-multi | intfloat/multilingual-e5-small | embed | 117.7 | 471 | mit | en zh multi |  | A hundred languages; begin texts with "query: " or "passage: "
+qwen3-embedding-0.6b | Qwen/Qwen3-Embedding-0.6B | embed | 595.8 | 1192 | apache-2.0 | en zh multi |  | Long texts, any number of dimensions; has a prompt for queries
+minilm-l6-reranker | cross-encoder/ms-marco-MiniLM-L6-v2 | rerank | 22.7 | 91 | apache-2.0 | en |  | Small and quick; English passages
+bge-reranker-m3 | BAAI/bge-reranker-v2-m3 | rerank | 567.8 | 2271 | apache-2.0 | en zh multi |  | A hundred languages, long passages
 """  # noqa: E501
 
 

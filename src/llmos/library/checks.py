@@ -13,7 +13,8 @@ from typing import Any
 import tokenizers
 
 from llmos.errors import InvalidModelError, UnsafeFileError
-from llmos.library.architectures import identify
+from llmos.library.architectures import AskedTask, identify
+from llmos.library.embedders import wanted_task
 from llmos.library.files import CONFIG_FILE, TOKENIZER_FILE, read_json
 from llmos.library.manifest import read_tensors
 from llmos.library.tensors import TensorInfo
@@ -32,8 +33,11 @@ _EMBEDDINGS = (
 )
 
 
-def check_config(directory: Path) -> dict[str, Any]:
+def check_config(directory: Path, task: AskedTask | None = None) -> dict[str, Any]:
     """Return config.json when it names a supported network that needs no code of its own.
+
+    Args:
+        task: what the model is to be used for, where the files do not say it.
 
     Raises:
         UnsafeFileError: a config asks to run code from the repository.
@@ -49,7 +53,7 @@ def check_config(directory: Path) -> dict[str, Any]:
                     "does: choose a model whose network is part of transformers",
                     param="files",
                 )
-    identify(config)
+    identify(config, wanted_task(directory, config, task))
     if config.get("quantization_config"):
         raise InvalidModelError(
             "this checkpoint is quantised (quantization_config): choose the original one",

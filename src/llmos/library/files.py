@@ -10,16 +10,26 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from llmos.errors import InvalidModelError, UnsafeFileError
+from llmos.types import NESTED_FILES
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+QUANTIZED_FILE = "quantized.safetensors"
+"""The weights of a quantised decoder, in a layout of llmos' own (see ``quantized``)."""
 TOKENIZER_FILE = "tokenizer.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
 """What `llmos export` writes beside a model's files; import reads the description from it."""
+MODULES_FILE = "modules.json"
+SENTENCE_FILE = "sentence_bert_config.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+(POOLING_FILE,) = NESTED_FILES
+"""What sentence-transformers saves beside a network."""
 
 _MAX_JSON_BYTES = 256 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
@@ -46,6 +56,10 @@ _KEPT = frozenset(
         "README.md",
         "LICENSE",
         MANIFEST_FILE,
+        MODULES_FILE,
+        SENTENCE_FILE,
+        PROMPTS_FILE,
+        POOLING_FILE,
         "LICENSE.txt",
         "NOTICE",
         "loss.json",
@@ -53,6 +67,21 @@ _KEPT = frozenset(
         "recipe.yaml",
     }
 )
+_KEPT_OF_ADAPTER = frozenset(
+    {
+        ADAPTER_CONFIG_FILE,
+        ADAPTER_FILE,
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "README.md",
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        MANIFEST_FILE,
+    }
+)
+"""An adapter reads text with its base's tokenizer; a chat template may be its own."""
 _UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".ot", ".npy"}
     | {".npz", ".mar", ".nemo", ".keras", ".pb", ".gguf", ".onnx", ".tflite", ".zip", ".tar", ".gz"}
@@ -61,10 +90,11 @@ _UNSAFE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """File names split into those a model is made of and those passed over."""
+    """File names split into those a model, or an adapter, is made of and those passed over."""
 
     kept: tuple[str, ...]
     skipped: tuple[str, ...]
+    kind: Literal["model", "adapter"] = "model"
 
 
 def check_filename(name: str) -> str:
@@ -83,14 +113,17 @@ def check_filename(name: str) -> str:
 
 
 def select(names: Iterable[str]) -> Selection:
-    """Choose the files of a model by name; pickles and the like are never kept.
+    """Choose the files of a model or an adapter by name; pickles and the like are never kept.
 
     Raises:
         InvalidModelError: no config.json or no weights.
         UnsafeFileError: the only weights are in a format that could run code when loaded.
     """
     every = sorted(set(names))
-    kept = tuple(name for name in every if name in _KEPT or _WEIGHTS.fullmatch(name))
+    if ADAPTER_CONFIG_FILE in every and not any(_WEIGHTS.fullmatch(name) for name in every):
+        return _select_adapter(every)
+    weights = [name for name in every if _WEIGHTS.fullmatch(name)] or [QUANTIZED_FILE]
+    kept = tuple(name for name in every if name in _KEPT or name in weights)
     skipped = tuple(name for name in every if name not in kept)
     if CONFIG_FILE not in kept:
         raise InvalidModelError(
@@ -98,12 +131,22 @@ def select(names: Iterable[str]) -> Selection:
             "(config.json, model.safetensors, tokenizer.json)",
             param="files",
         )
-    if not any(_WEIGHTS.fullmatch(name) for name in kept):
+    if not any(name in kept for name in weights):
         raise _no_weights(skipped)
     return Selection(kept, skipped)
 
 
-def _no_weights(skipped: tuple[str, ...]) -> InvalidModelError | UnsafeFileError:
+def _select_adapter(names: list[str]) -> Selection:
+    kept = tuple(name for name in names if name in _KEPT_OF_ADAPTER)
+    skipped = tuple(name for name in names if name not in kept)
+    if ADAPTER_FILE not in kept:
+        raise _no_weights(skipped, ADAPTER_FILE)
+    return Selection(kept, skipped, "adapter")
+
+
+def _no_weights(
+    skipped: tuple[str, ...], missing: str = WEIGHTS_FILE
+) -> InvalidModelError | UnsafeFileError:
     unsafe = [name for name in skipped if PurePosixPath(name).suffix.lower() in _UNSAFE_SUFFIXES]
     if unsafe:
         return UnsafeFileError(
@@ -112,15 +155,14 @@ def _no_weights(skipped: tuple[str, ...]) -> InvalidModelError | UnsafeFileError
             "save_pretrained)",
             param="files",
         )
-    if "adapter_model.safetensors" in skipped:
+    if ADAPTER_FILE in skipped:
         return InvalidModelError(
-            "this is an adapter without its base model: merge it (peft: merge_and_unload), "
-            "then save_pretrained",
+            f"{ADAPTER_FILE} is an adapter's, but there is no {ADAPTER_CONFIG_FILE}: save the "
+            "adapter again with peft's save_pretrained",
             param="files",
         )
     return InvalidModelError(
-        "there is no model.safetensors: save the model with transformers' save_pretrained",
-        param="files",
+        f"there is no {missing}: save the model again with save_pretrained", param="files"
     )
 
 

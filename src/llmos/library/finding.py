@@ -24,20 +24,25 @@ class _Entry:
     removed_at: float | None
 
 
-def resolve(conn: sa.Connection, ref: ModelRef, kind: str) -> Version:
+def resolve(conn: sa.Connection, ref: ModelRef, kind: str | None) -> Version:
     """Return the version ``ref`` means: of the artifact so named, else of the task's default.
+
+    Without a ``kind`` that is a model or an adapter: names are shared, one of them has it.
 
     Raises:
         ModelNotFoundError: there is none.
         ConflictError: ``ref`` has a version and an alias that mean different ones.
     """
+    adapters = _entries(conn, ref, "adapter") if kind is None else []
+    kind = kind or ("adapter" if _live(adapters) else "model")
     bare = ref == ModelRef("", ref.name)
     if bare and kind == "model" and not _live(_entries(conn, ref, kind)):
         query = sa.select(task_defaults.c.model).where(task_defaults.c.task == ref.name)
         default = conn.execute(query).scalar()
         if default is not None:
             return find(conn, ModelRef.parse(default), kind)
-    return find(conn, ref, kind)
+    was_adapter = adapters and not _entries(conn, ref, kind)
+    return find(conn, ref, "adapter" if was_adapter else kind)
 
 
 def find(conn: sa.Connection, ref: ModelRef, kind: str) -> Version:
@@ -97,8 +102,12 @@ def _version(conn: sa.Connection, entry: _Entry) -> Version:
 
 
 def _unknown(conn: sa.Connection, ref: ModelRef, kind: str) -> str:
+    other = {"model": "adapter", "adapter": "model"}.get(kind)
+    if other is not None and _live(_entries(conn, ref, other)):
+        return f"{ref.full_name!r} is of kind {other}, where a name of kind {kind} is wanted"
+    kinds = ("model", "adapter") if kind == "model" else (kind,)
     query = sa.select(versions.c.namespace, versions.c.name).distinct()
-    live = conn.execute(query.where(versions.c.kind == kind, versions.c.removed_at.is_(None)))
+    live = conn.execute(query.where(versions.c.kind.in_(kinds), versions.c.removed_at.is_(None)))
     names = {ModelRef(row.namespace, row.name).full_name for row in live}
     if kind == "model":
         names |= set(conn.execute(sa.select(task_defaults.c.task)).scalars())

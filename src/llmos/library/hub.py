@@ -39,9 +39,9 @@ from llmos.errors import (
 from llmos.kernel.ledger import format_bytes
 from llmos.library import catalog
 from llmos.library.download import Transfer, fetch
-from llmos.library.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, select
+from llmos.library.files import ADAPTER_CONFIG_FILE, CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, select
 from llmos.library.importers import make_version
-from llmos.types import FileRef, JobResult
+from llmos.types import NESTED_FILES, FileRef, JobResult
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
@@ -187,37 +187,43 @@ def _from_cache(context: JobContext, repo: str, revision: str) -> dict[str, File
     Raises:
         ModelNotFoundError: it is not there.
     """
-    config = cached_path(repo, CONFIG_FILE, revision=revision)
-    if not isinstance(config, str):
+    configs = (CONFIG_FILE, ADAPTER_CONFIG_FILE)
+    found = (cached_path(repo, name, revision=revision) for name in configs)
+    config = next((path for path in found if isinstance(path, str)), None)
+    if config is None:
         raise ModelNotFoundError(
             f"{repo} ({revision}) is not in the Hugging Face cache and HF_HUB_OFFLINE is set: "
             "unset it where llmos was started, or fill the cache first"
         )
     snapshot = Path(config).parent
-    chosen = select(path.name for path in snapshot.iterdir() if path.is_file())
-    return {name: context.blobs.put_file(snapshot / name, link=True) for name in chosen.kept}
+    paths = {path.name: path.name for path in snapshot.iterdir() if path.is_file()}
+    paths |= {name: path for name, path in NESTED_FILES.items() if (snapshot / path).is_file()}
+    kept = select(paths).kept
+    return {name: context.blobs.put_file(snapshot / paths[name], link=True) for name in kept}
 
 
 def _from_hub(context: JobContext, listing: Listing) -> dict[str, FileRef]:
     """Return the repository's files as blobs: stored or cached ones, the rest downloaded."""
-    names = _chosen(listing)
-    wanted = [listing.files[name] for name in names]
+    paths = _chosen(listing)
+    wanted = [listing.files[path] for path in paths.values()]
     meter = _Meter(context, sum(file.size for file in wanted))
     held = {file.name: _stored(context, listing, file) for file in wanted}
     missing = sum(file.size for file in wanted if held[file.name] is None)
     _check_room(context, listing.repo, missing)
     files: dict[str, FileRef] = {}
-    for file in wanted:
+    for name, file in zip(paths, wanted, strict=True):
         ref = held[file.name]
-        files[file.name] = ref if ref is not None else _download(context, listing, file, meter)
+        files[name] = ref if ref is not None else _download(context, listing, file, meter)
         meter.finish(file)
     return files
 
 
-def _chosen(listing: Listing) -> list[str]:
-    """Return the names to fetch; where the weights come whole and split, whole."""
+def _chosen(listing: Listing) -> dict[str, str]:
+    """Return what to fetch, name to keep -> path; where the weights come whole and split, whole."""
+    paths = {path: path for path in listing.files if "/" not in path}
+    paths |= {name: path for name, path in NESTED_FILES.items() if path in listing.files}
     try:
-        kept = select(name for name in listing.files if "/" not in name).kept
+        kept = select(paths).kept
     except UnsafeFileError as error:
         raise UnsafeFileError(
             f"{listing.repo} has no safetensors, only formats that may run code: look at its "
@@ -226,8 +232,8 @@ def _chosen(listing: Listing) -> list[str]:
         ) from error
     if WEIGHTS_FILE in kept:
         split = {INDEX_FILE} | {name for name in kept if name.startswith("model-")}
-        return [name for name in kept if name not in split]
-    return list(kept)
+        kept = tuple(name for name in kept if name not in split)
+    return {name: paths[name] for name in kept}
 
 
 def _stored(context: JobContext, listing: Listing, file: RemoteFile) -> FileRef | None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from llmos.library import conversion
+from llmos.library.adapter_importer import make_adapter
+from llmos.library.architectures import AskedTask
 from llmos.library.checks import check_config, check_tokenizer, check_weights
 from llmos.library.files import (
+    ADAPTER_FILE,
     MANIFEST_FILE,
     TOKENIZER_FILE,
     check_filename,
@@ -32,6 +35,8 @@ _DESCRIPTION = ("description", "languages", "license", "limits", "recommended", 
 
 def run(context: JobContext) -> JobResult:
     """Import ``params["files"]`` (file name -> blob digest) as a version of ``params["name"]``.
+
+    An adapter's come with ``params["base"]``, see ``bases.base_params``.
 
     Raises:
         InvalidModelError, UnsafeFileError: the files are not a model llmos can run safely.
@@ -55,6 +60,8 @@ def make_version(
 ) -> JobResult:
     """Check the stored ``files`` and return them as a version to commit.
 
+    ``params["task"]``, if any, is what the model is to be used for.
+
     Args:
         name: of the model.
         files: file name -> blob, chosen by ``files.select``.
@@ -64,13 +71,16 @@ def make_version(
     Raises:
         InvalidModelError, UnsafeFileError: the files are not a model llmos can run safely.
     """
+    if ADAPTER_FILE in files:
+        return make_adapter(context, name, files, source)
     complete = dict(files)
     directory = context.checkpoint_dir / "files"
     context.progress(1, _STEPS, "verifying the files")
     context.blobs.materialize(complete, directory)
     context.raise_if_cancelled()
     context.progress(2, _STEPS, "checking the weights")
-    rows = check_weights(directory, check_config(directory))
+    task = context.params.get("task") or _exported_task(directory)
+    rows = check_weights(directory, check_config(directory, task))
     context.progress(3, _STEPS, "checking the tokenizer")
     if TOKENIZER_FILE not in complete:
         complete[TOKENIZER_FILE] = _convert_tokenizer(context, directory)
@@ -78,7 +88,7 @@ def make_version(
     context.raise_if_cancelled()
     context.progress(4, _STEPS, "reading the manifest")
     described = _description(directory) | dict(extra or {})
-    manifest = build_manifest(directory, source=source, extra=described)
+    manifest = build_manifest(directory, source=source, extra=described, task=task)
     complete.pop(MANIFEST_FILE, None)
     shutil.rmtree(directory)
     context.progress(_STEPS, _STEPS, "done")
@@ -87,15 +97,25 @@ def make_version(
     return JobResult(summary=summary, artifacts=(new,))
 
 
-def _description(directory: Path) -> dict[str, Any]:
-    """Return what an exported manifest says that the model's files do not.
+def _exported_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest of an exported model; an empty one where there is none.
 
     Other programs have files of this name too: one that is not ours says nothing.
     """
     values = read_json(directory / MANIFEST_FILE, missing_ok=True)
-    if not {"task", "engine", "architecture"} <= values.keys():
-        return {}
+    return values if {"task", "engine", "architecture"} <= values.keys() else {}
+
+
+def _description(directory: Path) -> dict[str, Any]:
+    """Return what an exported manifest says that the model's files do not."""
+    values = _exported_manifest(directory)
     return {key: values[key] for key in _DESCRIPTION if key in values}
+
+
+def _exported_task(directory: Path) -> AskedTask | None:
+    """Return the task that an exported model was imported for, where its files do not say it."""
+    task = _exported_manifest(directory).get("task")
+    return next((asked for asked in get_args(AskedTask) if asked == task), None)
 
 
 def _file_ref(context: JobContext, digest: str) -> FileRef:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from llmos.errors import InvalidNameError, InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library import catalog
-from llmos.library.files import TOKENIZER_FILE, check_filename, select
+from llmos.library.architectures import AskedTask
+from llmos.library.files import ADAPTER_FILE, TOKENIZER_FILE, check_filename, select
 from llmos.library.refs import parse_name
 from llmos.plugins.hookspecs import hookimpl
 
@@ -26,13 +27,15 @@ def check_import(params: dict[str, Any]) -> dict[str, Any]:
     """Return ``{"name", "files"}`` of an import, checked as far as names go.
 
     Args:
-        params: ``name`` of the model and ``files``, file name -> digest of an uploaded blob.
+        params: ``name`` of the model and ``files``, file name -> digest of an uploaded blob; for an
+            adapter also ``base``, which the server fills in (``bases.base_params``); ``task``
+            where the model is to be used for another than its files say.
 
     Raises:
         InvalidNameError, InvalidRequestError: a name, file name or digest is not valid.
         InvalidModelError, UnsafeFileError: the files cannot be a model llmos can run safely.
     """
-    _check_keys(params, required={"name", "files"}, optional=frozenset())
+    _check_keys(params, required={"name", "files"}, optional={"base", "task"})
     name, files = params["name"], params["files"]
     if not isinstance(files, dict) or not 1 <= len(files) <= MAX_FILES:
         raise InvalidRequestError(
@@ -45,7 +48,8 @@ def check_import(params: dict[str, Any]) -> dict[str, Any]:
                 f"the digest of {filename} must be 'sha256:' and 64 hex digits", param="files"
             )
     select(files)
-    return {"name": parse_name(_text(name, "name")).full_name, "files": dict(files)}
+    checked = {"name": parse_name(_text(name, "name")).full_name, "files": dict(files)}
+    return checked | _base(params) | _task(params)
 
 
 def check_pull(params: dict[str, Any]) -> dict[str, Any]:
@@ -53,12 +57,12 @@ def check_pull(params: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         params: ``repo`` is ORG/NAME on the hub or a catalog name; ``name`` defaults to NAME or the
-            catalog's, ``revision`` to main.
+            catalog's, ``revision`` to main; ``base`` and ``task`` as for an import.
 
     Raises:
         InvalidNameError, InvalidRequestError: one of them is not valid.
     """
-    _check_keys(params, required={"repo"}, optional=frozenset({"name", "revision"}))
+    _check_keys(params, required={"repo"}, optional={"name", "revision", "base", "task"})
     given = _text(params["repo"], "repo")
     entry = catalog.find(given) if "/" not in given else None
     repo = given if entry is None else entry.repo
@@ -75,12 +79,33 @@ def check_pull(params: dict[str, Any]) -> dict[str, Any]:
             f"{revision[:80]!a} is not a valid revision: give a branch, a tag or a commit",
             param="revision",
         )
-    return {"repo": repo, "name": parse_name(_text(name, "name")).full_name, "revision": revision}
+    checked = {"repo": repo, "name": parse_name(_text(name, "name")).full_name}
+    return checked | {"revision": revision} | _base(params) | _task(params)
 
 
-def _check_keys(
-    params: dict[str, Any], required: frozenset[str] | set[str], optional: frozenset[str]
-) -> None:
+def _base(params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"base": …}`` as the server filled it in; empty without one."""
+    base = params.get("base")
+    if base is None:
+        return {}
+    if not isinstance(base, dict) or not {"ref", "digest", "files"} <= base.keys():
+        raise InvalidRequestError("base is the server's to fill in", param="base")
+    return {"base": base}
+
+
+def _task(params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"task": …}``; empty where none was asked for."""
+    task, known = params.get("task"), get_args(AskedTask)
+    if task is not None and task not in known:
+        raise InvalidRequestError(
+            f"{str(task)[:80]!r} is no task to import a model for: use one of {', '.join(known)}, "
+            "or leave it out",
+            param="task",
+        )
+    return {} if task is None else {"task": task}
+
+
+def _check_keys(params: dict[str, Any], required: set[str], optional: set[str]) -> None:
     if missing := sorted(required - set(params)):
         raise InvalidRequestError(f"{missing[0]} is missing", param=missing[0])
     if unknown := sorted(set(params) - required - optional):
@@ -95,7 +120,8 @@ def _text(value: Any, param: str) -> str:
 
 
 def _import_bytes(params: dict[str, Any]) -> int:
-    return _CHECKING_BYTES if TOKENIZER_FILE in params["files"] else _CONVERTING_BYTES
+    needs_tokenizer = not {TOKENIZER_FILE, ADAPTER_FILE} & params["files"].keys()
+    return _CONVERTING_BYTES if needs_tokenizer else _CHECKING_BYTES
 
 
 def _pull_bytes(params: dict[str, Any]) -> int:

@@ -15,13 +15,15 @@ from typing import Any, Literal
 import msgspec
 
 from llmos.errors import InvalidModelError
-from llmos.library import describe
-from llmos.library.architectures import TRANSLATORS, Architecture, identify
+from llmos.library import describe, embedders
+from llmos.library.architectures import TRANSLATORS, Architecture, AskedTask, identify
 from llmos.library.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, check_filename, read_json
 from llmos.library.tensors import DTYPE_BITS, TensorInfo, read_header
 from llmos.types import FileRef
 
-Task = Literal["chat", "generate", "translate", "classify", "entities", "seq2seq"]
+Task = Literal[
+    "chat", "generate", "translate", "classify", "entities", "seq2seq", "embed", "rerank"
+]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _GENERATION_KEYS = {
@@ -49,6 +51,8 @@ _DIGEST_KEYS = (
     "generation",
     "translation",
 )
+_DIGEST_KEYS_IF_SET = ("embedding",)
+"""Younger keys: unset, they leave the digests of older versions as they were."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     eos_ids: list[int] = []
     generation: dict[str, Any] = {}
     translation: dict[str, Any] | None = None
+    embedding: dict[str, Any] | None = None
     license: str = ""
     source: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
@@ -99,6 +104,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
 def version_digest(files: Mapping[str, FileRef], manifest: Mapping[str, Any]) -> str:
     """Return ``sha256:…`` over every file's digest and the manifest keys that change outputs."""
     behaviour = {key: manifest.get(key) for key in _DIGEST_KEYS}
+    behaviour |= {key: manifest[key] for key in _DIGEST_KEYS_IF_SET if manifest.get(key)}
     identity = {"files": {name: ref.digest for name, ref in files.items()}, "manifest": behaviour}
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
@@ -109,6 +115,7 @@ def build_manifest(
     *,
     source: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    task: AskedTask | None = None,
 ) -> Manifest:
     """Read the manifest of the model in ``directory``.
 
@@ -116,12 +123,14 @@ def build_manifest(
         directory: holds config.json, safetensors, tokenizer files; checked before.
         source: where it came from, ``{"kind": "imported" | "pulled" | "trained" | …}``.
         extra: keys that replace what was read (metrics, recipe, description, …).
+        task: what to use the model for, where the files do not say it.
 
     Raises:
         InvalidModelError: config.json is missing or not one of a supported model.
     """
     config = read_json(directory / CONFIG_FILE)
-    architecture = identify(config)
+    task = embedders.wanted_task(directory, config, task)
+    architecture = identify(config, task)
     tensors = read_tensors(directory)
     tokenizer_config = read_json(directory / "tokenizer_config.json", missing_ok=True)
     chat_template = describe.chat_template(directory, tokenizer_config)
@@ -129,15 +138,15 @@ def build_manifest(
     special_tokens = describe.special_tokens(directory, tokenizer_config)
     generation_config = read_json(directory / "generation_config.json", missing_ok=True)
     weights_bytes = sum(info.end - info.begin for info in tensors.values())
-    dtype = _main_dtype(tensors.values())
+    dtype = main_dtype(tensors.values())
     values: dict[str, Any] = {
-        "task": _task(architecture, chat_template),
+        "task": _task(architecture, chat_template, config, task),
         "engine": "native" if architecture.family == "causal" else "pipelines",
         "architecture": architecture.name,
         "model_type": architecture.model_type,
         "parameters": sum(info.elements for info in tensors.values()),
         "dtype": dtype,
-        "context_tokens": describe.context_tokens(config, tokenizer_config),
+        "context_tokens": _context_tokens(directory, architecture, config, tokenizer_config),
         "vocab_size": _integer(config, "vocab_size"),
         "languages": list(card.languages),
         "labels": describe.labels(config)
@@ -148,6 +157,9 @@ def build_manifest(
         "eos_ids": describe.eos_ids(directory, generation_config, config, special_tokens),
         "generation": _generation(generation_config),
         "translation": _translation(architecture),
+        "embedding": embedders.embedding(directory, config, is_decoder=architecture.is_decoder)
+        if architecture.family == "embed"
+        else None,
         "license": card.license,
         "source": dict(source or {}),
         "kv_bytes_per_token": _kv_bytes_per_token(config, dtype),
@@ -199,21 +211,52 @@ def _shard(directory: Path, name: str) -> dict[str, TensorInfo]:
     return read_header(path)
 
 
-def _task(architecture: Architecture, chat_template: str | None) -> Task:
+def _task(
+    architecture: Architecture,
+    chat_template: str | None,
+    config: Mapping[str, Any],
+    asked: AskedTask | None,
+) -> Task:
     match architecture.family:
         case "causal":
             return "chat" if chat_template else "generate"
         case "seq2seq":
             return "translate" if architecture.model_type in TRANSLATORS else "seq2seq"
+        case "classify":
+            return _classifier_task(config, asked)
         case family:
             return family
+
+
+def _classifier_task(config: Mapping[str, Any], asked: AskedTask | None) -> Task:
+    """A classifier with one output, a number, is taken for a cross-encoder unless told."""
+    count = len(describe.labels(config))
+    if asked == "rerank" and count > 2:
+        raise InvalidModelError(
+            f"a model that ranks has one output, or two (no match, match), not {count}: "
+            "import it without a task",
+            param="task",
+        )
+    is_regression = count == 1 and config.get("problem_type") in {None, "regression"}
+    return "rerank" if asked == "rerank" or (asked is None and is_regression) else "classify"
+
+
+def _context_tokens(
+    directory: Path,
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    tokenizer_config: Mapping[str, Any],
+) -> int:
+    limit = describe.context_tokens(config, tokenizer_config)
+    made_for = embedders.longest_text(directory) if architecture.family == "embed" else None
+    return min(limit, made_for or limit)
 
 
 def _translation(architecture: Architecture) -> dict[str, Any] | None:
     return {"prefix": "", "pairs": []} if architecture.model_type in TRANSLATORS else None
 
 
-def _main_dtype(tensors: Iterable[TensorInfo]) -> str:
+def main_dtype(tensors: Iterable[TensorInfo]) -> str:
     """Return the floating-point type that holds most bytes."""
     held: dict[str, int] = {}
     for info in tensors:

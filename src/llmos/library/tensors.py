@@ -61,16 +61,29 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         InvalidModelError: the file is cut short, has extra bytes, or its header is inconsistent.
     """
+    entries, data_bytes = _read(path)
+    entries.pop("__metadata__", None)
+    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
+    _check_layout(path, tensors, data_bytes)
+    return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that the file's writer put beside the tensors; raises as `read_header`."""
+    metadata = _read(path)[0].get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _corrupt(path, "its metadata are malformed")
+    return metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header's entries and how many bytes follow it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise _corrupt(path, "its header length does not fit the file")
-        entries = _parse(path, file.read(length))
-    entries.pop("__metadata__", None)
-    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
-    _check_layout(path, tensors, data_bytes=size - 8 - length)
-    return tensors
+        return _parse(path, file.read(length)), size - 8 - length
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
 from urllib.parse import quote
 
 from llmos.errors import CancelledError, JobFailedError, UnreachableError
 from llmos.sdk import transfer
+from llmos.sdk.asking import Asking, given
 from llmos.sdk.connect import Endpoint
 from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
-Messages = Sequence[dict[str, str]]
 RECONNECT_S = 30.0
 """How long ``job_events`` waits for a server that went away while it followed a job."""
 RECONNECT_EVERY_S = 0.5
 
 
-class Client:
+class Client(Asking):
     """Speaks to one server. Use as a context manager, or call ``close``.
 
     Args:
@@ -94,18 +93,36 @@ class Client:
         return self.transport.json("PUT", "/api/v1/tasks", json=body)
 
     def import_model(
-        self, directory: Path | str, name: str, on_progress: OnProgress | None = None
+        self,
+        directory: Path | str,
+        name: str,
+        on_progress: OnProgress | None = None,
+        *,
+        task: str | None = None,
+        base: str | None = None,
     ) -> Json:
-        """Upload a Hugging Face-format directory and start its import; returns the job."""
-        files = transfer.upload_directory(self.transport, Path(directory), name, on_progress)
-        return self.transport.json(
-            "POST", "/api/v1/models/import", json={"name": name, "files": files}
-        )
+        """Upload a Hugging Face-format directory and start its import; returns the job.
 
-    def pull(self, repo: str, name: str | None = None, revision: str | None = None) -> Json:
-        """Start pulling ``ORG/NAME`` from the hub; returns the job."""
-        body = {"repo": repo, "name": name, "revision": revision}
-        return self.transport.json("POST", "/api/v1/models/pull", json=_given(body))
+        ``task`` (embed, rerank, classify) where it is to be used for another than its files say;
+        ``base``: the model that an adapter runs over, where its files do not name it.
+        """
+        files = transfer.upload_directory(self.transport, Path(directory), name, on_progress)
+        body = {"name": name, "files": files, "task": task, "base": base}
+        return self.transport.json("POST", "/api/v1/models/import", json=given(body))
+
+    def pull(
+        self,
+        repo: str,
+        name: str | None = None,
+        revision: str | None = None,
+        *,
+        task: str | None = None,
+        base: str | None = None,
+    ) -> Json:
+        """Start pulling ``ORG/NAME`` from the hub; returns the job. ``task`` and ``base``
+        as for an import."""
+        body = {"repo": repo, "name": name, "revision": revision, "task": task, "base": base}
+        return self.transport.json("POST", "/api/v1/models/pull", json=given(body))
 
     def export_model(
         self, ref: str, directory: Path | str, on_progress: OnProgress | None = None
@@ -159,7 +176,7 @@ class Client:
     def jobs(self, limit: int = 100, before: int | None = None) -> list[Json]:
         """The newest jobs, the newest first: at most ``limit`` (1 to 1000) below id ``before``."""
         params = {"limit": limit, "before": before}
-        return self.transport.list("GET", "/api/v1/jobs", params=_given(params))
+        return self.transport.list("GET", "/api/v1/jobs", params=given(params))
 
     def job(self, job_id: int) -> Json:
         """One job. Raises JobNotFoundError."""
@@ -209,76 +226,6 @@ class Client:
             raise CancelledError(f"Job {job_id} ({job['name']}) was cancelled.")
         return job
 
-    # -- asking a model ----------------------------------------------------------------------------
-
-    @overload
-    def generate(
-        self, model: str, prompt: str, stream: Literal[False] = False, **sampling: Any
-    ) -> Json: ...
-    @overload
-    def generate(
-        self, model: str, prompt: str, stream: Literal[True], **sampling: Any
-    ) -> Iterator[Json]: ...
-    def generate(
-        self, model: str, prompt: str, stream: bool = False, **sampling: Any
-    ) -> Json | Iterator[Json]:
-        """Continue a text.
-
-        ``sampling`` takes temperature, top_p, top_k, min_p, max_tokens, seed, stop, n, logprobs,
-        presence_penalty, frequency_penalty, repetition_penalty, echo and priority.
-
-        Returns:
-            ``{"model", "text", "finish_reason", "choices", "usage"}``, or with ``stream`` an
-            iterator of ``{"index", "text", "finish_reason", "usage", …}``; closing it stops the
-            generation.
-        """
-        body = {"model": model, "prompt": prompt, **_given(sampling)}
-        return self._generated(body, stream)
-
-    @overload
-    def chat(
-        self, model: str, messages: Messages, stream: Literal[False] = False, **sampling: Any
-    ) -> Json: ...
-    @overload
-    def chat(
-        self, model: str, messages: Messages, stream: Literal[True], **sampling: Any
-    ) -> Iterator[Json]: ...
-    def chat(
-        self, model: str, messages: Messages, stream: bool = False, **sampling: Any
-    ) -> Json | Iterator[Json]:
-        """Answer a conversation of ``{"role", "content"}`` turns; as ``generate`` otherwise."""
-        body = {"model": model, "messages": list(messages), **_given(sampling)}
-        return self._generated(body, stream)
-
-    def _generated(self, body: Json, stream: bool) -> Json | Iterator[Json]:
-        if stream:
-            return self.transport.events("POST", "/api/v1/generate", json={**body, "stream": True})
-        return self.transport.json("POST", "/api/v1/generate", json=body)
-
-    def translate(
-        self,
-        text: str,
-        source_lang: str,
-        target_lang: str,
-        model: str = "machine_translation",
-        **options: Any,
-    ) -> Json:
-        """Translate; returns ``{"text", "model", "source_lang", "target_lang", "usage"}``.
-
-        ``options`` takes num_beams, no_repeat_ngram_size, length_penalty and max_tokens.
-        """
-        body = {"model": model, "text": text, "source_lang": source_lang}
-        body |= {"target_lang": target_lang, **_given(options)}
-        return self.transport.json("POST", "/api/v1/translate", json=body)
-
-    def classify(self, text: str, model: str = "sentiment") -> Json:
-        """Label a text; returns ``{"label", "score", "scores", "model"}``."""
-        return self.transport.json("POST", "/api/v1/classify", json={"model": model, "text": text})
-
-    def entities(self, text: str, model: str = "entities") -> Json:
-        """Find names: ``{"entities": [{"text", "label", "start", "end", "score"}], "model"}``."""
-        return self.transport.json("POST", "/api/v1/entities", json={"model": model, "text": text})
-
     # -- the system --------------------------------------------------------------------------------
 
     def ps(self) -> Json:
@@ -287,7 +234,7 @@ class Client:
 
     def gc(self, grace_s: float | None = None) -> Json:
         """Sweep unreferenced blobs older than the grace period; returns what was freed."""
-        return self.transport.json("POST", "/api/v1/gc", json=_given({"grace_s": grace_s}))
+        return self.transport.json("POST", "/api/v1/gc", json=given({"grace_s": grace_s}))
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
         """Yield the last lines of the server's log, and with ``follow`` those to come."""
@@ -314,7 +261,7 @@ class Client:
         body: Json = {"name": name, "role": role, "best_priority": best_priority}
         body |= {"expires_in_s": expires_in_s}
         body |= {"actions": actions and list(actions), "models": models and list(models)}
-        return self.transport.json("POST", "/api/v1/keys", json=_given(body))
+        return self.transport.json("POST", "/api/v1/keys", json=given(body))
 
     def revoke_key(self, key_id: str) -> Json:
         """Make a key invalid at once."""
@@ -339,10 +286,6 @@ class Client:
     def shutdown(self) -> Json:
         """Ask the server to stop; live requests are finished first."""
         return self.transport.json("POST", "/api/v1/shutdown")
-
-
-def _given(values: Json) -> Json:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _model_path(ref: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from llmos.errors import InvalidRequestError
-from llmos.types import Chunk, Usage
+from llmos.types import Chunk, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
@@ -47,16 +47,20 @@ class Model:
 
     @overload
     def chat(
-        self, messages: Sequence[dict[str, str]], stream: Literal[False] = False, **sampling: Any
+        self, messages: Sequence[dict[str, Any]], stream: Literal[False] = False, **sampling: Any
     ) -> str: ...
     @overload
     def chat(
-        self, messages: Sequence[dict[str, str]], stream: Literal[True], **sampling: Any
+        self, messages: Sequence[dict[str, Any]], stream: Literal[True], **sampling: Any
     ) -> Iterator[Chunk]: ...
     def chat(
-        self, messages: Sequence[dict[str, str]], stream: bool = False, **sampling: Any
+        self, messages: Sequence[dict[str, Any]], stream: bool = False, **sampling: Any
     ) -> str | Iterator[Chunk]:
-        """Answer a conversation of ``{"role", "content"}`` turns; as ``generate`` otherwise."""
+        """Answer a conversation of ``{"role", "content"}`` turns; as ``generate`` otherwise.
+
+        The text alone is returned; chunks also have ``reasoning`` and ``tool_calls``, and
+        ``client.chat`` returns all of an answer.
+        """
         _one_choice(sampling)
         if stream:
             return _chunks(self.client.chat(self.ref, messages, stream=True, **sampling))
@@ -76,6 +80,22 @@ class Model:
         """Return ``{"text", "label", "start", "end", "score"}`` of each name, in characters."""
         return list(self.client.entities(text, self.ref)["entities"])
 
+    def embed(self, texts: Sequence[str | Sequence[int]], **options: Any) -> list[list[float]]:
+        """Return the vector of each text (see Client.embed)."""
+        return self.client.embed(texts, self.ref, **options)
+
+    def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+        """Return ``{"index", "relevance_score", "document"}`` of each document, the best first."""
+        return self.client.rerank(query, documents, self.ref, **options)
+
+    def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text."""
+        return self.client.tokenize(text, self.ref, special_tokens=special_tokens)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return self.client.detokenize(tokens, self.ref)
+
 
 def _one_choice(sampling: dict[str, Any]) -> None:
     if sampling.get("n", 1) != 1:
@@ -90,6 +110,8 @@ def _chunks(events: Iterator[dict[str, Any]]) -> Iterator[Chunk]:
         yield Chunk(
             index=int(event.get("index", 0)),
             text=str(event.get("text", "")),
+            reasoning=str(event.get("reasoning", "")),
+            tool_calls=tuple(ToolCallDelta(**call) for call in event.get("tool_calls", ())),
             finish_reason=event.get("finish_reason"),
-            usage=usage and Usage(usage["prompt_tokens"], usage["completion_tokens"]),
+            usage=usage and Usage(**usage),
         )

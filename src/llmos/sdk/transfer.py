@@ -20,6 +20,7 @@ from llmos.errors import (
     InvalidModelError,
     InvalidRequestError,
 )
+from llmos.types import NESTED_FILES
 
 if TYPE_CHECKING:
     from llmos.sdk.transport import Transport
@@ -89,13 +90,15 @@ def upload_directory(
     """
     if not directory.is_dir():
         raise InvalidModelError(f"There is no directory {directory}.", param="directory")
-    found = sorted(path.name for path in directory.iterdir() if path.is_file())
+    found = {path.name: path for path in sorted(directory.iterdir()) if path.is_file()}
+    nested = {kept: directory / path for kept, path in NESTED_FILES.items()}
+    found |= {kept: path for kept, path in nested.items() if path.is_file()}
     plan = transport.json(
-        "POST", "/api/v1/models/import/plan", json={"name": name, "filenames": found}
+        "POST", "/api/v1/models/import/plan", json={"name": name, "filenames": list(found)}
     )
     return {
-        filename: str(upload_file(transport, directory / filename, on_progress)["digest"])
-        for filename in found
+        filename: str(upload_file(transport, path, on_progress)["digest"])
+        for filename, path in found.items()
         if filename in plan["kept"]
     }
 
@@ -135,7 +138,7 @@ def _download_file(
     directory: Path,
     on_progress: OnProgress | None,
 ) -> None:
-    relative = PurePosixPath(name)
+    relative = PurePosixPath(NESTED_FILES.get(name, name))
     if relative.is_absolute() or ".." in relative.parts or "\\" in name:
         raise InvalidModelError(f"The model has a file with the unsafe name {name!r}.")
     target = directory / relative

@@ -6,9 +6,10 @@ Unknown fields are refused. A field left out means the model's own generation de
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from llmos.errors import InvalidRequestError
 
@@ -19,6 +20,11 @@ MAX_INT32 = 2**31 - 1
 INT64 = range(-(2**63), 2**63)
 """Integers that the database and the engines' messages can hold."""
 MAX_FIELD_CHARS = 100
+MAX_N = 128
+MAX_PROMPT_IDS = 2**20
+MAX_BIASES = 1024
+MAX_BIAS = 100
+MAX_DEADLINE_MS = 24 * 3600 * 1000
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
@@ -26,25 +32,27 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_INT32)]
 JobNumber = Annotated[int, Field(ge=1, lt=2**63)]
 PriorityName = Literal["interactive", "standard", "batch", "background"]
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
 
 
 class Body(BaseModel):
     """A JSON body of known fields, none of which holds what cannot be stored or sent."""
 
     model_config = ConfigDict(extra="forbid")
+    max_items: ClassVar[dict[str, int]] = {}
+    """Longest lists, by field: what is far too long is refused before it is looked into."""
 
     @model_validator(mode="before")
     @classmethod
     def _storable(cls, values: Any) -> Any:
+        for field, limit in cls.max_items.items() if isinstance(values, dict) else ():
+            given = values.get(field)
+            if isinstance(given, list) and len(given) > limit:
+                raise InvalidRequestError(
+                    f"{field} has {len(given)} entries, over the limit of {limit}.", param=field
+                )
         _check_storable(values, "", depth=0)
         return values
-
-
-class MessageBody(Body):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 class SamplingBody(Body):
@@ -59,34 +67,29 @@ class SamplingBody(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=INT64.start, lt=INT64.stop)
+    no_repeat_ngram_size: int | None = Field(None, ge=0, le=1024)
+    logit_bias: dict[str, float] | None = None
+    """What to add to the logits of tokens, by their ids."""
     ignore_eos: bool = False
+    deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _are_biases(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and len(value) > MAX_BIASES:
+            raise ValueError(f"it has {len(value)} tokens, but at most {MAX_BIASES} are taken")
+        for token_id, bias in (value or {}).items():
+            if not _TOKEN_ID.fullmatch(token_id):
+                raise ValueError(f"{token_id[:40]!r} is not a token id")
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
+                raise ValueError(f"{bias:g} is not between {-MAX_BIAS} and {MAX_BIAS}")
+        return value
 
     def sampling(self) -> dict[str, Any]:
         """Return these fields alone, as SamplingParams names them."""
-        return self.model_dump(include=set(SamplingBody.model_fields))
-
-
-class GenerateBody(SamplingBody):
-    """Continue ``prompt`` (text or token ids), or answer ``messages``: one of the two."""
-
-    model: str
-    prompt: str | list[TokenId] | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
-    stream: bool = False
-    stop: Stops | None = None
-    n: int = Field(1, ge=1, le=128)
-    logprobs: int | None = Field(None, ge=0, le=20)
-    echo: bool = False
-    priority: PriorityName | None = None
-
-    @model_validator(mode="after")
-    def _one_input(self) -> GenerateBody:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
-        return self
-
-    def sampling(self) -> dict[str, Any]:
-        return {**super().sampling(), "logprobs": self.logprobs}
+        values = self.model_dump(include=set(SamplingBody.model_fields) - {"deadline_ms"})
+        bias = (self.logit_bias or {}).items()
+        return values | {"logit_bias": tuple((int(i), value) for i, value in bias) or None}
 
 
 class TranslateBody(Body):
@@ -124,6 +127,10 @@ class ImportBody(Body):
 
     name: str
     files: dict[str, str]
+    base: str | None = None
+    """For an adapter: the model it runs over; unset, its files say."""
+    task: str | None = None
+    """What to use the model for (embed, rerank, classify), where its files do not say so."""
 
 
 class ImportPlanBody(Body):
@@ -139,6 +146,8 @@ class PullBody(Body):
     repo: str
     name: str | None = None
     revision: str | None = None
+    base: str | None = None
+    task: str | None = None
 
 
 class AliasBody(Body):
@@ -202,9 +211,10 @@ def _check_storable(value: Any, field: str, depth: int) -> None:
         if isinstance(value, dict):
             for key in value:
                 _check_storable(key, field, depth + 1)
+        elif set(map(type, value)) == {int} and min(value) in INT64 and max(value) in INT64:
+            return  # a prompt is a million good ones
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if not isinstance(item, int) or item not in INT64:  # a prompt is a million good ones
-                _check_storable(item, f"{field}.{key}" if field else str(key), depth + 1)
+            _check_storable(item, f"{field}.{key}" if field else str(key), depth + 1)
 
 
 def _not_storable(field: str, what: str) -> InvalidRequestError:

@@ -37,5 +37,14 @@ class Actor:
 SYSTEM = Actor(id="llmos", owner="llmos", role="admin")
 """llmos itself: first start, housekeeping, the commit of a finished job."""
 
+KEYLESS = Actor(
+    id="keyless",
+    owner="keyless",
+    role="user",
+    actions=frozenset({"generate", "models.read", "catalog.read", "system.read"}),
+    best_priority=Priority.STANDARD,
+)
+"""Whoever comes from this machine without a key, where the setting ``trust_loopback`` is on."""
+
 OPERATORS = frozenset({"admin", SYSTEM.owner})
 """Owners who may add to anyone's name: the home's own admin key, and llmos."""

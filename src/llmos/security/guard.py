@@ -6,6 +6,7 @@ cross-site requests (Origin, Sec-Fetch-Site). The server's middleware calls them
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -31,6 +32,14 @@ def allowed_hosts(bind_host: str, extra: str) -> frozenset[str]:
         bare = bind_host.lower()
         names.add(f"[{bare}]" if ":" in bare and not bare.startswith("[") else bare)
     return LOOPBACK_HOSTS | names
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_host(host: str | None, allowed: Collection[str]) -> None:

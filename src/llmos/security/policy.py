@@ -22,6 +22,8 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "jobs.read": _EVERYONE,
     "jobs.write": _EVERYONE,
     "generate": _EVERYONE,
+    "responses.read": _EVERYONE,
+    "responses.write": _EVERYONE,
     "system.read": _EVERYONE,
     "system.manage": _ADMIN,
     "logs.read": _ADMIN,

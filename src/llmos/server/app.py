@@ -8,12 +8,12 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from llmos import __version__
-from llmos.server import openai
+from llmos.server import embeddings, ollama, ollama_models, openai, responses
 from llmos.server.access import check_every_route
 from llmos.server.errors import install_handlers
 from llmos.server.gate import Gate, KeyCache
 from llmos.server.lifetime import Lifetime
-from llmos.server.routes import ask, blobs, jobs, keys, models, pages, tasks
+from llmos.server.routes import ask, blobs, jobs, keys, metrics, models, pages, tasks, tokenize
 from llmos.server.routes import system as system_routes
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
     cache = KeyCache(system.keys)
     routers = (
         openai.router(system),
+        responses.router(system),
+        embeddings.router(system),
+        tokenize.router(system),
+        ollama.router(system),
+        ollama_models.router(system, lifetime),
         ask.router(system),
         models.router(system),
         tasks.router(system),
@@ -71,6 +76,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         blobs.router(system),
         keys.router(system, cache),
         system_routes.router(system, lifetime),
+        metrics.router(system),
         pages.router(),
     )
     for router in routers:

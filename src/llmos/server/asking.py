@@ -1,6 +1,6 @@
 """From a request's fields to the tasks: who may use which model, and answers as plain values.
 
-Both doors (OpenAI's and the native one) end here.
+All doors (OpenAI's, Ollama's and the native one) end here.
 """
 
 from __future__ import annotations
@@ -11,10 +11,23 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmos.security import policy
 from llmos.server.access import priority_for
 from llmos.tasks.generate import sampling_for
-from llmos.types import Chunk, FinishReason, GenerateRequest, Message, TokenLogprob, Usage
+from llmos.types import (
+    Chunk,
+    FinishReason,
+    GenerateRequest,
+    Grammar,
+    Message,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    ToolUse,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from llmos.security.actors import Actor
@@ -29,14 +42,33 @@ class Answer:
 
     index: int
     text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take one piece of this choice."""
+        self.text += chunk.text
+        self.reasoning += chunk.reasoning
+        self.logprobs += chunk.logprobs
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        for delta in chunk.tool_calls:
+            self._add_call(delta)
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        if delta.index == len(self.tool_calls):
+            self.tool_calls.append(ToolCall(delta.id or "", delta.name or "", ""))
+        call = self.tool_calls[delta.index]
+        arguments = call.arguments + delta.arguments
+        self.tool_calls[delta.index] = msgspec.structs.replace(call, arguments=arguments)
 
 
 async def served_for(tasks: TaskContext, actor: Actor, ref: str, kinds: Collection[str]) -> Served:
     """Return the model, if this actor may use it. Raises as ``TaskContext.serve`` does."""
     served = await tasks.serve(ref, kinds)
-    policy.check(actor, "generate", served.version.full_name)
+    for name in served.names:
+        policy.check(actor, "generate", name)
     return served
 
 
@@ -51,8 +83,18 @@ def generate_request(
     n: int = 1,
     echo: bool = False,
     priority: str | None = None,
+    deadline_ms: int | None = None,
+    grammar: Grammar | None = None,
+    tool_use: ToolUse = ToolUse(),
+    template_options: Mapping[str, Any] | None = None,
+    stream: bool = False,
 ) -> GenerateRequest:
-    """Return the one request type; unset sampling fields become the model's defaults."""
+    """Return the one request type; unset sampling fields become the model's defaults.
+
+    Args:
+        template_options: more variables of the chat template, such as ``enable_thinking``.
+        stream: whether the client sees pieces as they come.
+    """
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     is_chat = bool(prompt) and isinstance(prompt[0], Message)
     return GenerateRequest(
@@ -65,6 +107,11 @@ def generate_request(
         echo=echo,
         priority=priority_for(actor, priority),
         owner=actor.owner,
+        grammar=grammar,
+        tool_use=tool_use,
+        deadline_ms=deadline_ms,
+        template_options=dict(template_options or {}),
+        stream=stream,
     )
 
 
@@ -76,9 +123,6 @@ async def collect(
     usage = Usage(0, 0)
     async with aclosing(chunks) as stream:
         async for chunk in stream:
-            answer = answers[chunk.index]
-            answer.text += chunk.text
-            answer.logprobs += chunk.logprobs
-            answer.finish_reason = chunk.finish_reason or answer.finish_reason
+            answers[chunk.index].add(chunk)
             usage = chunk.usage or usage
     return answers, usage

@@ -14,7 +14,6 @@ from llmos.errors import InvalidRequestError, LlmosError, NotFoundError, Overloa
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
-RETRY_AFTER_S = 1
 _MAX_SHOWN_CHARS = 100
 
 
@@ -45,14 +44,20 @@ def error_body(error: LlmosError) -> dict[str, Any]:
     return {"error": {**fields, "param": error.param}}
 
 
-def error_response(error: LlmosError) -> JSONResponse:
-    """Return the answer that says what was wrong."""
+def is_ollama_path(path: str) -> bool:
+    """Whether Ollama's clients read what this path answers: all of /api but our own /api/v1."""
+    return path.startswith("/api/") and not path.startswith("/api/v1/")
+
+
+def error_response(error: LlmosError, path: str) -> JSONResponse:
+    """Return the answer that says what was wrong, in the form that clients of ``path`` read."""
     headers = {}
     if isinstance(error, OverloadedError):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    body = {"error": error.message} if is_ollama_path(path) else error_body(error)
+    return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 def validation_error(error: RequestValidationError) -> InvalidRequestError:
@@ -77,31 +82,32 @@ def validation_error(error: RequestValidationError) -> InvalidRequestError:
     return InvalidRequestError(f"The field {field!r} is not valid: {text}{shown}.", param=field)
 
 
-async def _on_llmos_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_llmos_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LlmosError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return error_response(validation_error(error))
+    return error_response(validation_error(error), request.url.path)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    path = request.url.path
     if isinstance(error.__cause__, LlmosError):  # FastAPI wraps what reading the body raises
-        return error_response(error.__cause__)
-    where = request.url.path[:_MAX_SHOWN_CHARS]
+        return error_response(error.__cause__, path)
+    where = path[:_MAX_SHOWN_CHARS]
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return error_response(NotFoundError(f"There is nothing at {where}: see /docs."))
+        return error_response(NotFoundError(f"There is nothing at {where}: see /docs."), path)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = error_response(
-            MethodNotAllowedError(f"{where} does not take {request.method}: see /docs.")
+            MethodNotAllowedError(f"{where} does not take {request.method}: see /docs."), path
         )
         response.headers.update(error.headers or {})
         return response
     plain = InvalidRequestError(f"The request cannot be read: {_uncapital(str(error.detail))}.")
-    response = error_response(plain)
+    response = error_response(plain, path)
     response.status_code = error.status_code
     return response
 

@@ -24,7 +24,8 @@ from llmos.errors import (
     OverloadedError,
     TooLargeError,
 )
-from llmos.security.guard import allowed_hosts, check_host, check_origin
+from llmos.security.actors import KEYLESS
+from llmos.security.guard import allowed_hosts, check_host, check_origin, is_loopback
 from llmos.server.errors import error_response
 
 if TYPE_CHECKING:
@@ -51,6 +52,22 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 log = logging.getLogger("llmos.server")
+
+
+def trusts_loopback(settings: Settings) -> bool:
+    """Whether programs of this machine may come without a key.
+
+    Raises:
+        InvalidRequestError: they may, but others could come the same way.
+    """
+    if not settings.trust_loopback:
+        return False
+    if settings.behind_proxy or not is_loopback(settings.host):
+        raise InvalidRequestError(
+            "trust_loopback lets programs in without a key, so it needs host to be 127.0.0.1 or "
+            "::1 and no behind_proxy: leave one of them out"
+        )
+    return True
 
 
 class KeyReader(Protocol):
@@ -93,6 +110,7 @@ class Gate:
         self._keys = keys
         self._settings = settings
         self._hosts = allowed_hosts(settings.host, settings.allowed_hosts)
+        self._trusts_loopback = trusts_loopback(settings)
         self._num_live = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,14 +138,14 @@ class Gate:
             receive = await self._admit(scope, receive)
             await self._app(scope, receive, send_marked)
         except LlmosError as error:
-            await error_response(error)(scope, receive, send_marked)
+            await error_response(error, scope["path"])(scope, receive, send_marked)
         except Exception:  # the server's boundary: say nothing of what went wrong but where to look
             log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
             if not status:
                 hidden = LlmosError(
                     f"Something went wrong inside llmos; `llmos logs` shows it under {request_id}."
                 )
-                await error_response(hidden)(scope, receive, send_marked)
+                await error_response(hidden, scope["path"])(scope, receive, send_marked)
         finally:
             self._num_live -= 1
             _log_request(scope, status, time.monotonic() - begun)
@@ -147,10 +165,16 @@ class Gate:
         if self._num_live > MAX_LIVE_REQUESTS:
             raise OverloadedError
         if path not in OPEN_PATHS:
-            scope["state"]["actor"] = await self._keys.authenticate(_bearer(headers))
+            scope["state"]["actor"] = await self._actor(headers)
         is_upload = path == UPLOAD_PATH and method == "POST"
         limit = self._settings.max_upload_bytes if is_upload else self._settings.max_body_bytes
         return _limited(receive, headers, limit)
+
+    async def _actor(self, headers: Headers) -> Actor:
+        """Return whose key it is; without any key, who has none, where that is let in."""
+        if self._trusts_loopback and "authorization" not in headers:
+            return KEYLESS
+        return await self._keys.authenticate(_bearer(headers))
 
 
 def _request_id(headers: Headers) -> str:

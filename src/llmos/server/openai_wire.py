@@ -1,75 +1,66 @@
 """The bodies of OpenAI's requests as far as llmos serves them; the rest is refused by name.
 
-Also takes the sampling fields that other open servers add: top_k, min_p, repetition_penalty.
+Also takes the fields that other open servers add: top_k, min_p, repetition_penalty, regex, choice,
+grammar, chat_template_kwargs.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from llmos.sdk.wire import Body, PriorityName, SamplingBody, Stops, TokenCount, TokenId
-from llmos.types import Message
+from llmos.errors import InvalidRequestError
+from llmos.sdk.conversation import MAX_MESSAGES, ConversationBody, FormatBody, MessageBody
+from llmos.sdk.wire import (
+    MAX_INT32,
+    MAX_N,
+    MAX_PROMPT_IDS,
+    Body,
+    PriorityName,
+    SamplingBody,
+    Stops,
+    TokenCount,
+)
 
-MAX_PROMPTS = 64
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+MAX_PROMPTS = 128
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "function_call": ("none",),
     "functions": ([],),
-    "logit_bias": ({},),
     "metadata": ({},),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True,),
     "prediction": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in_memory",),
-    "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 """Fields llmos does not serve, with the values (besides null) that ask for nothing."""
 
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
+def _checked_prompt(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+    """Return a text, token ids, or several of either; a long list is looked at once."""
+    kinds = set(map(type, value)) if isinstance(value, list) else set()
+    if isinstance(value, str) or (kinds == {int} and _are_ids(value)):
+        return value
+    if kinds == {str} or (kinds == {list} and all(map(_are_ids, value))):
+        if len(value) > MAX_PROMPTS:
+            raise ValueError(f"it has {len(value)} prompts, but at most {MAX_PROMPTS} are taken")
+        return value
+    raise ValueError(
+        "it is a text, a list of token ids (not negative), or a list of either, and not empty"
+    )
 
 
-class ChatMessage(Body):
-    """A turn. Fields that ask for more than text must be null."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: None = None
-    annotations: list[Any] | None = Field(None, max_length=0)
-
-    @model_validator(mode="after")
-    def _has_content(self) -> ChatMessage:
-        if self.content is None and self.role != "assistant":
-            raise ValueError(f"a {self.role} message needs content")
-        return self
-
-    def to_message(self) -> Message:
-        """Return the turn as the tasks know it: a developer speaks as the system."""
-        text = self.content or ""
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
-        return Message("system" if self.role == "developer" else self.role, text)
+def _are_ids(value: list[Any]) -> bool:
+    return set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= MAX_INT32
 
 
 class StreamOptions(Body):
@@ -77,13 +68,13 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-class _Asking(SamplingBody):
+class _Asking(SamplingBody, FormatBody):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     stop: Stops | None = None
-    n: int | None = Field(None, ge=1, le=128)
+    n: int | None = Field(None, ge=1, le=MAX_N)
     priority: PriorityName | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -96,32 +87,53 @@ class _Asking(SamplingBody):
             return values
         for name in sorted(values.keys() & UNSUPPORTED.keys()):
             if values[name] is not None and values[name] not in UNSUPPORTED[name]:
-                raise ValueError(f"{name} is not supported by llmos: leave it out")
+                raise InvalidRequestError(
+                    f"{name} is not supported by llmos: leave it out.", param=name
+                )
         return {name: value for name, value in values.items() if name not in UNSUPPORTED}
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> _Asking:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream to be true")
+            raise InvalidRequestError(
+                "stream_options needs stream to be true.", param="stream_options"
+            )
         return self
 
     @property
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    def terms(self) -> dict[str, Any]:
+        """Return what else `asking.generate_request` takes, of what both bodies have."""
+        return {
+            "stop": self.stop,
+            "n": self.n or 1,
+            "priority": self.priority,
+            "deadline_ms": self.deadline_ms,
+            "grammar": self.output_grammar(),
+            "stream": bool(self.stream),
+        }
 
-class ChatBody(_Asking):
+
+class ChatBody(_Asking, ConversationBody):
     """``POST /v1/chat/completions``"""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    max_items = {"messages": MAX_MESSAGES}  # noqa: RUF012 - as in Body
+    messages: list[MessageBody] = Field(min_length=1)
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
+            raise InvalidRequestError(
+                "top_logprobs needs logprobs to be true.", param="top_logprobs"
+            )
         return self
 
     def sampling(self) -> dict[str, Any]:
@@ -130,35 +142,41 @@ class ChatBody(_Asking):
         values["max_tokens"] = self.max_completion_tokens or self.max_tokens
         return values
 
+    def terms(self) -> dict[str, Any]:
+        options = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort == "none":
+            options.setdefault("enable_thinking", False)
+        elif self.reasoning_effort is not None:
+            options.setdefault("reasoning_effort", self.reasoning_effort)
+        return {**super().terms(), "tool_use": self.tool_use(), "template_options": options}
+
 
 class CompletionBody(_Asking):
     """``POST /v1/completions``"""
 
-    prompt: (
-        str
-        | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )
+    max_items = {"prompt": MAX_PROMPT_IDS}  # noqa: RUF012 - as in Body
+    prompt: Annotated[str | list[int] | list[str] | list[list[int]], WrapValidator(_checked_prompt)]
+    max_tokens: int | None = Field(None, ge=0, le=MAX_INT32)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
     @model_validator(mode="after")
-    def _no_prompt_logprobs(self) -> CompletionBody:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo with logprobs is not supported by llmos: leave one out")
+    def _nothing_needs_echo(self) -> CompletionBody:
+        if self.max_tokens == 0 and not self.echo:
+            raise InvalidRequestError(
+                "max_tokens is 0, which asks for nothing unless echo is true.", param="max_tokens"
+            )
         return self
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
         """Every prompt: texts or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [tuple(i for i in self.prompt if isinstance(i, int))]
-        return [
-            p if isinstance(p, str) else tuple(p) for p in self.prompt if not isinstance(p, int)
-        ]
+        prompt: Any = self.prompt
+        several = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        return [one if isinstance(one, str) else tuple(one) for one in several]
 
     def sampling(self) -> dict[str, Any]:
         return {**super().sampling(), "logprobs": self.logprobs}
+
+    def terms(self) -> dict[str, Any]:
+        return {**super().terms(), "echo": bool(self.echo)}

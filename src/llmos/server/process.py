@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ from pathlib import Path
 from llmos import __version__
 from llmos.errors import InvalidRequestError, LlmosError, PortInUseError
 from llmos.sdk.connect import Endpoint, server_file
+from llmos.security.guard import is_loopback
+from llmos.server.gate import trusts_loopback
 from llmos.server.run import serve
 from llmos.settings import Settings
 from llmos.system import System, open_system
@@ -38,7 +39,8 @@ def run_foreground(settings: Settings) -> None:
 
     Raises:
         PortInUseError: another program listens on the port.
-        InvalidRequestError: the address is not on loopback and no proxy was announced.
+        InvalidRequestError: the address is not on loopback and no proxy was announced, or
+            keyless programs were let in beyond this machine.
         HomeLockedError: another process owns the home.
     """
     _check_bind(settings)
@@ -79,6 +81,7 @@ def start_embedded(settings: Settings) -> Endpoint:
 
 def _open(settings: Settings, *, with_tcp: bool) -> tuple[System, list[socket.socket], Endpoint]:
     """Take the home, then the sockets; with neither taken when either cannot be."""
+    trusts_loopback(settings)
     system = open_system(settings)
     try:
         return system, *_bind(settings, with_tcp=with_tcp)
@@ -108,18 +111,11 @@ async def _serve(
 
 
 def _check_bind(settings: Settings) -> None:
-    if not _is_loopback(settings.host) and not settings.behind_proxy:
+    if not is_loopback(settings.host) and not settings.behind_proxy:
         raise InvalidRequestError(
             f"llmos will not listen on {settings.host} in the clear: put a TLS proxy before it and "
             "pass --behind-proxy, or keep to 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bind(settings: Settings, *, with_tcp: bool) -> tuple[list[socket.socket], Endpoint]:

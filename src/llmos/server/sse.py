@@ -1,12 +1,15 @@
-"""Server-sent events: JSON in, ``data:`` lines out; the work ends when the reader leaves."""
+"""Streams of JSON events, as server-sent events or otherwise framed; the work ends when the
+reader leaves.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -27,26 +30,47 @@ DONE = b"data: [DONE]\n\n"
 log = logging.getLogger("llmos.server")
 
 
+def _data(event: Event) -> bytes:
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream is written. ``end`` closes it, ``keep_alive`` (if any) fills long pauses."""
+
+    media_type: str = "text/event-stream"
+    encode: Callable[[Event], bytes] = _data
+    end: bytes = DONE
+    keep_alive: bytes = b": keep-alive\n\n"
+    error: Callable[[LlmosError], Event] = error_body
+
+
+SSE = Framing()
+
+
 class EventStream(Response):
     """Sends each event as it comes, then ``[DONE]``; ``events`` is closed when the client leaves.
 
     The answer begins with the first event, so that an error before it keeps its status; an error
-    after it is sent as an event.
+    after it is sent as the last event, without ``[DONE]``.
 
     Args:
         until: for events that may be long in coming: the answer begins at once, and ends, without
             ``[DONE]``, when this is set.
+        framing: how the events are written.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, events: AsyncGenerator[Event, None], until: asyncio.Event | None = None
+        self,
+        events: AsyncGenerator[Event, None],
+        until: asyncio.Event | None = None,
+        framing: Framing = SSE,
     ) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})
+        super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=framing.media_type)
         del self.headers["content-length"]
         self._events = events
         self._until = until
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = self._send(send) if self._until is None else self._send_until(send, self._until)
@@ -58,13 +82,13 @@ class EventStream(Response):
             first = await anext(events, None) if self._until is None else None
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            keep_alive = asyncio.ensure_future(_keep_alive(send))
+            keep_alive = asyncio.ensure_future(self._keep_alive(send))
             try:
-                await self._send_all(send, first, events)
+                end = await self._send_all(send, first, events)
             finally:
                 keep_alive.cancel()
                 await asyncio.gather(keep_alive, return_exceptions=True)
-            await send({"type": "http.response.body", "body": DONE})
+            await send({"type": "http.response.body", "body": end})
 
     async def _send_until(self, send: Send, until: asyncio.Event) -> None:
         sending, ending = (
@@ -84,17 +108,31 @@ class EventStream(Response):
 
     async def _send_all(
         self, send: Send, first: Event | None, events: AsyncGenerator[Event, None]
-    ) -> None:
+    ) -> bytes:
+        """Send the events; return what comes after them: nothing after an error."""
         try:
             if first is not None:
-                await send(_body(first))
+                await send(self._body(first))
             async for event in events:
-                await send(_body(event))
+                await send(self._body(event))
+            return self._framing.end
         except LlmosError as error:
-            await send(_body(error_body(error)))
+            await send(self._body(self._framing.error(error)))
         except Exception:  # the server's boundary, where the status has already been sent
             log.exception("a stream failed")
-            await send(_body(error_body(LlmosError())))
+            await send(self._body(self._framing.error(LlmosError())))
+        return b""
+
+    async def _keep_alive(self, send: Send) -> None:
+        if not (line := self._framing.keep_alive):
+            return
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+
+    def _body(self, event: Event) -> dict[str, Any]:
+        body = self._framing.encode(event)
+        return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -125,14 +163,3 @@ def answer(request: Request, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _keep_alive(send: Send) -> None:
-    while True:
-        await asyncio.sleep(KEEP_ALIVE_S)
-        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
-
-
-def _body(event: Event) -> dict[str, Any]:
-    data = b"data: " + msgspec.json.encode(event) + b"\n\n"
-    return {"type": "http.response.body", "body": data, "more_body": True}

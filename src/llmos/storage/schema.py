@@ -149,6 +149,20 @@ keys = Table(
     Column("revoked_at", Float),
 )
 
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("previous_id", String),  # the response this one goes on from
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("input", JSON, nullable=False),  # the items it was asked with
+    Column("body", JSON, nullable=False),  # the response as the client got it
+)
+Index("ix_responses_owner", responses.c.owner, responses.c.created_at, responses.c.size_bytes)
+
 audit = Table(
     "audit",
     metadata,

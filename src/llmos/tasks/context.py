@@ -6,15 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from llmos.engines.base import context_tokens, estimate
 from llmos.errors import UnsupportedTaskError
+from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.models import ModelSpec
+from llmos.library.adapters import parse_adapter
+from llmos.library.bases import Finder, resolve_pair
 from llmos.library.manifest import Manifest, parse_manifest
+from llmos.tasks.grammar import Grammars
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizer, Tokenizers
 from llmos.types import GenerateWork, PipelineOut, PipelineWork, Priority, TokensOut
@@ -26,10 +34,8 @@ if TYPE_CHECKING:
     from llmos.settings import Settings
 
 
-class Models(Protocol):
-    """Finds model versions; the library."""
-
-    def resolve(self, ref: str) -> Version: ...
+class Models(Finder, Protocol):
+    """Finds the versions of models and adapters; the library."""
 
     def directory(self, version: Version) -> Path: ...
 
@@ -45,7 +51,9 @@ class Lease(Protocol):
 class Residency(Protocol):
     """Gives out leases; the kernel."""
 
-    def lease(self, spec: ModelSpec, priority: Priority) -> AbstractAsyncContextManager[Lease]: ...
+    def lease(
+        self, spec: ModelSpec, priority: Priority, deadline_s: float | None = None
+    ) -> AbstractAsyncContextManager[Lease]: ...
 
     def status(self) -> list[dict[str, Any]]: ...
 
@@ -58,10 +66,26 @@ class Served:
     manifest: Manifest
     tokenizer: Tokenizer
     spec: ModelSpec
+    adapter: Version | None = None
+    """Runs over it; the manifest is then that of both together."""
 
     @property
     def ref(self) -> str:
-        return self.version.ref
+        """What always means this: ``name:number``, or two of them with a ``+`` between."""
+        if self.adapter is None:
+            return self.version.ref
+        is_own_base = self.adapter.manifest["base"] == self.version.ref
+        return self.adapter.ref if is_own_base else f"{self.version.ref}+{self.adapter.ref}"
+
+    @property
+    def names(self) -> list[str]:
+        """The names whose use this is, without versions."""
+        return [ref.rpartition(":")[0] for ref in self.ref.split("+")]
+
+    @property
+    def digest(self) -> str:
+        """What changes when the answers may."""
+        return (self.adapter or self.version).digest
 
     @property
     def context_tokens(self) -> int:
@@ -78,24 +102,27 @@ class TaskContext:
     tokenizers: Tokenizers
     templates: Templates
     settings: Settings
+    grammars: Grammars = field(default_factory=Grammars)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """Known to this server alone. What it keeps apart, cached prefixes, lives no longer than it."""
     _layouts: dict[str, asyncio.Task[str]] = field(default_factory=dict, init=False, repr=False)
 
     async def serve(self, ref: str, tasks: Collection[str]) -> Served:
         """Return the model that ``ref`` names, if it is made for one of ``tasks``.
+
+        ``base+adapter``, or an adapter's own name, gives the adapter over its base.
 
         Raises:
             ModelNotFoundError: there is no such model.
             UnsupportedTaskError: it is made for another task.
             InvalidModelError, CorruptBlobError: its stored files are not usable.
         """
-        version = await asyncio.to_thread(self.library.resolve, ref)
+        version, adapter = await asyncio.to_thread(resolve_pair, self.library, ref)
         manifest = parse_manifest(version.manifest)
+        if adapter is not None:
+            manifest = _adapted(manifest, version, adapter)
         if manifest.task not in tasks:
-            raise UnsupportedTaskError(
-                f"{version.ref} is a model for {manifest.task!r}, not for "
-                f"{' or '.join(map(repr, sorted(tasks)))}: `llmos list` shows each model's task.",
-                param="model",
-            )
+            raise _wrong_task(version.ref, manifest.task, tasks)
         tokenizer = await self.tokenizers.get(version.files)
         spec = ModelSpec(
             key=version.digest,
@@ -104,17 +131,29 @@ class TaskContext:
             manifest=version.manifest,
             estimate_bytes=estimate(version.manifest).total_bytes,
             name=version.ref,
+            adapter=None if adapter is None else await self._adapter_spec(adapter),
         )
-        return Served(version, manifest, tokenizer, spec)
+        return Served(version, manifest, tokenizer, spec, adapter)
+
+    async def _adapter_spec(self, adapter: Version) -> AdapterSpec:
+        num_bytes = estimate(adapter.manifest).weights_bytes
+        return AdapterSpec(adapter.digest, await self._path(adapter), num_bytes, adapter.ref)
+
+    def cache_salt(self, owner: str) -> bytes:
+        """Return what keeps an owner's cached prefixes from all others."""
+        return hmac.digest(self.secret, owner.encode(), "sha256")
 
     async def close(self) -> None:
         """End the helper processes of this context."""
         await self.templates.close()
+        await self.grammars.close()
 
     async def _path(self, version: Version) -> str:
         """Return where the model's files lie; they are verified unless the model is in memory."""
         layout = self._layouts.get(version.digest)
-        is_resident = any(one["key"] == version.digest for one in self.residency.status())
+        statuses = self.residency.status()
+        held = [*statuses, *(one for status in statuses for one in status.get("adapters", ()))]
+        is_resident = any(one["key"] == version.digest for one in held)
         if layout is None or (layout.done() and not is_resident):
             layout = asyncio.create_task(asyncio.to_thread(self._lay_out, version))
             self._layouts[version.digest] = layout
@@ -122,3 +161,29 @@ class TaskContext:
 
     def _lay_out(self, version: Version) -> str:
         return str(self.library.directory(version))
+
+
+def _adapted(manifest: Manifest, version: Version, adapter: Version) -> Manifest:
+    """Return the manifest of an adapter over a model: its task and chat template are its own."""
+    own = parse_adapter(adapter.manifest)
+    if manifest.engine != "native":
+        raise UnsupportedTaskError(
+            f"{version.ref} is no base for the adapter {adapter.ref}: only models that generate "
+            "text take one.",
+            param="model",
+        )
+    return msgspec.structs.replace(manifest, task=own.task, chat_template=own.chat_template)
+
+
+def _wrong_task(ref: str, task: str, wanted: Collection[str]) -> UnsupportedTaskError:
+    advice = "`llmos list` shows each model's task"
+    if "embed" in wanted and task in {"chat", "generate"}:
+        advice = (
+            "import or pull it once more, under another name, with `--task embed` (its files are "
+            "stored once)"
+        )
+    return UnsupportedTaskError(
+        f"{ref} is a model for {task!r}, not for {' or '.join(map(repr, sorted(wanted)))}: "
+        f"{advice}.",
+        param="model",
+    )

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from llmos.errors import ContextLengthError, EngineError, InvalidRequestError
+from llmos.errors import DeadlineExceededError, EngineError, GrammarError, InvalidRequestError
 from llmos.library.manifest import Manifest
-from llmos.tasks.chat import chat_ids
+from llmos.tasks.chat import check_tools, tool_format_of
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
+from llmos.tasks.grammar import tools_grammar
+from llmos.tasks.prompts import Prompt, is_chat, prompt_of
+from llmos.tasks.reasoning import ReasoningSplitter
+from llmos.tasks.tools import ToolParser
 from llmos.types import (
     Chunk,
     GenerateRequest,
     GenerateWork,
-    Message,
+    Grammar,
     SamplingParams,
     TokensOut,
     Usage,
@@ -31,6 +36,14 @@ from llmos.types import (
 GENERATE_TASKS = frozenset({"generate", "chat"})
 _DEFAULTS = frozenset(SamplingParams.__struct_fields__)
 _UNLIMITED_TOKENS = 2**31 - 1
+_GRAMMAR_FIELDS = {
+    "json_object": "response_format",
+    "json_schema": "response_format",
+    "regex": "regex",
+    "choice": "choice",
+    "lark": "grammar",
+}
+"""Kinds of grammar, and the fields of requests that they come from."""
 
 
 def sampling_for(manifest: Manifest, given: Mapping[str, Any], *, is_chat: bool) -> SamplingParams:
@@ -53,142 +66,251 @@ async def generate(
 ) -> AsyncGenerator[Chunk, None]:
     """Yield the pieces of every choice as they come; the last one carries the Usage.
 
+    Nothing is yielded before everything about the request was checked.
+
     Raises:
         ContextLengthError: the prompt leaves no room in the model's context.
-        InvalidRequestError: the prompt is empty or has ids outside the vocabulary.
+        InvalidRequestError: the prompt is empty or has ids outside the vocabulary, its turns do not
+            follow from each other, or the grammar cannot be compiled.
+        DeadlineExceededError: the request's deadline passed.
         OverloadedError, OutOfMemoryError, EngineError: the model cannot be run now.
     """
-    prompt_ids = await _prompt_ids(context, served, request)
-    room_tokens = served.context_tokens - len(prompt_ids)
-    if room_tokens < 1:
-        raise ContextLengthError(
-            f"The prompt has {len(prompt_ids)} tokens, but the context of {served.ref} holds "
-            f"{served.context_tokens}, the answer included: shorten the prompt.",
-            param="prompt" if isinstance(request.prompt, str) else "messages",
-        )
-    sampling = request.sampling
-    slides = served.manifest.generation.get("slide") and sampling.max_tokens < _UNLIMITED_TOKENS
-    if not slides:
-        max_tokens = min(sampling.max_tokens, room_tokens)
-        sampling = msgspec.structs.replace(sampling, max_tokens=max_tokens)
-    works = [
-        GenerateWork(
-            prompt_ids=prompt_ids,
-            sampling=sampling,
-            choice=index,
-            eos_ids=tuple(served.manifest.eos_ids),
-            priority=request.priority,
-        )
-        for index in range(request.n)
-    ]
-    choices = [_choice(served, request, prompt_ids, index) for index in range(request.n)]
-    async with context.residency.lease(served.spec, request.priority) as lease:
-        if request.echo:
-            text = served.tokenizer.decode(prompt_ids)
-            for index in range(request.n):
-                yield Chunk(index=index, text=text)
+    deadline = Deadline(request.deadline_ms)
+    _check_bias(served, request)
+    grammar = await _grammar(context, served, request)
+    prompt = await prompt_of(context, served, request, is_constrained=grammar is not None)
+    choices = [_choice(served, request, prompt, index) for index in range(request.n)]
+    if request.echo and not request.sampling.max_tokens and request.sampling.logprobs is None:
+        for chunk in _echoed(served, prompt, choices):  # nothing is left for an engine to do
+            yield chunk
+        return
+    work = _work(context, served, request, prompt, grammar)
+    async with context.residency.lease(
+        served.spec, request.priority, deadline_s=deadline.left_s()
+    ) as lease:
+        if request.echo and work.prompt_logprobs is None:
+            text = served.tokenizer.decode(prompt.ids)
+            for choice in choices:
+                yield Chunk(index=choice.index, text=text)
+        window_tokens = served.context_tokens if _slides(served, request, grammar) else None
         streams = [
-            _chunks(_outs(lease, work, served.context_tokens), choice)
-            for work, choice in zip(works, choices, strict=True)
+            _chunks(
+                _outs(
+                    lease,
+                    msgspec.structs.replace(work, choice=choice.index),
+                    deadline,
+                    window_tokens,
+                ),
+                choice,
+                _grammar_field(request),
+            )
+            for choice in choices
         ]
         num_unfinished = request.n
         async with aclosing(_merged(streams)) as chunks:
             async for chunk in chunks:
                 num_unfinished -= chunk.finish_reason is not None
-                yield chunk if num_unfinished else _with_usage(chunk, len(prompt_ids), choices)
+                yield chunk if num_unfinished else _with_usage(chunk, prompt, choices)
 
 
-async def _prompt_ids(
+class Deadline:
+    """When a request must be done, counted from now; None is never."""
+
+    def __init__(self, deadline_ms: int | None) -> None:
+        self._deadline_ms = deadline_ms
+        self._at = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+
+    def left_s(self) -> float | None:
+        """Return the seconds left. Raises DeadlineExceededError when there are none."""
+        if self._at is None:
+            return None
+        left_s = self._at - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceededError(
+                f"The deadline of {self._deadline_ms} ms passed before the answer was complete: "
+                "give it more time, or ask for less."
+            )
+        return left_s
+
+
+async def _grammar(
     context: TaskContext, served: Served, request: GenerateRequest
-) -> tuple[int, ...]:
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        ids = (await served.tokenizer.encode(prompt)).ids
-        bos = served.tokenizer.token_id(served.manifest.special_tokens.get("bos", ""))
-        ids = ids or ((bos,) if bos is not None else ())
-    elif prompt and isinstance(prompt[0], Message):
-        ids = await chat_ids(context, served, [m for m in prompt if isinstance(m, Message)])
-    else:
-        ids = tuple(i for i in prompt if isinstance(i, int))
-        _check_ids(ids, served)
-    if not ids:
-        raise InvalidRequestError(
-            "The prompt is empty, and this model has no token to begin a text with: give it some.",
-            param="prompt",
-        )
-    return ids
+) -> Grammar | None:
+    """Return what the output must match, checked; a call that was asked for is a grammar too."""
+    grammar, tool_use = request.grammar, request.tool_use
+    if tool_use.choice != "none" and tool_use.tools:
+        if grammar is not None:
+            raise InvalidRequestError(
+                "An answer that must match a format cannot be a tool call: set tool_choice to "
+                "none, or leave the format out.",
+                param="tool_choice",
+            )
+        check_tools(served, tool_use)
+        if tool_use.choice != "auto":
+            form = tool_format_of(served)
+            ids = {marker: served.tokenizer.token_id(marker) for marker in form.markers}
+            known = {marker: i for marker, i in ids.items() if i is not None}
+            grammar = tools_grammar(tool_use, form.name, known)
+    if grammar is not None:
+        await context.grammars.check(grammar, _grammar_field(request))
+    return grammar
 
 
-def _check_ids(ids: Sequence[int], served: Served) -> None:
+def _grammar_field(request: GenerateRequest) -> str:
+    """Return the field of a request that its grammar comes from."""
+    return "tools" if request.grammar is None else _GRAMMAR_FIELDS[request.grammar.kind]
+
+
+def _check_bias(served: Served, request: GenerateRequest) -> None:
     size = served.manifest.vocab_size or served.tokenizer.vocab_size
-    if wrong := next((i for i in ids if not 0 <= i < size), None):
+    wrong = next((i for i, _ in request.sampling.logit_bias if not 0 <= i < size), None)
+    if wrong is not None:
         raise InvalidRequestError(
-            f"The prompt has the token id {wrong}, but {served.ref} has ids from 0 to {size - 1}.",
-            param="prompt",
+            f"logit_bias has the token id {wrong}, but {served.ref} has ids from 0 to {size - 1}.",
+            param="logit_bias",
         )
 
 
-def _choice(
-    served: Served, request: GenerateRequest, prompt_ids: tuple[int, ...], index: int
-) -> Choice:
-    continues_text = not (request.prompt and isinstance(request.prompt[0], Message))
-    return Choice(
-        index,
-        served.tokenizer,
-        stops=request.stop,
-        eos_ids=() if request.sampling.ignore_eos else served.manifest.eos_ids,
-        context_ids=prompt_ids if continues_text else (),
-        with_logprobs=request.sampling.logprobs is not None,
+def _work(
+    context: TaskContext,
+    served: Served,
+    request: GenerateRequest,
+    prompt: Prompt,
+    grammar: Grammar | None,
+) -> GenerateWork:
+    """Return the work of the first choice; the others differ in their number alone."""
+    sampling, room_tokens = request.sampling, served.context_tokens - len(prompt.ids)
+    if _slides(served, request, grammar):
+        room_tokens = sampling.max_tokens
+    shows_prompt = request.echo and sampling.logprobs is not None
+    return GenerateWork(
+        prompt_ids=prompt.ids,
+        sampling=msgspec.structs.replace(
+            sampling,
+            max_tokens=max(1, min(sampling.max_tokens, room_tokens)),
+            # the end token's log-probability is shown as well: `Choice` ends at it itself
+            ignore_eos=sampling.ignore_eos or (shows_prompt and grammar is None),
+        ),
+        eos_ids=tuple(served.manifest.eos_ids),
+        priority=request.priority,
+        tenant=request.owner,
+        cache_salt=context.cache_salt(request.owner),
+        grammar=grammar,
+        prompt_logprobs=sampling.logprobs if shows_prompt else None,
     )
 
 
-def _with_usage(chunk: Chunk, prompt_tokens: int, choices: Sequence[Choice]) -> Chunk:
-    usage = Usage(prompt_tokens, sum(choice.num_tokens for choice in choices))
+def _slides(served: Served, request: GenerateRequest, grammar: Grammar | None) -> bool:
+    """Whether the answer may go on beyond the context; within a grammar it cannot."""
+    is_limited = request.sampling.max_tokens < _UNLIMITED_TOKENS
+    return bool(served.manifest.generation.get("slide")) and is_limited and grammar is None
+
+
+def _choice(served: Served, request: GenerateRequest, prompt: Prompt, index: int) -> Choice:
+    sampling, tokenizer = request.sampling, served.tokenizer
+    shows_prompt = request.echo and sampling.logprobs is not None
+    reasoning = prompt.reasoning
+    tools = _tool_parser(served, request)
+    markers = {reasoning.opens, reasoning.closes} if reasoning else set()
+    if tools is not None:
+        markers |= tool_format_of(served).markers
+    ids = (tokenizer.token_id(marker) for marker in markers)
+    return Choice(
+        index,
+        tokenizer,
+        stops=request.stop,
+        eos_ids=() if sampling.ignore_eos else served.manifest.eos_ids,
+        context_ids=() if is_chat(request) else prompt.ids,
+        with_logprobs=sampling.logprobs is not None,
+        echo_ids=prompt.ids if shows_prompt else (),
+        shows_output=sampling.max_tokens > 0,
+        reasoning=None
+        if reasoning is None
+        else ReasoningSplitter(reasoning, is_open=prompt.is_reasoning_open),
+        tools=tools,
+        visible_ids=frozenset(i for i in ids if i is not None and tokenizer.is_special(i)),
+    )
+
+
+def _tool_parser(served: Served, request: GenerateRequest) -> ToolParser | None:
+    tool_use = request.tool_use
+    if not is_chat(request) or not tool_use.tools or tool_use.choice == "none":
+        return None
+    return ToolParser(
+        tool_format_of(served),
+        [tool.name for tool in tool_use.tools],
+        eager=request.stream or tool_use.choice != "auto",
+        is_parallel=tool_use.parallel and tool_use.choice in ("auto", "required"),
+    )
+
+
+def _echoed(served: Served, prompt: Prompt, choices: Sequence[Choice]) -> list[Chunk]:
+    """Return the prompt alone, once for every choice."""
+    text = served.tokenizer.decode(prompt.ids)
+    chunks = [Chunk(choice.index, text, finish_reason="length") for choice in choices]
+    return [*chunks[:-1], _with_usage(chunks[-1], prompt, choices)]
+
+
+def _with_usage(chunk: Chunk, prompt: Prompt, choices: Sequence[Choice]) -> Chunk:
+    usage = Usage(
+        len(prompt.ids),
+        sum(choice.num_tokens for choice in choices),
+        choices[0].num_cached,
+        sum(choice.num_reasoning for choice in choices),
+    )
     return msgspec.structs.replace(chunk, usage=usage)
 
 
 async def _outs(
-    lease: Lease, work: GenerateWork, context_tokens: int
+    lease: Lease, work: GenerateWork, deadline: Deadline, window_tokens: int | None
 ) -> AsyncGenerator[TokensOut, None]:
     """Yield what the engine makes of one work.
 
-    Where more tokens are wanted than the context has room for (a model whose defaults say
-    ``slide``), the engine goes on from the last half of each full context.
+    Args:
+        window_tokens: the context, for a model whose defaults say ``slide``: where more tokens are
+            wanted than it has room for, the engine goes on from the last half of each full one.
     """
     wanted_tokens = work.sampling.max_tokens
     while True:
-        room_tokens = min(wanted_tokens, context_tokens - len(work.prompt_ids))
+        room_tokens = wanted_tokens
+        if window_tokens is not None:
+            room_tokens = min(wanted_tokens, window_tokens - len(work.prompt_ids))
         sampling = msgspec.structs.replace(work.sampling, max_tokens=room_tokens)
         ids = list(work.prompt_ids)
+        window = msgspec.structs.replace(work, sampling=sampling, deadline_s=deadline.left_s())
         is_full = False
-        window = msgspec.structs.replace(work, sampling=sampling)
         async with aclosing(lease.generate(window)) as outs:
             async for out in outs:
                 ids += (piece.token_id for piece in out.pieces)
                 wanted_tokens -= len(out.pieces)
                 is_full = out.finish_reason == "length" and wanted_tokens > 0
+                is_full = is_full and window_tokens is not None
                 yield msgspec.structs.replace(out, finish_reason=None) if is_full else out
-        if not is_full:
+        if not is_full or window_tokens is None:
             return
         seed = (work.sampling.seed + 1) % 2**63  # else each context would draw the same numbers
         work = msgspec.structs.replace(
             work,
-            prompt_ids=tuple(ids[-(context_tokens // 2) :]),
+            prompt_ids=tuple(ids[-(window_tokens // 2) :]),
+            prompt_logprobs=None,
             sampling=msgspec.structs.replace(work.sampling, seed=seed),
         )
 
 
 async def _chunks(
-    outs: AsyncGenerator[TokensOut, None], choice: Choice
+    outs: AsyncGenerator[TokensOut, None], choice: Choice, grammar_field: str
 ) -> AsyncGenerator[Chunk, None]:
     """Yield one choice's chunks; ends with the one that has a finish_reason."""
-    async with aclosing(outs):
-        async for out in outs:
-            chunk = choice.push(out)
-            if chunk is not None:
-                yield chunk
-            if choice.finish_reason is not None:
-                return
+    try:
+        async with aclosing(outs):
+            async for out in outs:
+                chunk = choice.push(out)
+                if chunk is not None:
+                    yield chunk
+                if choice.finish_reason is not None:
+                    return
+    except GrammarError as error:  # it passed the check, and met a limit as it was followed
+        raise GrammarError(error.message, param=grammar_field) from error
     raise EngineError("The engine ended an answer without saying why: try again.")
 
 
@@ -235,12 +357,18 @@ async def generate_all(
                 yield chunk
                 continue
             num_unfinished -= 1
-            total = Usage(
-                total.prompt_tokens + chunk.usage.prompt_tokens,
-                total.completion_tokens + chunk.usage.completion_tokens,
-            )
+            total = _sum(total, chunk.usage)
             usage = None if num_unfinished else total
             yield msgspec.structs.replace(chunk, usage=usage)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        one.prompt_tokens + other.prompt_tokens,
+        one.completion_tokens + other.completion_tokens,
+        one.cached_tokens + other.cached_tokens,
+        one.reasoning_tokens + other.reasoning_tokens,
+    )
 
 
 async def _renumbered(

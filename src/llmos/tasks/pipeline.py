@@ -56,9 +56,11 @@ async def whole_text(served: Served, text: str) -> Piece:
     return await _whole(served, text, (0, len(text)), "")
 
 
-async def run_all(items: Sequence[T], run: Callable[[T], Awaitable[U]]) -> list[U]:
+async def run_all(
+    items: Sequence[T], run: Callable[[T], Awaitable[U]], max_parallel: int = MAX_PARALLEL
+) -> list[U]:
     """Return ``run`` of every item, in order, several at a time; an error cancels the others."""
-    slots = asyncio.Semaphore(MAX_PARALLEL)
+    slots = asyncio.Semaphore(max_parallel)
 
     async def limited(item: T) -> U:
         async with slots:

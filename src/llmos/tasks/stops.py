@@ -17,8 +17,15 @@ class StopMatcher:
         self._held = ""
         self.stopped = False
 
+    @property
+    def held_chars(self) -> int:
+        """How much text is held back, the stop string that was seen included."""
+        return len(self._held)
+
     def push(self, text: str) -> str:
         """Return what may go out now; after a stop string was seen ``stopped`` is true."""
+        if not self._stops:
+            return text
         if self.stopped:
             return ""
         self._held += text
@@ -26,7 +33,8 @@ class StopMatcher:
         if found:
             self.stopped = True
             return self._release(min(found)[1])
-        return self._release(len(self._held) - self._partial_chars())
+        partial = max(partial_chars(self._held, stop) for stop in self._stops)
+        return self._release(len(self._held) - partial)
 
     def flush(self) -> str:
         """Return what was held back, once no more text comes."""
@@ -36,12 +44,10 @@ class StopMatcher:
         out, self._held = self._held[:chars], self._held[chars:]
         return out
 
-    def _partial_chars(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        longest = 0
-        for stop in self._stops:
-            for length in range(min(len(stop) - 1, len(self._held)), longest, -1):
-                if self._held.endswith(stop[:length]):
-                    longest = length
-                    break
-        return longest
+
+def partial_chars(text: str, marker: str) -> int:
+    """Return the length of the longest end of ``text`` that begins ``marker`` without being it."""
+    for length in range(min(len(marker) - 1, len(text)), 0, -1):
+        if text.endswith(marker[:length]):
+            return length
+    return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
@@ -93,14 +92,6 @@ def render(template: str, variables: dict[str, Any], max_chars: int) -> str:
     except Exception as error:  # whatever a template does wrong is the template's error
         raise TemplateError(_short(error)) from error
     return "".join(pieces)
-
-
-def limit_memory(limit_bytes: int) -> None:
-    """Cap this process's address space, where the system has such a limit."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 @lru_cache(maxsize=32)

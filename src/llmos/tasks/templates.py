@@ -1,29 +1,21 @@
 """Chat templates, rendered in a helper process that is killed when one takes too long.
 
-`Templates` is the server's side. ``python -m llmos.tasks.templates FD`` is the helper: it reads
-requests from the socket FD, one at a time, and ends when the socket closes. A template is untrusted
-code: the helper has no secrets in its environment, little memory, and a sandboxed Jinja.
+`Templates` is the server's side, ``python -m llmos.tasks.templates FD`` the helper. A template is
+untrusted code: besides what ``sandbox`` does about that, the helper has a sandboxed Jinja.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import socket
-import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from llmos.errors import InvalidRequestError, UnsupportedTaskError
-from llmos.kernel.protocol import MAX_MESSAGE_BYTES, SyncChannel, encode
-from llmos.types import Message
+from llmos.tasks.sandbox import Sandbox, SandboxBrokenError, SandboxTimeoutError, serve
 
 RENDER_TIMEOUT_S = 1.0
-START_TIMEOUT_S = 30.0
 MAX_OUTPUT_CHARS = 4 * 2**20
 HELPER_MEMORY_BYTES = 2**30
 
@@ -41,13 +33,6 @@ class RenderFailed(msgspec.Struct, frozen=True, tag="render_failed"):
     message: str
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    pass
-
-
-FromHelper = Rendered | RenderFailed | Ready
-
-
 class Templates:
     """Renders templates, one at a time, in the helper process.
 
@@ -56,24 +41,20 @@ class Templates:
 
     def __init__(self, timeout_s: float = RENDER_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._lock = asyncio.Lock()
-        self._helper: _Helper | None = None
+        self._sandbox = Sandbox("llmos.tasks.templates", Rendered | RenderFailed)
 
     async def start(self) -> None:
         """Start the helper now, so that the first chat does not wait for it."""
-        async with self._lock:
-            await self._running()
+        await self._sandbox.start()
 
     async def close(self) -> None:
         """End the helper."""
-        async with self._lock:
-            await self._kill()
+        await self._sandbox.close()
 
     async def render(
         self,
         template: str | None,
-        messages: Sequence[Message],
-        special_tokens: Mapping[str, str | None],
+        variables: Mapping[str, Any],
         *,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -81,7 +62,7 @@ class Templates:
 
         Args:
             template: the model's Jinja text, None where it has none.
-            special_tokens: as the template knows them: bos_token, eos_token, …
+            variables: as the template knows them: messages, tools, bos_token, eos_token, …
 
         Raises:
             UnsupportedTaskError: the model has no template.
@@ -94,131 +75,32 @@ class Templates:
                 "Model.generate) instead of chat.",
                 param="model",
             )
-        variables = {
-            "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
-            "add_generation_prompt": add_generation_prompt,
-            "tools": None,
-            "documents": None,
-            **{name: token for name, token in special_tokens.items() if token is not None},
-        }
-        async with self._lock:
-            return await self._render(Render(template, variables))
-
-    async def _render(self, request: Render) -> str:
-        helper = await self._running()
+        defaults = {"tools": None, "documents": None}
+        variables = {**defaults, **variables, "add_generation_prompt": add_generation_prompt}
         try:
-            answer = await asyncio.wait_for(helper.ask(request), self._timeout_s)
-        except TimeoutError:
-            await self._kill()
-            raise InvalidRequestError(
-                f"The model's chat template did not finish within {self._timeout_s:g} s.",
-                param="messages",
-            ) from None
-        except (ConnectionError, asyncio.IncompleteReadError):
-            await self._kill()
-            raise InvalidRequestError(
-                "The model's chat template broke the process that rendered it.", param="messages"
-            ) from None
-        except BaseException:
-            await self._kill()  # an answer nobody waits for would be taken for the next one
-            raise
-        if isinstance(answer, Rendered):
-            return answer.text
-        reason = answer.message if isinstance(answer, RenderFailed) else "no answer"
+            answer = await self._sandbox.ask(Render(template, variables), self._timeout_s)
+        except SandboxTimeoutError:
+            reason = f"it did not finish within {self._timeout_s:g} s."
+        except SandboxBrokenError:
+            reason = "it broke the process that rendered it."
+        else:
+            if isinstance(answer, Rendered):
+                return answer.text
+            reason = answer.message
         raise InvalidRequestError(f"The model's chat template: {reason}", param="messages")
-
-    async def _running(self) -> _Helper:
-        if self._helper is None:
-            helper = await _Helper.spawn()
-            try:
-                await asyncio.wait_for(helper.receive(), START_TIMEOUT_S)
-            except BaseException:
-                await helper.kill()
-                raise
-            self._helper = helper
-        return self._helper
-
-    async def _kill(self) -> None:
-        helper, self._helper = self._helper, None
-        if helper is not None:
-            await helper.kill()
-
-
-class _Helper:
-    """The helper process and the server's end of its socket."""
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._decoder = msgspec.msgpack.Decoder(FromHelper)
-
-    @classmethod
-    async def spawn(cls) -> _Helper:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # nothing in the current folder is imported
-                "-m",
-                "llmos.tasks.templates",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_harmless_environment(),
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer)
-
-    async def ask(self, request: Render) -> FromHelper:
-        self._writer.write(encode(request))
-        await self._writer.drain()
-        return await self.receive()
-
-    async def receive(self) -> FromHelper:
-        (length,) = struct.unpack(">I", await self._reader.readexactly(4))
-        if length > MAX_MESSAGE_BYTES:
-            raise ConnectionError("the helper sent too long a message")
-        answer: FromHelper = self._decoder.decode(await self._reader.readexactly(length))
-        return answer
-
-    async def kill(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-
-def _harmless_environment() -> dict[str, str]:
-    kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in kept or name.startswith("PYTHON")
-    }
 
 
 def main(fd: int) -> None:
     """Serve renders on the socket ``fd`` until it closes."""
-    from llmos.tasks.template_sandbox import TemplateError, limit_memory, render
+    from llmos.tasks.template_sandbox import TemplateError, render
 
-    limit_memory(HELPER_MEMORY_BYTES)
-    channel = SyncChannel.from_fd(fd, Render)
-    channel.send(Ready())
-    while (request := channel.receive()) is not None:
+    def answer(question: Render) -> Rendered | RenderFailed:
         try:
-            text = render(request.template, request.variables, MAX_OUTPUT_CHARS)
+            return Rendered(render(question.template, question.variables, MAX_OUTPUT_CHARS))
         except TemplateError as error:
-            channel.send(RenderFailed(str(error)))
-        else:
-            channel.send(Rendered(text))
+            return RenderFailed(str(error))
+
+    serve(fd, Render, answer, HELPER_MEMORY_BYTES)
 
 
 if __name__ == "__main__":

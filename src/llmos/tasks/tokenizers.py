@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 LONG_TEXT_CHARS = 2048
 """Longer texts are encoded in a thread, so that the event loop stays free."""
+SLICE_CHARS = 2**16
+CUT_TOKENS = 64
+"""More tokens than cutting a text may add to one of its slices."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -45,6 +48,33 @@ class Encoded:
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     special: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text, or a pair of texts, as a model reads it.
+
+    ``type_ids`` tells the texts of a pair apart for models that were taught so, and is empty where
+    all are 0; ``parts`` says which text each token is of, None for special tokens.
+    """
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    parts: tuple[int | None, ...]
+
+    def cut(self, max_tokens: int) -> Row:
+        """Return the row without the last tokens of its last text, as many as are too many; one
+        whose other tokens alone are too many stays as it is."""
+        excess = len(self.ids) - max_tokens
+        last_part = max((part for part in self.parts if part is not None), default=None)
+        places = [place for place, part in enumerate(self.parts) if part == last_part]
+        if last_part is None or excess <= 0 or excess >= len(places):
+            return self
+        dropped = set(places[-excess:])
+        kept = [place for place in range(len(self.ids)) if place not in dropped]
+        type_ids = tuple(self.type_ids[place] for place in kept) if self.type_ids else ()
+        parts = tuple(self.parts[place] for place in kept)
+        return Row(tuple(self.ids[place] for place in kept), type_ids, parts)
 
 
 class Tokenizer:
@@ -81,6 +111,20 @@ class Tokenizer:
         """Whether the token is a control token, which stands for no text."""
         return token_id in self._special_ids
 
+    async def ids(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Return a text's tokens alone; a long one is tokenised off the event loop."""
+        if len(text) > LONG_TEXT_CHARS:
+            return await asyncio.to_thread(self._ids_now, text, special_tokens)
+        return self._ids_now(text, special_tokens)
+
+    async def least_tokens(self, text: str, limit: int) -> int:
+        """Return a number that the text's tokens are no fewer than; exact enough to tell, at the
+        cost of about ``limit`` tokens, that a text is far too long for ``limit``.
+        """
+        if len(text) <= max(limit, SLICE_CHARS):
+            return 0
+        return await asyncio.to_thread(self._least_now, text, limit)
+
     async def encode(self, text: str, *, special_tokens: bool = True) -> Encoded:
         """Tokenise; ``special_tokens`` adds those the model expects around a text."""
         if len(text) > LONG_TEXT_CHARS:
@@ -89,16 +133,33 @@ class Tokenizer:
 
     def encode_now(self, text: str, *, special_tokens: bool = True) -> Encoded:
         """As ``encode``, in this thread."""
-        encoding = self._rust.encode(text, add_special_tokens=special_tokens)
+        # only the batch calls leave other threads running
+        (encoding,) = self._rust.encode_batch([text], add_special_tokens=special_tokens)
         return Encoded(
             ids=tuple(encoding.ids),
             offsets=tuple((int(start), int(end)) for start, end in encoding.offsets),
             special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
         )
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a whole sequence, without its special tokens."""
-        return str(self._rust.decode(list(token_ids), skip_special_tokens=True))
+    async def rows(self, texts: Sequence[str | tuple[str, str]]) -> list[Row]:
+        """Tokenise texts, or pairs of them, with the special tokens the model expects around."""
+        if sum(map(_num_chars, texts)) > LONG_TEXT_CHARS:
+            return await asyncio.to_thread(self._rows_now, texts)
+        return self._rows_now(texts)
+
+    def _rows_now(self, texts: Sequence[str | tuple[str, str]]) -> list[Row]:
+        return [
+            Row(
+                ids=tuple(encoding.ids),
+                type_ids=tuple(encoding.type_ids) if any(encoding.type_ids) else (),
+                parts=tuple(encoding.sequence_ids),
+            )
+            for encoding in self._rust.encode_batch_fast(list(texts))
+        ]
+
+    def decode(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """Return the text of a whole sequence, without its special tokens unless asked for."""
+        return str(self._rust.decode(list(token_ids), skip_special_tokens=not special_tokens))
 
     def text_bytes(self, token_id: int, previous_id: int | None) -> bytes:
         """Return the bytes a token adds to a text; special tokens add none.
@@ -116,6 +177,19 @@ class Tokenizer:
         before = self.decode([previous_id])
         both = self.decode([previous_id, token_id])
         return both[_common_chars(before, both) :].encode()
+
+    def _ids_now(self, text: str, special_tokens: bool) -> tuple[int, ...]:
+        (encoding,) = self._rust.encode_batch_fast([text], add_special_tokens=special_tokens)
+        return tuple(encoding.ids)
+
+    def _least_now(self, text: str, limit: int) -> int:
+        total = 0
+        for start in range(0, len(text), SLICE_CHARS):
+            ids = self._ids_now(text[start : start + SLICE_CHARS], False)
+            total += max(len(ids) - CUT_TOKENS, 0)
+            if total > limit:
+                break
+        return total
 
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is one raw byte (``<0x0A>``) of a byte-fallback vocabulary."""
@@ -146,10 +220,17 @@ class Detokenizer:
         tokenizer: the model's.
         context: the tokens before the first one, for the space between the two texts; empty
             where the output is a text of its own.
+        visible_ids: special tokens that stand for their own content here.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context: Sequence[int] = (),
+        visible_ids: Collection[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._visible_ids = visible_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._previous: int | None = None
         self._is_at_start = True
@@ -158,6 +239,8 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """Return the characters that this token completes, maybe none."""
+        if token_id in self._visible_ids:
+            return self._utf8.decode(self._tokenizer.token_bytes(token_id))
         inside = token_id if self._previous is None and not self._is_at_start else self._previous
         added = self._tokenizer.text_bytes(token_id, inside)
         if self._is_text(token_id):
@@ -203,6 +286,10 @@ class Tokenizers:
 
     def _load(self, digest: str) -> Tokenizer:
         return Tokenizer(self._blobs.read_bytes(digest))
+
+
+def _num_chars(text: str | tuple[str, str]) -> int:
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def _common_chars(one: str, other: str) -> int:

@@ -15,6 +15,7 @@ from llmos.errors import ModelNotFoundError, PermissionDeniedError
 
 MODEL: dict[str, Any] = {
     "ref": "my-model:2",
+    "kind": "model",
     "files": {},
     "name": "my-model",
     "created_at": 0.0,
@@ -26,6 +27,30 @@ MODEL: dict[str, Any] = {
         "chat_template": None,
         "source": {"kind": "trained"},
     },
+}
+ADAPTER: dict[str, Any] = {
+    "ref": "poet:1",
+    "kind": "adapter",
+    "size_bytes": 40_000,
+    "created_at": 0.0,
+    "manifest": {
+        "task": "generate",
+        "parameters": 10_000,
+        "base": "my-model:2",
+        "source": {"kind": "imported"},
+    },
+}
+RESIDENT: dict[str, Any] = {
+    "name": "my-model:2",
+    "engine": "native",
+    "state": "ready",
+    "bytes": 2_500_000,
+    "leases": 5,
+    "running": [1, 2, 0, 0],
+    "waiting": [0, 0, 4, 0],
+    "idle_s": 0.0,
+    "kv_use": 0.25,
+    "prefix_hit_rate": None,
 }
 JOB: dict[str, Any] = {
     "id": 7,
@@ -62,8 +87,11 @@ class StubClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def models(self) -> list[dict[str, Any]]:
-        return [MODEL]
+    def models(self, kind: str = "model") -> list[dict[str, Any]]:
+        return [MODEL] if kind == "model" else [ADAPTER]
+
+    def ps(self) -> dict[str, Any]:
+        return {"models": [RESIDENT], "jobs": []}
 
     def model(self, ref: str) -> dict[str, Any]:
         if ref == "missing":
@@ -91,6 +119,15 @@ class StubClient:
     def entities(self, text: str, model: str) -> dict[str, Any]:
         found = {"text": "Paris", "label": "LOCATION", "start": 0, "end": 5, "score": 0.99}
         return {"entities": [found]}
+
+    def embed(self, texts: list[str], **options: Any) -> list[list[float]]:
+        self.asked.append((texts, options))
+        return [[0.5, -1.0] for _ in texts]
+
+    def rerank(self, query: str, documents: list[str], **options: Any) -> list[dict[str, Any]]:
+        self.asked.append((query, documents, options))
+        last = len(documents) - 1
+        return [{"index": last, "relevance_score": 0.75, "document": {"text": documents[last]}}]
 
     def train(
         self, recipe: dict[str, Any], name: str, on_progress: Callable[[str, int, int], None]
@@ -150,9 +187,11 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_list_shows_what_a_model_is(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.invoke(["list"]) == 0
-    heading, row = capsys.readouterr().out.splitlines()
+    heading, row, adapter = capsys.readouterr().out.splitlines()
     assert heading.split()[:4] == ["NAME", "TASK", "PARAMETERS", "SIZE"]
     assert row.split()[:5] == ["my-model:2", "generate", "800K", "2.5", "MB"]
+    assert adapter.startswith("poet:1")
+    assert adapter.endswith("imported, adapter of my-model:2")
 
 
 def test_every_listing_prints_json(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +230,27 @@ def test_run_takes_a_piped_prompt(
     assert main.invoke(["run", "my-model"]) == 0
     assert capsys.readouterr().out == "Hi there\n"
     assert client.asked[0][1] == [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_thoughts_are_shown_to_people_alone(
+    client: StubClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_terminal: bool,
+) -> None:
+    def chat(model: str, messages: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        client.asked.append((model, messages, options))
+        yield from ({"text": "", "reasoning": piece} for piece in ("hm, ", "yes"))
+        yield {"text": "Yes."}
+
+    client.template = "{{ messages }}"
+    monkeypatch.setattr(client, "chat", chat)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    assert main.invoke(["run", "my-model", "hello", "--think"]) == 0
+    shown = "\x1b[2mhm, yes\x1b[0m\n\nYes.\n" if is_terminal else "Yes.\n"
+    assert capsys.readouterr().out == shown
+    assert client.asked[0][2]["chat_template_kwargs"] == {"enable_thinking": True}
 
 
 def test_a_chat_remembers_its_turns_until_it_is_cleared(
@@ -232,6 +292,28 @@ def test_classify_and_entities_print_what_they_found(
     label, _, row = capsys.readouterr().out.splitlines()
     assert label == "positive (98.7%)"
     assert row.split() == ["Paris", "LOCATION", "0", "5", "0.990"]
+
+
+def test_embed_prints_a_vector_a_line_of_texts_given_or_piped_in(
+    client: StubClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["embed", "one", "two", "--model", "m", "--dimensions", "2"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [[0.5, -1]] * 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("three\nfour\n"))
+    assert main.invoke(["embed", "--prompt", "query"]) == 0
+    assert client.asked == [
+        (["one", "two"], {"model": "m", "dimensions": 2, "prompt_name": None}),
+        (["three", "four"], {"model": "embeddings", "dimensions": None, "prompt_name": "query"}),
+    ]
+
+
+def test_rerank_prints_the_best_document_first(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["rerank", "where?", "here", "over there", "--top", "1"]) == 0
+    _, row = capsys.readouterr().out.splitlines()
+    assert row.split(maxsplit=2) == ["0.7500", "1", "over there"]
+    assert client.asked == [("where?", ["here", "over there"], {"model": "rerank", "top_n": 1})]
 
 
 def test_an_empty_text_is_refused(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,3 +466,15 @@ def test_a_recipe_that_ships_with_llmos_is_found_from_any_folder(
     assert train.find_recipe(Path("elsewhere/char-gpt.yaml")) == Path("elsewhere/char-gpt.yaml")
     Path("char-gpt").write_text("mine")
     assert train.find_recipe(Path("char-gpt")) == Path("char-gpt")
+
+
+def test_ps_shows_who_runs_and_waits_and_how_full_the_caches_are(
+    capsys: pytest.CaptureFixture[str], client: StubClient
+) -> None:
+    assert main.invoke(["ps"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    names = ["MODEL", "STATE", "MEMORY", "REQUESTS", "RUNNING", "WAITING", "KV", "PREFIX HITS"]
+    assert heading.split("  ")[0] == "MODEL"
+    assert all(name in heading for name in names)
+    shown = "my-model:2 ready 2.5 MB 5 3 4 25% - 0 seconds"
+    assert row.split() == shown.split()

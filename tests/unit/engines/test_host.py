@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from llmos.engines.base import DeviceLostError, Engine
 from llmos.engines.echo import EchoEngine
 from llmos.engines.host import Host, Inbox, LoadEnded, Loader
-from llmos.errors import EngineError, InvalidModelError
+from llmos.errors import DeadlineExceededError, EngineError, InvalidModelError
 from llmos.kernel.protocol import (
     Cancel,
     FromEngine,
@@ -20,12 +21,13 @@ from llmos.kernel.protocol import (
     Loaded,
     LoadFailed,
     Output,
+    Stats,
     Submit,
     Unload,
     Unloaded,
     WorkFailed,
 )
-from llmos.types import GenerateWork, PipelineWork, SamplingParams, TokensOut
+from llmos.types import GenerateWork, PipelineWork, Priority, SamplingParams, TokensOut
 
 ENGINES = {
     "echo": "llmos.engines.echo:EchoEngine",
@@ -53,13 +55,17 @@ class Server:
     def __init__(self, engines: dict[str, Engine] | None = None) -> None:
         self.inbox: Inbox = queue.SimpleQueue()
         self.rounds: list[list[FromEngine]] = []
+        self.stats: list[Stats] = []
+        self.now = 0.0
         self.loads: list[Load] = []
         self.reply: Callable[[FromEngine], Iterable[Any]] = lambda message: ()
         self.engines = engines or {}
-        self.host = Host(self.inbox, self._send, self._load)
+        self.host = Host(self.inbox, self._send, self._load, lambda: self.now)
 
     def _send(self, messages: Iterable[FromEngine]) -> None:
-        self.rounds.append(list(messages))
+        sent = list(messages)
+        self.stats += [message for message in sent if isinstance(message, Stats)]
+        self.rounds.append([message for message in sent if not isinstance(message, Stats)])
         for message in self.rounds[-1]:
             for answer in self.reply(message):
                 self.inbox.put(answer)
@@ -110,18 +116,93 @@ def tokens(messages: list[FromEngine], work_id: str) -> list[int]:
     return [piece.token_id for out in outs for piece in out.pieces]  # type: ignore[union-attr]
 
 
-def test_models_take_turns_step_by_step_and_a_round_is_one_write() -> None:
-    server = Server({"m": EchoEngine(), "n": EchoEngine()})
+class SlowEngine(EchoEngine):
+    """Takes a second for every step, by the server's clock."""
+
+    server: Server
+
+    def step(self) -> list[Any]:
+        self.server.now += 1.0
+        return super().step()
+
+
+def slow_server(*keys: str) -> Server:
+    server = Server({key: SlowEngine() for key in keys})
+    for engine in server.engines.values():
+        engine.server = server  # type: ignore[attr-defined]
+    return server
+
+
+def test_models_take_turns_step_by_step_and_a_step_is_one_write() -> None:
+    server = slow_server("m", "n")
+    ended = ends_when("a", "b", "c")
     server.reply = lambda message: {
-        Loaded("m", 7, 0.5): [submit("a", "m", 1, 2)],
-        Loaded("n", 7, 0.5): [submit("b", "n", 3, 4)],
-        Output("b", TokensOut((), "stop")): [None],
-    }.get(message, [])  # type: ignore[call-overload]
+        "m": [submit("a", "m", 1, 2), submit("c", "m", 5, 6)],
+        "n": [submit("b", "n", 3, 4)],
+    }.get(getattr(message, "key", ""), ended(message))
     sent = server.run(load("m"), load("n"))
-    assert tokens(sent, "a") == [1, 2]
-    assert tokens(sent, "b") == [3, 4]
-    with_both = [r for r in server.rounds if {getattr(m, "id", "") for m in r} == {"a", "b"}]
-    assert len(with_both) == 3
+    assert [tokens(sent, work_id) for work_id in "abc"] == [[1, 2], [3, 4], [5, 6]]
+    steps = ["".join(m.id for m in r if isinstance(m, Output)) for r in server.rounds]
+    steps = [ids for ids in steps if ids]
+    assert set(steps) == {"ac", "b"}
+    assert all(a != b for a, b in pairwise(steps[1:]))
+
+
+def test_a_model_with_work_of_a_better_class_goes_first() -> None:
+    server = Server({"m": EchoEngine(), "n": EchoEngine()})
+    batch = GenerateWork((1, 2, 3), SamplingParams(), priority=Priority.BATCH)
+    ended = ends_when("a", "b")
+    server.reply = lambda message: {
+        "m": [Submit("a", "m", batch)],
+        "n": [submit("b", "n")],
+    }.get(getattr(message, "key", ""), ended(message))
+    server.run(load("m"), load("n"))
+    ids = [m.id for sent in server.rounds for m in sent if isinstance(m, Output)]
+    assert ids[ids.index("b") :] in (list("bbbb" + "a" * n) for n in range(5))
+
+
+def test_a_work_whose_deadline_passes_fails_and_the_others_go_on() -> None:
+    server = slow_server("m")
+    hasty = GenerateWork(tuple(range(9)), SamplingParams(), deadline_s=2.5)
+    ended = ends_when("a", "b")
+    server.reply = lambda message: (
+        [Submit("a", "m", hasty), submit("b", "m", 1, 2, 3, 4, 5)]
+        if isinstance(message, Loaded)
+        else ended(message)
+    )
+    sent = server.run(load("m"))
+    assert tokens(sent, "a") == [0, 1, 2]
+    assert [(m.id, m.code) for m in sent if isinstance(m, WorkFailed)] == [
+        ("a", DeadlineExceededError.code)
+    ]
+    assert tokens(sent, "b") == [1, 2, 3, 4, 5]
+
+
+def test_a_deadline_that_is_near_puts_its_model_first() -> None:
+    server = slow_server("m", "n")
+    hasty = GenerateWork((1,), SamplingParams(), priority=Priority.BATCH, deadline_s=3.5)
+    ended = ends_when("a", "b")
+    server.reply = lambda message: {
+        "n": [submit("a", "m", *range(9)), Submit("b", "n", hasty)],
+    }.get(getattr(message, "key", ""), ended(message))
+    server.run(load("m"), load("n"))
+    ends = [m.id for r in server.rounds for m in r if isinstance(m, Output) and m.out.finish_reason]  # type: ignore[union-attr]
+    assert ends == ["b", "a"]
+    assert not [m for r in server.rounds for m in r if isinstance(m, WorkFailed)]
+
+
+def test_stats_are_sent_once_a_second_and_at_the_end_of_the_work() -> None:
+    server = Server({"m": EchoEngine()})
+    ended = ends_when("a")
+
+    def reply(message: FromEngine) -> Iterable[Any]:
+        server.now += 0.25
+        return [submit("a", "m", *range(1, 9))] if isinstance(message, Loaded) else ended(message)
+
+    server.reply = reply
+    server.run(load("m"))
+    running = [stats.models["m"].running for stats in server.stats]
+    assert running == [(0, 0, 0, 0), (0, 1, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0)]
 
 
 def test_work_for_a_model_that_is_not_loaded_fails_alone() -> None:

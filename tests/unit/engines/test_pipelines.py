@@ -11,15 +11,16 @@ import pytest
 import torch
 import transformers
 
-from llmos.engines.pipelines import PipelinesEngine, Queued, take_batch
+from llmos.engines.pipelines import PipelinesEngine
 from llmos.errors import (
     ContextLengthError,
+    DeadlineExceededError,
     EngineError,
     InvalidModelError,
     InvalidRequestError,
     UnsupportedTaskError,
 )
-from llmos.types import GenerateWork, PipelineOut, PipelineWork, Priority, SamplingParams
+from llmos.types import GenerateWork, PipelineOut, PipelineWork, SamplingParams
 
 VOCAB = 61
 MANIFEST: dict[str, Any] = {"engine": "pipelines", "context_tokens": 40}
@@ -78,7 +79,7 @@ def save(directory: Path, auto_class: Any, config_class: str, settings: dict[str
     return auto_class.from_pretrained(directory).eval()
 
 
-def loaded(directory: Path, **options: int) -> PipelinesEngine:
+def loaded(directory: Path, **options: Any) -> PipelinesEngine:
     engine = PipelinesEngine(**options)
     engine.load(directory, MANIFEST, "cpu", 1)
     return engine
@@ -153,6 +154,36 @@ def test_a_models_own_settings_cannot_change_what_a_step_returns(
     assert run(loaded(other), {"a": work}) == expected
 
 
+def test_a_search_takes_a_step_for_each_token_and_the_longest_row_sets_how_many(
+    bart: Path,
+) -> None:
+    engine = loaded(bart)
+    options = {"num_beams": 2, "max_tokens": 9}
+    engine.submit("a", PipelineWork("seq2seq", (4, 5, 6), options))
+    engine.submit("b", PipelineWork("seq2seq", (7, 8, 9, 10), options))
+    steps = []
+    while engine.has_work:
+        steps.append([work_id for work_id, _ in engine.step()])
+    assert steps == [*[[]] * (len(steps) - 1), ["a", "b"]]
+    assert 3 < len(steps) <= 10
+
+
+def test_a_search_nobody_waits_for_ends_at_once_and_the_next_is_right(bart: Path) -> None:
+    engine = loaded(bart)
+    kept = PipelineWork("seq2seq", (4, 5, 6), {"max_tokens": 9})
+    expected = run(loaded(bart), {"kept": kept})
+    engine.submit("gone", PipelineWork("seq2seq", (7, 8), {"num_beams": 3}))
+    engine.step()
+    engine.step()
+    engine.cancel("gone")
+    assert run(engine, {"kept": kept}) == expected
+    engine.submit("gone", kept)
+    engine.step()
+    engine.cancel("gone")
+    assert engine.step() == []
+    assert not engine.has_work
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("kind", ["classify", "token_classify"])
 def test_classifier_rows_get_the_softmax_of_each_alone(
@@ -183,40 +214,6 @@ def test_a_multi_label_classifier_gives_independent_probabilities(tmp_path: Path
     torch.testing.assert_close(torch.tensor(got["a"].scores), expected)
 
 
-def queued(*lengths: int, **fields: Any) -> list[Queued]:
-    return [
-        Queued(str(i), PipelineWork("seq2seq", (1,) * length, **fields), i)
-        for i, length in enumerate(lengths)
-    ]
-
-
-def ids(batch: list[Queued]) -> list[str]:
-    return [entry.id for entry in batch]
-
-
-def test_a_batch_is_limited_in_rows_and_in_padded_tokens() -> None:
-    assert ids(take_batch(queued(1, 1, 1, 1), 3, 100)) == ["0", "1", "2"]
-    assert ids(take_batch(queued(4, 5, 4), 9, 14)) == ["0", "1"]
-    assert ids(take_batch(queued(50, 1), 9, 14)) == ["0"]
-    assert take_batch([], 9, 14) == []
-
-
-def test_a_beam_counts_as_a_row() -> None:
-    assert ids(take_batch(queued(1, 1, 1, options={"num_beams": 4}), 8, 100)) == ["0", "1"]
-    assert ids(take_batch(queued(1, 1, options={"num_beams": 9}), 8, 100)) == ["0"]
-
-
-def test_only_works_with_equal_options_share_a_batch() -> None:
-    mixed = [*queued(2, 2, options={"num_beams": 2, "max_tokens": 3}), *queued(2)]
-    other = Queued("9", PipelineWork("seq2seq", (1,), {"max_tokens": 3, "num_beams": 2}), 9)
-    assert ids(take_batch([*mixed, other], 9, 100)) == ["0", "1", "9"]
-
-
-def test_the_best_priority_goes_first_then_the_earliest() -> None:
-    late = Queued("now", PipelineWork("seq2seq", (1,), {"num_beams": 2}, Priority.INTERACTIVE), 9)
-    assert ids(take_batch([*queued(2, 2), late], 9, 100)) == ["now"]
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bert")
@@ -241,6 +238,52 @@ def test_works_wait_for_the_next_micro_batch_and_can_be_cancelled(bert: Path) ->
     assert [work_id for work_id, _ in engine.step()] == ["2", "4"]
     assert not engine.has_work
     assert engine.step() == []
+
+
+def test_a_pair_is_scored_with_its_type_ids_and_beside_single_texts(bert: Path) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(bert).eval()
+    pair = PipelineWork("classify", (4, 5, 6, 7, 8), type_ids=(0, 0, 0, 1, 1))
+    got = run(loaded(bert), {"pair": pair, "single": PipelineWork("classify", (4, 5, 6))})
+    with torch.inference_mode():
+        types = torch.tensor([pair.type_ids])
+        expected = model(torch.tensor([pair.input_ids]), token_type_ids=types).logits.softmax(-1)
+        single = model(torch.tensor([[4, 5, 6]])).logits.softmax(-1)
+    torch.testing.assert_close(torch.tensor(got["pair"].scores), expected)
+    torch.testing.assert_close(torch.tensor(got["single"].scores), single)
+
+
+def test_type_ids_mean_nothing_to_a_model_without_them(tmp_path: Path) -> None:
+    auto = transformers.AutoModelForSequenceClassification
+    save(tmp_path, auto, "GPT2Config", {**GPT2, "pad_token_id": 0, "num_labels": 1})
+    engine = loaded(tmp_path)
+    works = {
+        "typed": PipelineWork("classify", (4, 5, 6), type_ids=(0, 0, 1)),
+        "plain": PipelineWork("classify", (4, 5, 6)),
+    }
+    got = run(engine, works)
+    assert got["typed"] == got["plain"]
+
+
+def test_a_work_fails_once_its_deadline_has_passed_and_its_mates_do_not(bert: Path) -> None:
+    now = [100.0]
+    engine = loaded(bert, clock=lambda: now[0])
+    engine.submit("late", PipelineWork("classify", (4, 5), deadline_s=2.0))
+    engine.submit("early", PipelineWork("classify", (4, 5), deadline_s=4.0))
+    now[0] = 103.0
+    outs = dict(engine.step())
+    assert isinstance(outs["late"], DeadlineExceededError)
+    assert isinstance(outs["early"], PipelineOut)
+    assert not engine.has_work
+
+
+def test_a_step_is_shared_out_by_tokens(bert: Path) -> None:
+    engine = loaded(bert)
+    engine.submit("0", PipelineWork("classify", (4, 5, 6), tenant="ann"))
+    engine.submit("1", PipelineWork("classify", (4,), tenant="bob"))
+    engine.step()
+    assert engine.last_shares() == {"ann": 0.75, "bob": 0.25}
+    engine.step()
+    assert engine.last_shares() == {}
 
 
 def test_numbers_that_are_not_finite_fail_the_work(bert: Path) -> None:
@@ -271,6 +314,8 @@ def test_a_batch_mate_of_bad_work_is_computed(bert: Path) -> None:
         (PipelineWork("seq2seq", (3,), {"length_penalty": float("nan")}), InvalidRequestError),
         (PipelineWork("seq2seq", (3,), {"forced_bos_token_id": VOCAB}), InvalidRequestError),
         (PipelineWork("seq2seq", (3,), {"nonsense": 1}), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), type_ids=(0, 1)), InvalidRequestError),
+        (PipelineWork("seq2seq", (3,), type_ids=(-1,)), InvalidRequestError),
         (PipelineWork("classify", (3,)), UnsupportedTaskError),
         (GenerateWork((3,), SamplingParams()), UnsupportedTaskError),
     ],

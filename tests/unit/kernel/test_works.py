@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from llmos.errors import ContextLengthError, EngineError, InvalidRequestError
+from llmos.errors import (
+    ContextLengthError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+)
 from llmos.kernel.protocol import Cancel, Submit, encode
 from llmos.kernel.works import LiveWork, Works
 from llmos.types import (
@@ -21,7 +26,8 @@ class Engine:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.loaded = {"m"}
-        self.works = Works(self.send, self.loaded.__contains__)
+        self.now = 0.0
+        self.works = Works(self.send, lambda live: live.key in self.loaded, lambda: self.now)
 
     def send(self, message: Submit | Cancel) -> None:
         encode(message)
@@ -68,7 +74,7 @@ async def test_outputs_are_passed_on_and_the_last_one_ends_the_work(engine: Engi
     engine.works.take_output(live.id, token(5))
     engine.works.take_output(live.id, TokensOut(finish_reason="stop"))
     engine.works.take_output(live.id, token(6))
-    assert [await live.next(), await live.next()] == [token(5), TokensOut(finish_reason="stop")]
+    assert await live.next() == TokensOut((TokenPiece(5),), "stop")
     assert engine.works.of("m") == []
     row = engine.works.add("m", PipelineWork("classify", (1,)))
     engine.works.take_output(row.id, PipelineOut())
@@ -112,7 +118,7 @@ async def test_three_deaths_in_a_row_are_too_many(engine: Engine) -> None:
         engine.works.take_output(live.id, token(5))
     for _ in range(3):
         engine.restart()
-    assert [await live.next(), await live.next()] == [token(5), token(5)]
+    assert await live.next() == TokensOut((TokenPiece(5), TokenPiece(5)))
     with pytest.raises(EngineError, match="was killed by SIGKILL, 3 times in a row"):
         await live.next()
 
@@ -168,3 +174,46 @@ async def test_a_suspect_that_cannot_be_encoded_any_more_lets_the_next_go(engine
     engine.works.dispatch()
     assert engine.taken() == [second.id]
     assert (first.state, second.state) == ("ended", "sent")
+
+
+async def test_what_comes_while_the_reader_is_elsewhere_is_one_output(engine: Engine) -> None:
+    live = stream(engine, 1)
+    prompt = (TokenPiece(7, -1.0),)
+    engine.works.take_output(live.id, TokensOut(prompt=prompt, num_cached=3))
+    for number in (5, 6):
+        engine.works.take_output(live.id, token(number))
+    engine.works.fail(live.id, EngineError("gone"))
+    pieces = (TokenPiece(5), TokenPiece(6))
+    assert await live.next() == TokensOut(pieces, None, prompt, 3)
+    with pytest.raises(EngineError, match="gone"):
+        await live.next()
+
+
+async def test_a_deadline_ends_a_work_wherever_it_is(engine: Engine) -> None:
+    sent = engine.works.add("m", GenerateWork((1,), SamplingParams()), deadline_at=engine.now)
+    waiting = engine.works.add("n", GenerateWork((1,), SamplingParams()), deadline_at=engine.now)
+    for live in (sent, waiting):
+        with pytest.raises(DeadlineExceededError):
+            await live.next()
+    assert engine.sent[1:] == [Cancel(sent.id)]
+    assert engine.works.of("m") == engine.works.of("n") == []
+
+
+async def test_an_engine_is_told_what_is_left_of_the_deadline(engine: Engine) -> None:
+    live = engine.works.add("m", GenerateWork((1,), SamplingParams()), deadline_at=1000.0)
+    engine.now = 400.0
+    engine.restart()
+    left = [m.work.deadline_s for m in engine.sent if isinstance(m, Submit)]
+    assert left == [1000.0, 600.0]
+    engine.works.drop(live)
+
+
+async def test_the_oldest_work_in_the_engine_says_since_when_it_has_any(engine: Engine) -> None:
+    assert engine.works.oldest_sent_at() is None
+    engine.now = 3.0
+    first = stream(engine, 1)
+    engine.now = 5.0
+    stream(engine, 2)
+    assert engine.works.oldest_sent_at() == 3.0
+    engine.works.drop(first)
+    assert engine.works.oldest_sent_at() == 5.0

@@ -212,7 +212,7 @@ BAD: list[tuple[Callable[[Path], Any], type[LlmosError], str]] = [
     ),
     (only_bin, UnsafeFileError, "only in pytorch_model.bin.*convert them to safetensors"),
     (no_weights, InvalidModelError, "there is no model.safetensors: save the model"),
-    (adapter, InvalidModelError, "adapter without its base model: merge it"),
+    (adapter, InvalidModelError, "there is no adapter_config.json: save the adapter again"),
     (cut, InvalidModelError, "model.safetensors is not a valid safetensors file: .*download"),
     (pickled, InvalidModelError, "not a valid safetensors file"),
     (zipped, InvalidModelError, "not a valid safetensors file"),

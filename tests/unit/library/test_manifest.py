@@ -198,7 +198,7 @@ def test_labels_without_names_are_numbered() -> None:
         ("WhisperForConditionalGeneration", "whisper"),
         ("Qwen2VLForConditionalGeneration", "qwen2_vl"),
         ("BertForMaskedLM", "bert"),
-        ("BertModel", "bert"),
+        ("ViTModel", "vit"),
         ("MambaForCausalLM", "mamba"),
         ("BartForCausalLM", "bart"),
         ("ViTForImageClassification", "vit"),

@@ -11,6 +11,7 @@ from llmos import errors
 from llmos.sdk.client import Client
 from llmos.sdk.models import Model
 from llmos.sdk.transport import error_of, lines_of, sse_data
+from llmos.types import ToolCallDelta
 
 ClientOf = Callable[..., Client]
 
@@ -81,6 +82,19 @@ def test_a_stream_is_chunks_then_the_end(client_of: ClientOf) -> None:
     assert [chunk.text for chunk in chunks] == ["a", "b"]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 2
+
+
+def test_chunks_have_reasoning_and_tool_calls(client_of: ClientOf) -> None:
+    call = {"index": 0, "id": "c1", "name": "f", "arguments": ""}
+    more = {"index": 0, "id": None, "name": None, "arguments": "{}"}
+    pieces = [{"text": "", "reasoning": "hm"}, {"text": "", "tool_calls": [call, more]}]
+    model = Model(client_of(lambda _: sse(*pieces)), {"ref": "m:1"})
+    first, second = model.chat([{"role": "user", "content": "x"}], stream=True, tools=[])
+    assert first.reasoning == "hm"
+    assert second.tool_calls == (
+        ToolCallDelta(0, "c1", "f"),
+        ToolCallDelta(0, arguments="{}"),
+    )
 
 
 def test_an_error_inside_a_stream_is_raised(client_of: ClientOf) -> None:

@@ -109,6 +109,21 @@ def test_importing_sends_the_files_the_server_wants(client_of: ClientOf, tmp_pat
     assert list(store.blobs) == [digest_of(b"{}")]
 
 
+def test_what_sentence_transformers_keeps_in_a_folder_goes_along_and_comes_back_there(
+    client_of: ClientOf, tmp_path: Path
+) -> None:
+    store, folder = Store(), tmp_path / "model"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "1_Pooling" / "config.json").write_text("{1}")
+    client_of(store).import_model(folder, "mine", task="embed")
+    kept = "1_Pooling--config.json"
+    assert store.posted[0][1]["files"][kept] == digest_of(b"{1}")
+    assert store.posted[0][1]["task"] == "embed"
+    exported = client_of(Store(**{kept: b"{1}"})).export_model("m", tmp_path / "out")
+    assert (exported / "1_Pooling" / "config.json").read_bytes() == b"{1}"
+
+
 def test_a_missing_directory_is_no_model(client_of: ClientOf, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelError, match="no directory"):
         client_of(Store()).import_model(tmp_path / "missing", "mine")

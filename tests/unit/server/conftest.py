@@ -30,7 +30,8 @@ from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizers
 from llmos.types import NewVersion
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?:\n<>|/_你好世界"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ你好世界"
+ALPHABET = LETTERS + ' .,!?:\n<>|/_{}[]()0123456789-"'
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}a:"
 LABELS = ["O", "B-PERSON", "I-PERSON"]
 
@@ -53,6 +54,11 @@ def manifest(task: str, **extra: Any) -> dict[str, Any]:
 
 MODELS: dict[str, dict[str, Any]] = {
     "talker": manifest("chat", chat_template=TEMPLATE),
+    "caller": manifest(
+        "chat",
+        chat_template="{% if tools %}{% endif %}{{ messages[-1].content }}",
+        reasoning_format="think",
+    ),
     "writer": manifest("generate"),
     "translator": manifest(
         "translate", translation={"prefix": "", "pairs": [["en", "zh"], ["zh", "en"]]}
@@ -80,7 +86,7 @@ KINDS = {
 
 
 @asynccontextmanager
-async def open_in_memory(home: Path) -> AsyncIterator[Any]:
+async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[Any]:
     """A System in memory whose kernel runs models but no jobs."""
     settings = Settings(home=home, max_body_bytes=100_000, max_upload_bytes=3_000_000)
     settings.logs_path.mkdir()
@@ -93,7 +99,7 @@ async def open_in_memory(home: Path) -> AsyncIterator[Any]:
         database,
         Ledger(2**30),
         KINDS,
-        Settings(home=home, max_workers=0),
+        Settings(home=home, max_workers=0, **kernel_settings),
         time.time,
         lambda conn, job, result: [],
         rng=random.Random(0),

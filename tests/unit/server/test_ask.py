@@ -19,6 +19,9 @@ async def system(
         yield opened
 
 
+USAGE = {"cached_tokens": 0, "reasoning_tokens": 0}
+
+
 def events(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"].startswith("text/event-stream")
     lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
@@ -33,7 +36,7 @@ async def test_generate_answers_with_text_and_usage(client: httpx.AsyncClient) -
     assert body["text"] == "Hello"
     assert body["model"] == "writer:1"
     assert body["finish_reason"] == "stop"
-    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 5}
+    assert body["usage"] == USAGE | {"prompt_tokens": 5, "completion_tokens": 5}
 
 
 async def test_generate_streams_the_same(client: httpx.AsyncClient) -> None:
@@ -41,7 +44,7 @@ async def test_generate_streams_the_same(client: httpx.AsyncClient) -> None:
     got = events(await client.post("/api/v1/generate", json=asked))
     assert "".join(event["text"] for event in got) == "你好 world"
     assert got[-1]["finish_reason"] == "stop"
-    assert got[-1]["usage"] == {"prompt_tokens": 8, "completion_tokens": 8}
+    assert got[-1]["usage"] == USAGE | {"prompt_tokens": 8, "completion_tokens": 8}
 
 
 async def test_messages_are_rendered(client: httpx.AsyncClient) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,11 +16,15 @@ import pytest
 import pytest_asyncio
 from fastapi import APIRouter
 
-from llmos.errors import AuthenticationError
+from llmos.errors import AuthenticationError, InvalidRequestError
 from llmos.security.actors import Actor
 from llmos.server import gate
 from llmos.server.access import action_of, allow, check_every_route
+from llmos.server.app import create_app
+from llmos.server.errors import is_ollama_path
 from llmos.server.gate import KEY_CACHE_S, OPEN_PATHS, KeyCache
+from llmos.server.process import run_foreground
+from llmos.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,7 +62,11 @@ async def test_every_route_and_method_without_a_key_is_refused(
                 assert response.status_code == 401, (method, path)
                 assert response.headers["www-authenticate"] == "Bearer"
                 if method != "HEAD":
-                    assert response.json()["error"]["code"] == "invalid_api_key"
+                    error = response.json()["error"]
+                    if is_ollama_path(path):
+                        assert "API key" in error
+                    else:
+                        assert error["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +223,77 @@ async def test_not_found_and_wrong_method_look_alike(client: httpx.AsyncClient) 
     assert response.status_code == 405
     assert response.json()["error"]["code"] == "method_not_allowed"
     assert response.headers["allow"]
+
+
+def trusting(system: Any, **changes: Any) -> httpx.AsyncClient:
+    """Return a client without a key of an application that trusts its machine's programs."""
+    settings = dataclasses.replace(system.settings, trust_loopback=True, **changes)
+    app = create_app(SimpleNamespace(**{**vars(system), "settings": settings}))
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8642")
+
+
+async def test_where_loopback_is_trusted_no_key_is_needed_to_ask_and_read(system: Any) -> None:
+    async with trusting(system) as client:
+        chat = {"model": "talker", "messages": [{"role": "user", "content": "hi"}]}
+        for method, path, body in (
+            ("POST", "/api/chat", chat),
+            ("POST", "/v1/chat/completions", chat),
+            ("GET", "/v1/models", None),
+            ("GET", "/api/tags", None),
+            ("GET", "/api/ps", None),
+        ):
+            assert (await client.request(method, path, json=body)).status_code == 200, path
+        asked = {"model": "talker", "input": "hi"}
+        made = (await client.post("/v1/responses", json=asked)).json()
+        assert made["store"] is False, "what one keyless program says, another could read"
+
+
+async def test_who_has_no_key_changes_nothing(system: Any) -> None:
+    async with trusting(system) as client:
+        for method, path, body in (
+            ("POST", "/api/pull", {"model": "org/name"}),
+            ("POST", "/api/v1/models/pull", {"repo": "org/name"}),
+            ("DELETE", "/api/v1/models/talker", None),
+            ("POST", "/api/v1/keys", {"name": "x"}),
+            ("POST", "/api/v1/shutdown", None),
+            ("GET", "/api/v1/jobs", None),
+            ("GET", "/v1/responses/resp_1", None),
+        ):
+            assert (await client.request(method, path, json=body)).status_code == 403, path
+
+
+async def test_trust_is_for_no_web_page_and_no_wrong_key(system: Any) -> None:
+    async with trusting(system) as client:
+        body = {"model": "writer", "prompt": "x"}
+        for headers, status in (
+            ({"Host": "evil.example"}, 403),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": ""}, 401),
+        ):
+            response = await client.post("/api/generate", json=body, headers=headers)
+            assert response.status_code == status, headers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"host": "0.0.0.0"}, {"host": "192.168.1.2"}, {"behind_proxy": True}],
+    ids=["every address", "the network", "a proxy"],
+)
+async def test_trust_ends_where_others_can_come(changes: dict[str, Any]) -> None:
+    settings = Settings(trust_loopback=True, **changes)
+    with pytest.raises(InvalidRequestError, match="trust_loopback"):
+        gate.trusts_loopback(settings)
+    assert not gate.trusts_loopback(dataclasses.replace(settings, trust_loopback=False))
+
+
+async def test_a_server_that_would_trust_others_does_not_start(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", trust_loopback=True, behind_proxy=True)
+    with pytest.raises(InvalidRequestError, match="trust_loopback"):
+        run_foreground(settings)
+    assert not settings.home.exists()
 
 
 async def test_keys_are_looked_up_again_after_a_moment() -> None:

@@ -49,7 +49,13 @@ async def test_chat_has_the_shape_clients_expect(client: httpx.AsyncClient) -> N
     choice = body["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "u:hi\na:", "refusal": None}
     assert choice["finish_reason"] == "stop"
-    assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 7, "total_tokens": 14}
+    assert body["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 7,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
 
 
 async def test_chat_chunks_begin_with_the_role_and_end_with_the_reason(
@@ -84,7 +90,7 @@ async def test_completions_take_several_prompts_and_echo(client: httpx.AsyncClie
     body = (await client.post("/v1/completions", json=asked)).json()
     texts = [choice["text"] for choice in body["choices"]]
     assert texts == ["abab", "abab", "cdecde", "cdecde"]
-    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}
+    assert (body["usage"]["prompt_tokens"], body["usage"]["total_tokens"]) == (5, 15)
     asked = {"model": "writer", "prompt": [[1, 2], [3]]}
     body = (await client.post("/v1/completions", json=asked)).json()
     assert [choice["text"] for choice in body["choices"]] == ["ab", "c"]
@@ -114,47 +120,171 @@ async def test_content_parts_and_developers_are_understood(client: httpx.AsyncCl
     assert body["choices"][0]["message"]["content"] == "s:be\nu:hi\na:"
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ASKED = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [CALL]}]
+DEEP: Any = {}
+for _ in range(40):
+    DEEP = {"properties": {"a": DEEP}}
+
+
 @pytest.mark.parametrize(
-    ("extra", "says"),
+    ("extra", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "code", "function": {"name": "f"}}]}, "tools.0.type"),
+        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools.1.function.name"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [TOOL]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+        ),
+        ({"response_format": {"type": "json_object"}, "regex": "a"}, "regex"),
+        ({"choice": []}, "choice"),
+        ({"regex": 5}, "regex"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": DEEP}}]}, "tools"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"5": "much"}}, "logit_bias"),
+        ({"logit_bias": {"100000": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 10**30}}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"thinking": "x" * 101}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"thinking": []}}, "chat_template_kwargs.thinking"),
+        ({"reasoning_effort": "some"}, "reasoning_effort"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"no_such_field": 1}, "no_such_field"),
         ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"max_completion_tokens": 2**31}, "max_completion_tokens"),
-        ({"max_tokens": 10**30}, "'max_tokens'"),
-        ({"top_k": 10**30}, "'top_k'"),
-        ({"top_k": -1}, "'top_k'"),
-        ({"seed": -(10**30)}, "'seed'"),
-        ({"logit_bias": {"5": 10**30}}, "logit_bias"),
-        ({"messages": [{"role": "user", "content": 10**30}]}, "'messages.0.content'"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"deadline_ms": 0}, "deadline_ms"),
+        ({"top_k": 10**30}, "top_k"),
+        ({"top_k": -1}, "top_k"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        ({"seed": -(10**30)}, "seed"),
+        ({"messages": [{"role": "user", "content": 10**30}]}, "messages.0.content"),
         ({"temperature": 3}, "temperature"),
-        ({"n": 10**6}, "'n'"),
+        ({"n": 10**6}, "n"),
         ({"stop": [""]}, "stop"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
-        ({"messages": [{"role": "user"}]}, "content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0.content"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "c1"}]},
+            "messages.0.role",
+        ),
+        ({"messages": ASKED}, "messages.1.tool_calls"),
+        ({"messages": [*ASKED, {"role": "user", "content": "x"}]}, "messages.1.tool_calls"),
+        (
+            {"messages": [*ASKED, {"role": "tool", "content": "x", "tool_call_id": "c2"}]},
+            "messages.2.tool_call_id",
+        ),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages.0.tool"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "x" * 50_000}]}, "messages"),
         ({"model": None}, "model"),
     ],
 )
-async def test_what_is_not_served_is_refused_by_name(
-    client: httpx.AsyncClient, extra: dict[str, Any], says: str
+async def test_what_is_wrong_is_refused_by_name(
+    client: httpx.AsyncClient, extra: dict[str, Any], param: str
 ) -> None:
     response = await client.post("/v1/chat/completions", json={**CHAT, **extra})
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error"
-    assert says in error["message"]
+    assert error["param"].startswith(param)
     assert "\n" not in error["message"]
+
+
+async def test_too_long_a_prompt_is_told_both_numbers(client: httpx.AsyncClient) -> None:
+    for count, says in ((300, "has 300 tokens"), (90_000, "has at least ")):
+        response = await client.post("/v1/completions", json={**TEXT, "prompt": "x" * count})
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert says in error["message"]
+        assert "holds 200" in error["message"]
+
+
+async def test_a_missing_model_is_a_404(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, "model": "nobody"})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+
+# -- tools and reasoning: the echo engine says again what the prompt says --------------------------
+
+SAID = 'so be it</think>\nYes.<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+CALLING = {"model": "caller", "tools": [TOOL], "messages": [{"role": "user", "content": SAID}]}
+SPOKEN = {**CALLING, "tools": None, "messages": [{"role": "user", "content": f"<think>{SAID}"}]}
+
+
+async def test_tool_calls_and_reasoning_are_told_apart_from_content(
+    client: httpx.AsyncClient,
+) -> None:
+    body = (await client.post("/v1/chat/completions", json=SPOKEN)).json()
+    message = body["choices"][0]["message"]
+    assert message["reasoning_content"] == "so be it"
+    assert message["content"].startswith("Yes.<tool_call>")  # no tools, no calls
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == len(
+        "<think>so be it</think>"
+    ) - len("<think")
+    asked = {**CALLING, "messages": [{"role": "user", "content": SAID.partition("\n")[2]}]}
+    body = (await client.post("/v1/chat/completions", json=asked)).json()
+    choice = body["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["id"].startswith("call_")
+    assert call["function"] == {"name": "f", "arguments": '{"a": 1}'}
+
+
+async def test_streamed_calls_begin_with_id_and_name(client: httpx.AsyncClient) -> None:
+    got = events(await client.post("/v1/chat/completions", json={**CALLING, "stream": True}))
+    deltas = [event["choices"][0]["delta"] for event in got]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert calls[0]["function"] == {"name": "f", "arguments": ""}
+    assert (calls[0]["index"], calls[0]["type"]) == (0, "function")
+    assert all(set(call) == {"index", "function"} for call in calls[1:])
+    assert "".join(call["function"]["arguments"] for call in calls) == '{"a": 1}'
+    assert len(calls) > 3
+    assert got[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_a_conversation_may_hold_calls_and_their_answers(client: httpx.AsyncClient) -> None:
+    messages = [*ASKED, {"role": "tool", "content": "42", "tool_call_id": "c1"}]
+    response = await client.post("/v1/chat/completions", json={**CHAT, "messages": messages})
+    assert response.json()["choices"][0]["message"]["content"] == "u:x\na:\nt:42\na:"
+
+
+async def test_echo_without_output_is_the_prompt(client: httpx.AsyncClient) -> None:
+    asked = {"model": "writer", "prompt": ["ab", "cd"], "echo": True, "max_tokens": 0}
+    body = (await client.post("/v1/completions", json=asked)).json()
+    assert [choice["text"] for choice in body["choices"]] == ["ab", "cd"]
+    assert {choice["finish_reason"] for choice in body["choices"]} == {"length"}
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (4, 0)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from llmos.errors import EngineError, OutOfMemoryError
 from llmos.server import sse
-from llmos.server.sse import EventStream
+from llmos.server.sse import EventStream, Framing
 
 
 class Wire:
@@ -51,6 +51,23 @@ async def test_events_then_done() -> None:
     assert dict(wire.sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
 
 
+async def test_a_framing_of_its_own_says_how_everything_is_written() -> None:
+    framing = Framing(
+        "application/x-lines",
+        encode=lambda event: f"{event}\n".encode(),
+        end=b"bye",
+        keep_alive=b"",
+        error=lambda error: {"wrong": error.message},
+    )
+    wire = Wire()
+    await wire.run(EventStream(numbers(1), framing=framing))
+    assert wire.text == "{'n': 0}\nbye"
+    wire = Wire()
+    await wire.run(EventStream(numbers(1, EngineError("it died")), framing=framing))
+    assert wire.text == "{'n': 0}\n{'wrong': 'it died'}\n"
+    assert dict(wire.sent[0]["headers"])[b"content-type"] == b"application/x-lines"
+
+
 async def test_an_error_before_the_first_event_sends_nothing() -> None:
     wire = Wire()
     with pytest.raises(OutOfMemoryError):
@@ -64,8 +81,8 @@ async def test_an_error_before_the_first_event_sends_nothing() -> None:
 async def test_an_error_later_is_the_last_event(error: Exception, code: str) -> None:
     wire = Wire()
     await wire.run(EventStream(numbers(1, error)))
-    first, last, end = wire.text.removesuffix("\n\n").split("\n\n")
-    assert (first, end) == ('data: {"n":0}', "data: [DONE]")
+    first, last = wire.text.removesuffix("\n\n").split("\n\n")
+    assert first == 'data: {"n":0}'
     assert json.loads(last[6:])["error"]["code"] == code
     assert "x" not in json.loads(last[6:])["error"]["message"].split()
 

@@ -15,12 +15,13 @@ from llmos.storage import migrations
 from llmos.storage.database import Database
 from llmos.storage.schema import metadata
 
-SECOND = """
+NEXT_VERSION = f"{int(migrations.HEAD) + 1:04}"
+NEXT = """
 from alembic import op
 import sqlalchemy as sa
 
-revision = "0002"
-down_revision = "0001"
+revision = "{version}"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -30,17 +31,18 @@ def upgrade() -> None:
 """
 
 
-def scripts_with_second(tmp_path: Path, extra: str = "") -> Path:
+def scripts_with_next(tmp_path: Path, extra: str = "") -> Path:
     """The real migrations and one more, as a newer llmos would have them."""
     scripts = tmp_path / "scripts"
     (scripts / "versions").mkdir(parents=True)
     for source in [
         migrations.SCRIPTS / "env.py",
-        migrations.SCRIPTS / "versions" / "v0001_first.py",
+        *(migrations.SCRIPTS / "versions").glob("v*.py"),
     ]:
         target = scripts / source.relative_to(migrations.SCRIPTS)
         target.write_text(source.read_text())
-    (scripts / "versions" / "v0002_second.py").write_text(SECOND.format(extra=extra))
+    text = NEXT.format(version=NEXT_VERSION, head=migrations.HEAD, extra=extra)
+    (scripts / "versions" / f"v{NEXT_VERSION}_next.py").write_text(text)
     return scripts
 
 
@@ -56,7 +58,7 @@ def rows(path: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A database of schema 0001 with a row in it."""
+    """A database of today's schema with a row in it."""
     path = tmp_path / "a.db"
     migrations.prepare(path, now=0.0)
     with closing(sqlite3.connect(path)) as connection:
@@ -79,25 +81,25 @@ def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> No
 
 
 def test_an_older_database_is_backed_up_then_migrated(tmp_path: Path, old: Path) -> None:
-    migrations.prepare(old, now=86400.0, scripts=scripts_with_second(tmp_path), head="0002")
+    migrations.prepare(old, now=86400.0, scripts=scripts_with_next(tmp_path), head=NEXT_VERSION)
     assert "note" in columns(old, "task_defaults")
     assert rows(old) == [("t", "m")]
-    saved = tmp_path / "a.db.0001-19700102T000000Z.bak"
-    assert migrations.stored_version(saved) == "0001"
+    saved = tmp_path / f"a.db.{migrations.HEAD}-19700102T000000Z.bak"
+    assert migrations.stored_version(saved) == migrations.HEAD
     assert rows(saved) == [("t", "m")]
 
 
 def test_a_migration_that_fails_leaves_the_old_database(tmp_path: Path, old: Path) -> None:
-    scripts = scripts_with_second(tmp_path, extra="raise ValueError('stop')")
+    scripts = scripts_with_next(tmp_path, extra="raise ValueError('stop')")
     with pytest.raises(ValueError, match="stop"):
-        migrations.prepare(old, now=0.0, scripts=scripts, head="0002")
-    assert migrations.stored_version(old) == "0001"
+        migrations.prepare(old, now=0.0, scripts=scripts, head=NEXT_VERSION)
+    assert migrations.stored_version(old) == migrations.HEAD
     assert "note" not in columns(old, "task_defaults")
     assert rows(old) == [("t", "m")]
 
 
 def test_a_newer_database_is_refused_untouched(tmp_path: Path, old: Path) -> None:
-    migrations.prepare(old, now=0.0, scripts=scripts_with_second(tmp_path), head="0002")
+    migrations.prepare(old, now=0.0, scripts=scripts_with_next(tmp_path), head=NEXT_VERSION)
     before = old.read_bytes()
     with pytest.raises(DatabaseVersionError, match="upgrade llmos"):
         Database.open(old)
@@ -119,8 +121,8 @@ def test_no_room_for_the_backup_leaves_the_old_database(
 
     monkeypatch.setattr(migrations, "sync_file", full)
     with pytest.raises(DiskFullError):
-        migrations.prepare(old, now=0.0, scripts=scripts_with_second(tmp_path), head="0002")
-    assert migrations.stored_version(old) == "0001"
+        migrations.prepare(old, now=0.0, scripts=scripts_with_next(tmp_path), head=NEXT_VERSION)
+    assert migrations.stored_version(old) == migrations.HEAD
     assert not list(tmp_path.glob("*.bak"))
 
 
@@ -131,3 +133,12 @@ def test_opening_a_current_database_does_not_load_alembic(old: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_database_of_the_first_schema_gets_todays(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    migrations.prepare(path, now=0.0, head="0001")
+    assert columns(path, "responses") == set()
+    migrations.prepare(path, now=0.0)
+    assert "expires_at" in columns(path, "responses")
+    assert migrations.stored_version(path) == migrations.HEAD

@@ -95,7 +95,9 @@ def words() -> RustTokenizer:
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     return tokenizer
 
@@ -125,6 +127,7 @@ class FakeModel:
     pipeline: Callable[[PipelineWork], PipelineOut] | None = None
     works: list[Any] = field(default_factory=list)
     num_leases: int = 0
+    deadlines_s: list[float | None] = field(default_factory=list)
     num_cancelled: int = 0
     num_laid_out: int = 0
 
@@ -150,8 +153,11 @@ class FakeModel:
         return []
 
     @asynccontextmanager
-    async def lease(self, spec: ModelSpec, priority: Priority) -> AsyncIterator[FakeModel]:
+    async def lease(
+        self, spec: ModelSpec, priority: Priority, deadline_s: float | None = None
+    ) -> AsyncIterator[FakeModel]:
         self.num_leases += 1
+        self.deadlines_s.append(deadline_s)
         try:
             yield self
         finally:
@@ -182,14 +188,15 @@ async def served_by() -> AsyncIterator[Callable[..., Any]]:
     contexts: list[TaskContext] = []
 
     async def make(
-        family: str,
+        family: str | Callable[[], RustTokenizer],
         task: str,
         *,
         tokens: Callable[[GenerateWork], Iterable[TokensOut]] | None = None,
         pipeline: Callable[[PipelineWork], PipelineOut] | None = None,
         **manifest: Any,
     ) -> tuple[TaskContext, Served, FakeModel]:
-        text = FAMILIES[family]().to_str().encode()
+        tokenizer = FAMILIES[family] if isinstance(family, str) else family
+        text = tokenizer().to_str().encode()
         values = {"task": task, "engine": "echo", "architecture": "e", "model_type": "e"}
         fake = FakeModel({**values, "context_tokens": 64, **manifest}, text, tokens, pipeline)
         context = TaskContext(fake, fake, Tokenizers(fake), Templates(), Settings())

@@ -1,21 +1,34 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
 
-from llmos.errors import ContextLengthError, EngineError, InvalidRequestError, UnsupportedTaskError
+from llmos.errors import (
+    ContextLengthError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    UnsupportedTaskError,
+)
 from llmos.library.manifest import Manifest
 from llmos.tasks.context import Served, TaskContext
-from llmos.tasks.generate import generate, generate_all, sampling_for
+from llmos.tasks.generate import Deadline, generate, generate_all, sampling_for
 from llmos.types import (
     Chunk,
     GenerateRequest,
     GenerateWork,
+    Grammar,
     Message,
     SamplingParams,
+    TokenPiece,
     TokensOut,
+    Tool,
+    ToolUse,
     Usage,
 )
 
@@ -266,3 +279,240 @@ def test_a_chat_may_fill_the_context_and_unset_seeds_differ() -> None:
     first, second = (sampling_for(manifest(), {}, is_chat=True) for _ in range(2))
     assert first.max_tokens > 10**6
     assert first.seed != second.seed
+
+
+# -- prompts with log-probabilities ----------------------------------------------------------------
+
+
+def prompt_pieces(work: GenerateWork) -> tuple[TokenPiece, ...]:
+    assert work.prompt_logprobs is not None
+    return tuple(TokenPiece(i, -1.0, ((i, -1.0),)) for i in work.prompt_ids[1:])
+
+
+async def test_echo_with_logprobs_shows_the_prompts_but_the_first_tokens(
+    served_by: ServedBy,
+) -> None:
+    def tokens(work: GenerateWork) -> list[TokensOut]:
+        first = TokensOut((TokenPiece(3, -0.5),), prompt=prompt_pieces(work), num_cached=2)
+        return [first, TokensOut((TokenPiece(4, -0.5),), "length")]
+
+    context, served, fake = await served_by("characters", "generate", tokens=tokens)
+    asked = request("Hello", echo=True, sampling={"logprobs": 1, "max_tokens": 2})
+    texts, chunks = await read(context, served, asked)
+    assert texts == ["Hello" + served.tokenizer.decode([3, 4])]
+    assert fake.works[0].prompt_logprobs == 1
+    shown = [token.logprob for chunk in chunks for token in chunk.logprobs]
+    assert shown == [None, -1.0, -1.0, -1.0, -1.0, -0.5, -0.5]
+    assert chunks[-1].usage == Usage(5, 2, cached_tokens=2)
+
+
+async def test_a_prompt_alone_is_scored_without_output(served_by: ServedBy) -> None:
+    def tokens(work: GenerateWork) -> list[TokensOut]:
+        return [TokensOut((TokenPiece(3, -0.5),), "length", prompt_pieces(work))]
+
+    context, served, fake = await served_by("characters", "generate", tokens=tokens)
+    asked = request((1, 2, 3), echo=True, sampling={"logprobs": 0, "max_tokens": 0})
+    texts, chunks = await read(context, served, asked)
+    assert texts == [served.tokenizer.decode([1, 2, 3])]
+    assert fake.works[0].sampling.max_tokens == 1
+    assert len(chunks[0].logprobs) == 3
+    assert (chunks[0].finish_reason, chunks[0].usage) == ("length", Usage(3, 0))
+
+
+async def test_the_end_token_has_its_place_after_a_scored_prompt(served_by: ServedBy) -> None:
+    def tokens(work: GenerateWork) -> list[TokensOut]:
+        assert work.sampling.ignore_eos
+        return [TokensOut((TokenPiece(9, -0.25),), "length", prompt_pieces(work))]
+
+    context, served, _ = await served_by("characters", "generate", tokens=tokens, eos_ids=[9])
+    asked = request((1, 2), echo=True, sampling={"logprobs": 1, "max_tokens": 1})
+    texts, chunks = await read(context, served, asked)
+    assert texts == [served.tokenizer.decode([1, 2])]
+    assert [token.logprob for token in chunks[-1].logprobs] == [None, -1.0, -0.25]
+    assert chunks[-1].finish_reason == "stop"
+
+
+async def test_an_echo_of_nothing_more_needs_no_engine(served_by: ServedBy) -> None:
+    context, served, fake = await served_by("characters", "generate")
+    asked = request("Hello", echo=True, n=2, sampling={"max_tokens": 0})
+    texts, chunks = await read(context, served, asked)
+    assert (texts, fake.works) == (["Hello", "Hello"], [])
+    assert [chunk.usage for chunk in chunks] == [None, Usage(5, 0)]
+
+
+# -- conversations ---------------------------------------------------------------------------------
+
+THINKER = "{% for m in messages %}{{ m.content }}{% endfor %}<think>{% if tools %}{% endif %}"
+ASKED = (Message("user", "hi"),)
+TOOLS = ToolUse((Tool("f"),))
+
+
+def thinking_family() -> RustTokenizer:
+    """Characters, with markers as tokens of their own, some of them special."""
+    names = [*map(chr, range(32, 127)), "\n", "<think>", "</think>"]
+    names += ["<tool_call>", "</tool_call>", "~"]
+    ids = {name: at for at, name in enumerate(names)}
+    rust = RustTokenizer(models.WordLevel(ids, unk_token="~"))
+    rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    rust.decoder = decoders.Fuse()
+    rust.add_tokens(["<think>", "</think>"])
+    rust.add_special_tokens(["<tool_call>", "</tool_call>", "~"])
+    return rust
+
+
+@pytest.fixture
+def speaking(served_by: ServedBy) -> Callable[..., Any]:
+    """Return a function: the text a chat model says -> (context, served, fake model)."""
+    family = thinking_family()
+
+    async def make(said: str, finish: Any = "stop") -> Any:
+        pieces = re.findall(r"</?think>|</?tool_call>|[\s\S]", said)
+        ids = [family.token_to_id(piece) for piece in pieces]
+        outs = [TokensOut((TokenPiece(i, -0.5),)) for i in ids] + [TokensOut((), finish)]
+        template = {"chat_template": THINKER}
+        return await served_by(lambda: family, "chat", tokens=lambda _: outs, **template)
+
+    return make
+
+
+def joined(chunks: list[Chunk]) -> tuple[str, str, str]:
+    calls = "".join(
+        f"{call.name or ''}{call.arguments}" for chunk in chunks for call in chunk.tool_calls
+    )
+    texts = "".join(chunk.text for chunk in chunks)
+    return "".join(chunk.reasoning for chunk in chunks), texts, calls
+
+
+SAID = 'hm, stop?\n</think>\n\nWell.\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+
+
+async def test_reasoning_content_and_calls_are_told_apart(speaking: Any) -> None:
+    context, served, _ = await speaking(SAID)
+    asked = request(ASKED, tool_use=TOOLS, stop=("stop",), stream=True, sampling={"logprobs": 0})
+    _, chunks = await read(context, served, asked)
+    assert joined(chunks) == ("hm, stop?", "Well.", 'f{"a": 1}')
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.reasoning_tokens == len("hm, stop?\n") + 1
+    assert sum(len(chunk.logprobs) for chunk in chunks) == chunks[-1].usage.completion_tokens
+
+
+async def test_a_stop_string_counts_in_the_answer_alone(speaking: Any) -> None:
+    context, served, _ = await speaking("a stop b</think>c stop d")
+    _, chunks = await read(context, served, request(ASKED, stop=("stop",)))
+    assert joined(chunks) == ("a stop b", "c ", "")
+    assert chunks[-1].finish_reason == "stop"
+
+
+async def test_special_markers_of_tools_are_silent_where_there_are_no_tools(speaking: Any) -> None:
+    context, served, _ = await speaking("</think><tool_call>{}</tool_call>")
+    _, chunks = await read(context, served, request(ASKED))
+    assert joined(chunks) == ("", "{}", "")
+
+
+async def test_a_call_cut_off_ends_with_length(speaking: Any) -> None:
+    context, served, _ = await speaking(SAID[:-14], "length")
+    _, chunks = await read(context, served, request(ASKED, tool_use=TOOLS, stream=True))
+    assert joined(chunks) == ("hm, stop?", "Well.", 'f{"a": 1')
+    assert chunks[-1].finish_reason == "length"
+
+
+async def test_one_call_is_enough_where_calls_are_not_parallel(speaking: Any) -> None:
+    context, served, fake = await speaking(SAID + SAID[-40:])
+    single = ToolUse(TOOLS.tools, "auto", parallel=False)
+    _, chunks = await read(context, served, request(ASKED, tool_use=single))
+    assert joined(chunks)[2] == 'f{"a": 1}'
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert fake.num_cancelled == 1
+
+
+async def test_a_constrained_answer_closes_the_block_that_its_template_opened(
+    speaking: Any,
+) -> None:
+    context, served, fake = await speaking("42")
+    asked = request(ASKED, grammar=Grammar("regex", "[0-9]+"))
+    _, chunks = await read(context, served, asked)
+    assert joined(chunks) == ("", "42", "")
+    text = served.tokenizer.decode(fake.works[0].prompt_ids)
+    assert text == "hi<think>\n\n</think>\n\n"
+    assert fake.works[0].grammar == asked.grammar
+
+
+async def test_a_required_tool_is_a_grammar_and_excludes_another(speaking: Any) -> None:
+    context, served, fake = await speaking(SAID[-55:])
+    required = ToolUse(TOOLS.tools, "required")
+    await read(context, served, request(ASKED, tool_use=required))
+    assert fake.works[0].grammar is not None
+    asked = request(ASKED, tool_use=required, grammar=Grammar("json_object"))
+    with pytest.raises(InvalidRequestError) as raised:
+        await read(context, served, asked)
+    assert raised.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("stops", [(), ("好，世",), ("🙂b",)])
+async def test_characters_come_whole_whatever_else_is_looked_for(
+    served_by: ServedBy, spelled: Outs, stops: tuple[str, ...]
+) -> None:
+    said = "你好，世界 🙂🙃 naïve 🙂b"
+    ids: list[int] = []
+    template = {"chat_template": "{{ messages[0].content }}{% if tools or '</think>' %}{% endif %}"}
+    context, served, _ = await served_by(
+        "byte_level", "chat", tokens=lambda _: spelled(ids), **template
+    )
+    ids += served.tokenizer.encode_now(said).ids
+    asked = request(ASKED, stop=stops, tool_use=TOOLS, sampling={"logprobs": 0})
+    _, chunks = await read(context, served, asked)
+    expected = said.partition(stops[0])[0] if stops else said
+    assert joined(chunks) == ("", expected, "")
+    assert not any("\ufffd" in chunk.text for chunk in chunks)
+    logged = b"".join(token.bytes for chunk in chunks for token in chunk.logprobs)
+    assert logged.startswith(expected.encode())
+
+
+# -- whose it is, and until when -------------------------------------------------------------------
+
+
+async def test_each_owner_has_a_salt_of_its_own(served_by: ServedBy, spelled: Outs) -> None:
+    context, served, fake = await served_by("characters", "generate", tokens=lambda _: spelled([1]))
+    for owner in ("ann", "bob", "ann"):
+        await read(context, served, request("a", owner=owner))
+    salts = [work.cache_salt for work in fake.works]
+    assert salts[0] == salts[2] != salts[1]
+    assert len(salts[0]) == 32
+    assert [work.tenant for work in fake.works] == ["ann", "bob", "ann"]
+
+
+async def test_a_deadline_is_passed_on_and_kept(served_by: ServedBy, spelled: Outs) -> None:
+    context, served, fake = await served_by("characters", "generate", tokens=lambda _: spelled([1]))
+    await read(context, served, request("a", deadline_ms=60_000))
+    assert 0 < (fake.works[0].deadline_s or 0) <= 60
+    deadline = Deadline(0)
+    with pytest.raises(DeadlineExceededError, match="0 ms"):
+        deadline.left_s()
+
+
+async def test_a_bias_for_a_token_there_is_not_is_refused(served_by: ServedBy) -> None:
+    context, served, _ = await served_by("characters", "generate", vocab_size=20)
+    with pytest.raises(InvalidRequestError, match="20") as raised:
+        await read(context, served, request("a", sampling={"logit_bias": ((3, 1.0), (20, 1.0))}))
+    assert raised.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize("prompt", ["x" * 3_000_000, (Message("user", "y" * 3_000_000),)])
+async def test_a_prompt_far_too_long_is_refused_without_counting_it_all(
+    served_by: ServedBy, prompt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, served, _ = await served_by(
+        "characters", "chat", chat_template="{{ messages[0].content }}"
+    )
+    counted: list[int] = []
+    ids_now = served.tokenizer._ids_now
+
+    def counting(text: str, special_tokens: bool) -> tuple[int, ...]:
+        counted.append(len(text))
+        return ids_now(text, special_tokens)
+
+    monkeypatch.setattr(served.tokenizer, "_ids_now", counting)
+    with pytest.raises(ContextLengthError, match="at least"):
+        await read(context, served, request(prompt))
+    assert sum(counted) < 100_000

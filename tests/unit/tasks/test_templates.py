@@ -11,7 +11,6 @@ import pytest
 from llmos.errors import InvalidRequestError, UnsupportedTaskError
 from llmos.tasks.template_sandbox import TemplateError, render
 from llmos.tasks.templates import Templates
-from llmos.types import Message
 
 CHATML = (
     "{% for message in messages %}\n"
@@ -58,11 +57,13 @@ HOSTILE = [
     "{{ undefined_function() }}",
     "{{ raise_exception('no') }}",
 ]
-TURNS = [
-    Message("system", "Be brief."),
-    Message("user", "hi <b>你好</b> "),
-    Message("assistant", "é"),
-]
+TURNS: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi <b>你好</b> "},
+        {"role": "assistant", "content": "é"},
+    ]
+}
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ async def test_renders_as_transformers_does(
 ) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    turns = TURNS[1:] if "no system turns" in template else TURNS
-    plain = [{"role": turn.role, "content": turn.content} for turn in turns]
+    turns = TURNS["messages"]
+    plain = turns[1:] if "no system turns" in template else turns
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     expected, _ = render_jinja_template(
         conversations=[plain],
@@ -90,7 +91,7 @@ async def test_renders_as_transformers_does(
         **special,
     )
     ours = await templates.render(
-        template, turns, special, add_generation_prompt=add_generation_prompt
+        template, {"messages": plain, **special}, add_generation_prompt=add_generation_prompt
     )
     assert ours == expected[0]
 
@@ -98,14 +99,14 @@ async def test_renders_as_transformers_does(
 @pytest.mark.parametrize("template", HOSTILE)
 async def test_a_hostile_template_is_refused_in_time(templates: Templates, template: str) -> None:
     with pytest.raises(InvalidRequestError, match="chat template"):
-        await templates.render(template, TURNS, {})
-    assert await templates.render("fine", TURNS, {}) == "fine"
+        await templates.render(template, TURNS)
+    assert await templates.render("fine", TURNS) == "fine"
 
 
 @pytest.mark.parametrize("template", ["{{ '{0.__class__}'.format(1) }}", "{{ ().__class__ }}"])
 async def test_attributes_of_python_are_not_to_be_had(templates: Templates, template: str) -> None:
     try:
-        assert "class" not in await templates.render(template, TURNS, {})
+        assert "class" not in await templates.render(template, TURNS)
     except InvalidRequestError as error:
         assert "unsafe" in error.message
 
@@ -121,30 +122,29 @@ async def test_the_helper_has_no_secrets(
     monkeypatch.setenv("HF_TOKEN", "secret")
     fresh = Templates()
     await fresh.start()
-    assert fresh._helper is not None
-    environ = Path(f"/proc/{fresh._helper._process.pid}/environ")
+    environ = Path(f"/proc/{fresh._sandbox.pid}/environ")
     assert b"secret" not in environ.read_bytes()
     await fresh.close()
 
 
 async def test_no_template_points_to_completions(templates: Templates) -> None:
     with pytest.raises(UnsupportedTaskError, match="completions"):
-        await templates.render(None, TURNS, {})
+        await templates.render(None, TURNS)
 
 
 async def test_a_killed_helper_is_replaced(templates: Templates) -> None:
-    assert templates._helper is not None
-    os.kill(templates._helper._process.pid, 9)
+    assert templates._sandbox.pid is not None
+    os.kill(templates._sandbox.pid, 9)
     with pytest.raises(InvalidRequestError, match="broke the process"):
-        await templates.render("x", TURNS, {})
-    assert await templates.render("x", TURNS, {}) == "x"
+        await templates.render("x", TURNS)
+    assert await templates.render("x", TURNS) == "x"
 
 
 async def test_a_cancelled_render_leaves_no_answer_behind(templates: Templates) -> None:
-    slow: asyncio.Task[Any] = asyncio.create_task(templates.render(HOSTILE[3], TURNS, {}))
+    slow: asyncio.Task[Any] = asyncio.create_task(templates.render(HOSTILE[3], TURNS))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow
-    assert await templates.render("next", TURNS, {}) == "next"
+    assert await templates.render("next", TURNS) == "next"

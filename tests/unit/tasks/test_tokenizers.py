@@ -68,6 +68,37 @@ def test_special_tokens_stand_for_no_text(tokenizer_of: TokenizerOf) -> None:
     assert tokenizer.token_bytes(end) == b"<|end|>"
 
 
+def test_a_special_token_may_be_made_visible(tokenizer_of: TokenizerOf) -> None:
+    tokenizer = tokenizer_of("byte_level")
+    user, end = (tokenizer.token_id(name) for name in ("<|user|>", "<|end|>"))
+    assert user is not None
+    assert end is not None
+    detokenizer = Detokenizer(tokenizer, visible_ids={user})
+    ids = (*tokenizer.encode_now("你").ids, user, end, *tokenizer.encode_now(" b").ids)
+    assert "".join(map(detokenizer.push, ids)) == "你<|user|> b"
+
+
+async def test_ids_alone_are_those_of_the_whole_encoding(tokenizer_of: TokenizerOf) -> None:
+    tokenizer = tokenizer_of("words")
+    for text in ("Alice flew", "Alice flew from Paris " * 500):
+        for special in (True, False):
+            encoded = await tokenizer.encode(text, special_tokens=special)
+            assert await tokenizer.ids(text, special_tokens=special) == encoded.ids
+
+
+@pytest.mark.parametrize("family", ["byte_level", "byte_fallback", "characters", "words"])
+@pytest.mark.parametrize("text", ["Hello 你好 🙂 " * 30_000, "x" * 200_000, " " * 200_000])
+async def test_a_long_text_has_at_least_the_tokens_that_are_told(
+    tokenizer_of: TokenizerOf, family: str, text: str
+) -> None:
+    tokenizer = tokenizer_of(family)
+    exact = len(await tokenizer.ids(text, special_tokens=False))
+    least = await tokenizer.least_tokens(text, 1000)
+    assert least <= exact
+    assert least > 1000 or exact < 2000
+    assert await tokenizer.least_tokens(text, len(text)) == 0
+
+
 def test_offsets_and_special_marks_come_with_the_ids(tokenizer_of: TokenizerOf) -> None:
     encoded = tokenizer_of("words").encode_now("Alice flew")
     assert encoded.offsets == ((0, 0), (0, 5), (6, 10), (0, 0))

@@ -30,8 +30,10 @@ class RowChunk:
     token_ids: Sequence[int]
     start: int
     blocks: Sequence[int]
-    is_sampled: bool
-    """Whether logits are wanted after the last token."""
+    num_logits: int
+    """Logits are wanted after each of the last so many tokens."""
+    adapter: str = ""
+    """Key of a loaded adapter; empty: the base model."""
 
     @property
     def end(self) -> int:
@@ -58,7 +60,7 @@ class PackedStep:
 
     cache: KVCache | None
     slots: Tensor  # [T] where each token's keys and values go
-    decode_blocks: Tensor  # [R, B], padded with block 0
+    decode_blocks: Tensor  # [R, B], padded with the row's first
     decode_lengths: Tensor  # [R] tokens to attend to, the new one included
     prefills: tuple[Prefill, ...]
     shapes: dict[int, LayerShape] = field(default_factory=dict)

@@ -1,15 +1,37 @@
 """What the next step computes: a pure decision over counts, with no tensors, clocks or I/O.
 
-Rows that decode go first, one token each. What remains of the step's token budget goes to prefill
-chunks, best rank first, admitting waiting rows while there are blocks for them. A row is ranked by
-priority, then arrival. When blocks run out the worst-ranked row is preempted: it loses its blocks
-and is computed again later.
+A row is ranked by priority class, then its tenant's virtual time, then arrival. Class by class, the
+decoding rows go first, one token each, then prefill chunks, as long as the step's tokens and time
+reach. Time is kept for the decoding rows of the two upper classes (``LATENCY_CLASSES``): a prefill
+chunk may not push them past their inter-token target; the rows of the lower classes use what is
+left. At every limit (rows, blocks, tokens, time) a better class takes the place of a worse one;
+a row that loses its blocks is computed again later, through the prefix cache. A class that others
+held back for too long has its best row promoted above all, until that row ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from llmos.engines.native.predictor import FREE, StepCost
+
+LATENCY_CLASSES = 2
+"""Rows of the classes below this number have an inter-token target."""
+NUM_CLASSES = 4
+STREAMING_SHARE = 0.75
+"""Of the inter-token target, what a step may take when rows with a target decode in it; the rest
+is for prediction errors, other models and the way to the client."""
+FILLING_SHARE = 0.45
+"""Of the same, up to what rows of the lower classes may fill such a step: most steps are filled,
+and most tokens should come well within the target."""
+ARRIVAL_SHARE = 1.25
+"""Of the same, what any other step may take: so long may a new request have to wait for it."""
+MIN_CHUNK_TOKENS = 8
+"""A shorter chunk of a prompt is not worth its overhead; up to so many may use the last quarter of
+the target, for a prompt of the upper classes to get ahead in a full batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +43,23 @@ class Row:
     arrival: int
     num_tokens: int
     num_cached: int = 0
-    num_blocks: int = 0
+    blocks: Sequence[int] = ()
+    """With its cached tokens. A waiting row does not hold them yet: the prefix cache has them."""
+    virtual_time: float = 0.0
+    """Of its tenant; the lower goes first in a class."""
+    num_drafts: int = 0
+    """Guessed tokens that may be computed behind the last one."""
+    wants_all_logits: bool = False
+    """Of each token it computes, not only of the last."""
+    is_promoted: bool = False
 
     @property
-    def rank(self) -> tuple[int, int]:
-        return (self.priority, self.arrival)
+    def rank_class(self) -> int:
+        return 0 if self.is_promoted else self.priority
+
+    @property
+    def rank(self) -> tuple[int, bool, float, int]:
+        return (self.rank_class, not self.is_promoted, self.virtual_time, self.arrival)
 
     @property
     def num_left(self) -> int:
@@ -35,7 +69,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What ``plan`` decides on. The cache must be able to hold any one row to its full length."""
+    """What ``plan`` decides on. The cache must be able to hold any one row to its full length.
+
+    ``free_blocks`` counts blocks that no running row holds, cached or not. Of the waiting rows of a
+    class ``max_rows`` are enough, the best by rank: no more can be admitted in a step.
+    """
 
     running: tuple[Row, ...]
     waiting: tuple[Row, ...]
@@ -43,11 +81,22 @@ class State:
     block_size: int
     max_step_tokens: int
     max_rows: int
+    max_step_logits: int = 256
+    """Bounds the memory of rows that want all logits."""
+    cost: StepCost = FREE
+    itl_target_s: float = float("inf")
+    spent_s: float = 0.0
+    """Time this step has already taken."""
+    held_back_tokens: tuple[int, ...] = (0,) * NUM_CLASSES
+    """By class: tokens computed since it last had a part in a step, while it had rows."""
+    ageing_tokens: int = 2**62
+    """A class that was held back for so many has a row promoted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute the next ``num_tokens`` of a row, after giving it ``num_new_blocks``."""
+    """Compute the next ``num_tokens`` of a row, after giving it ``num_new_blocks``. What exceeds
+    the row's known tokens are drafts."""
 
     id: str
     num_tokens: int
@@ -56,104 +105,236 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Release the blocks of ``preempted`` first, then run ``chunks`` in their order."""
+    """Release the blocks of ``preempted``, let admitted rows take their cached blocks, then give
+    new blocks and run ``chunks`` in their order. ``promoted`` rows stay so until they end."""
 
     chunks: tuple[Chunk, ...]
     preempted: tuple[str, ...]
+    promoted: tuple[str, ...] = ()
 
 
 def plan(state: State) -> StepPlan:
     """Return the next step. It is empty only when there are no rows."""
-    draft = _Draft(state)
-    _plan_decodes(draft)
-    _plan_prefills(draft)
-    return StepPlan(tuple(draft.chunks.values()), tuple(draft.preempted))
+    promoted = _promotions(state)
+    step = _Step(state, promoted)
+    for row in sorted(step.rows, key=lambda row: (row.rank_class, not step.decodes(row), row.rank)):
+        if step.decodes(row):
+            _plan_decode(step, row)
+        else:
+            _plan_prefill(step, row)
+    _add_drafts(step)
+    chunks = sorted(step.chunks.values(), key=lambda chunk: chunk.num_tokens > 1)
+    return StepPlan(tuple(chunks), tuple(step.preempted), tuple(sorted(promoted)))
 
 
-def _plan_decodes(draft: _Draft) -> None:
-    for row in sorted(draft.state.running, key=lambda row: row.rank):
-        if row.num_left != 1 or row.id not in draft.alive:
-            continue
-        num_new_blocks = draft.num_missing_blocks(row, row.num_tokens)
-        while num_new_blocks > draft.free_blocks and row.id in draft.alive:
-            draft.preempt(max(draft.alive.values(), key=lambda row: row.rank))
-            draft.under_pressure = True
-        if row.id in draft.alive:
-            draft.schedule(row, 1, num_new_blocks)
+def _promotions(state: State) -> set[str]:
+    """Choose the best row of each class that was held back too long, if none of it is promoted."""
+    promoted = set()
+    rows = (*state.running, *state.waiting)
+    for priority, held_back in enumerate(state.held_back_tokens):
+        own = [row for row in rows if row.priority == priority]
+        if own and held_back >= state.ageing_tokens and not any(r.is_promoted for r in own):
+            promoted.add(min(own, key=lambda row: row.rank).id)
+    return promoted
 
 
-def _plan_prefills(draft: _Draft) -> None:
-    waiting = {row.id for row in draft.state.waiting}
-    admits = not draft.under_pressure
-    for row in sorted(draft.prefills(), key=lambda row: row.rank):
-        if draft.budget_tokens <= 0:
+def _plan_decode(step: _Step, row: Row) -> None:
+    if row.id not in step.alive or step.tokens_left < 1:
+        return
+    if row.rank_class >= LATENCY_CLASSES:
+        # Who is left out keeps its blocks. It also holds back those behind it, though shorter.
+        step.takes_decodes = step.takes_decodes and step.has_time_for(row)
+        if not step.takes_decodes:
             return
-        num_new_blocks = 0
-        if row.id in waiting:
-            # One block more than it needs now, so that it does not ask for one at once.
-            num_new_blocks = draft.num_missing_blocks(row, row.num_tokens + 1)
-            # Who does not fit holds back those behind it, or it might wait for ever.
-            admits = admits and _admit(draft, row, num_new_blocks)
-            if not admits:
-                continue
-        elif row.id not in draft.alive:
-            continue
-        draft.schedule(row, min(row.num_left, draft.budget_tokens), num_new_blocks)
+    num_new_blocks = step.num_missing_blocks(row, row.num_tokens)
+    while num_new_blocks > step.free_blocks and row.id in step.alive:
+        step.preempt(max(step.alive.values(), key=lambda row: row.rank))
+        step.is_short_of_blocks = True
+    if row.id in step.alive:
+        step.schedule(row, 1, num_new_blocks, step.decode_s(row))
 
 
-def _admit(draft: _Draft, row: Row, num_blocks: int) -> bool:
-    """Make room for a waiting row, if need be by preempting rows of a worse priority class."""
+def _plan_prefill(step: _Step, row: Row) -> None:
+    is_waiting = row.id in step.waiting_ids
+    if not is_waiting and row.id not in step.alive:
+        return
+    num_tokens = _chunk_tokens(step, row)
+    step.takes_prefills = step.takes_prefills and num_tokens > 0
+    if not step.takes_prefills:
+        return
+    num_new_blocks = 0
+    if is_waiting:
+        # One block more than it needs now, so that it does not ask for one at once.
+        num_new_blocks = step.num_missing_blocks(row, row.num_tokens + 1)
+        # Who does not fit holds back those behind it, or it might wait for ever.
+        step.admits = step.admits and not step.is_short_of_blocks
+        step.admits = step.admits and _admit(step, row, num_new_blocks)
+        if not step.admits:
+            return
+    seconds = step.state.cost.prefill_s(row.num_cached, num_tokens)
+    step.schedule(row, num_tokens, num_new_blocks, seconds)
+
+
+def _chunk_tokens(step: _Step, row: Row) -> int:
+    """Return how many tokens of a prompt the step has room for; 0: too few to be worth it."""
+    wanted = min(row.num_left, step.logits_left) if row.wants_all_logits else row.num_left
+    least = min(wanted, MIN_CHUNK_TOKENS)
+    # Rows of a better class went before it: those that still wait for their token are worse.
+    room = step.tokens_left - len(step.reserved)
+    room = min(room, step.prefill_tokens_until(step.limit_s(row), row))
+    if room >= least:
+        return min(wanted, room)
+    least = min(least, step.tokens_left)
+    if not step.chunks and not step.reserved:
+        return least
+    if step.has_prefill or row.rank_class >= LATENCY_CLASSES:
+        return 0
+    return min(least, step.prefill_tokens_until(step.state.itl_target_s, row))
+
+
+def _admit(step: _Step, row: Row, num_new_blocks: int) -> bool:
+    """Make room for a waiting row, if need be by preempting rows of a worse class."""
     victims = sorted(
-        (other for other in draft.alive.values() if other.priority > row.priority),
+        (other for other in step.alive.values() if other.rank_class > row.rank_class),
         key=lambda other: other.rank,
     )
-    available = draft.free_blocks + sum(draft.num_held_blocks(other) for other in victims)
-    fits_rows = len(draft.alive) - len(victims) < draft.state.max_rows
-    if num_blocks > available or not fits_rows:
+    num_freed = step.num_freed(victims, but=row)
+    fits_rows = len(step.alive) - len(victims) < step.state.max_rows
+    if num_new_blocks + step.num_idle(row) > step.free_blocks + num_freed or not fits_rows:
         return False
-    while num_blocks > draft.free_blocks or len(draft.alive) >= draft.state.max_rows:
-        draft.preempt(victims.pop())
-    draft.alive[row.id] = row
+    while (
+        num_new_blocks + step.num_idle(row) > step.free_blocks
+        or len(step.alive) >= step.state.max_rows
+    ):
+        step.preempt(victims.pop())
+    step.admit(row)
     return True
 
 
-@dataclass(slots=True)
-class _Draft:
+def _add_drafts(step: _Step) -> None:
+    """Let drafts use what is left of tokens, time and blocks, the best row first."""
+    rows = [row for row in step.alive.values() if row.num_drafts and row.id in step.chunks]
+    for row in sorted(rows, key=lambda row: row.rank):
+        if not step.decodes(row):
+            continue
+        chunk, token_s = step.chunks[row.id], step.decode_s(row)
+        held = len(row.blocks) + chunk.num_new_blocks + step.free_blocks
+        most = min(row.num_drafts, step.tokens_left, held * step.state.block_size - row.num_tokens)
+        while most > 0 and step.spent_s + most * token_s > step.limit_s(row):
+            most -= 1
+        if most > 0:
+            num_blocks = step.num_missing_blocks(row, row.num_tokens + most) - chunk.num_new_blocks
+            step.schedule(row, most, num_blocks, most * token_s)
+
+
+@dataclass
+class _Step:
     """The step under construction: who is alive, what is scheduled, what is left to give."""
 
     state: State
+    promoted: set[str]
     chunks: dict[str, Chunk] = field(default_factory=dict)
     preempted: list[str] = field(default_factory=list)
-    under_pressure: bool = False
-    """A decoding row had to preempt another: admit nobody in this step."""
-    alive: dict[str, Row] = field(init=False)
-    free_blocks: int = field(init=False)
-    budget_tokens: int = field(init=False)
+    takes_decodes: bool = True
+    """Of the lower classes."""
+    takes_prefills: bool = True
+    admits: bool = True
+    is_short_of_blocks: bool = False
+    """A decoding row had to preempt another: admit nobody else in this step."""
+    has_prefill: bool = False
 
     def __post_init__(self) -> None:
-        self.alive = {row.id: row for row in self.state.running}
-        self.free_blocks = self.state.free_blocks
-        self.budget_tokens = self.state.max_step_tokens
+        state = self.state
+        self.rows = [
+            replace(row, is_promoted=True) if row.id in self.promoted else row
+            for row in (*state.running, *state.waiting)
+        ]
+        self.waiting_ids = {row.id for row in state.waiting}
+        self.alive = {row.id: row for row in self.rows if row.id not in self.waiting_ids}
+        self.free_blocks = state.free_blocks
+        self.tokens_left = state.max_step_tokens
+        self.logits_left = state.max_step_logits
+        streaming = [
+            row
+            for row in self.alive.values()
+            if row.rank_class < LATENCY_CLASSES and self.decodes(row)
+        ]
+        self.has_streams = bool(streaming)
+        self.reserved = {row.id: self.decode_s(row) for row in streaming}
+        """Time kept for the rows with an inter-token target; for each also a token."""
+        self.charged_s: dict[str, float] = {}
+        self.spent_s = state.spent_s + state.cost.step_s + sum(self.reserved.values())
 
-    def prefills(self) -> Iterator[Row]:
-        yield from (row for row in self.state.running if row.num_left > 1)
-        yield from self.state.waiting
+    @cached_property
+    def readers(self) -> Counter[int]:
+        """How many of the rows that are alive hold each block."""
+        return Counter(block for row in self.alive.values() for block in row.blocks)
+
+    def decodes(self, row: Row) -> bool:
+        return row.num_left == 1 and row.id not in self.waiting_ids
+
+    def decode_s(self, row: Row) -> float:
+        return self.state.cost.decode_s(row.num_tokens)
+
+    def has_time_for(self, row: Row) -> bool:
+        """Whether one more decoding row fits in; the first one always does."""
+        return not self.chunks or self.spent_s + self.decode_s(row) <= self.limit_s(row)
+
+    def limit_s(self, row: Row) -> float:
+        """Return how long the step may take with more tokens of a row."""
+        share = ARRIVAL_SHARE
+        if self.has_streams:
+            share = STREAMING_SHARE if row.rank_class < LATENCY_CLASSES else FILLING_SHARE
+        cost = self.state.cost
+        # Where a single token comes near the target, the target cannot be what counts.
+        return max(share * self.state.itl_target_s, 2 * (cost.step_s + cost.decode_token_s))
+
+    def prefill_tokens_until(self, limit_s: float, row: Row) -> int:
+        """How many tokens of a prompt may join for the step to end by ``limit_s``."""
+        most = self.state.cost.prefill_tokens_within(row.num_cached, limit_s - self.spent_s)
+        return int(min(most, row.num_left))
 
     def num_missing_blocks(self, row: Row, num_tokens: int) -> int:
-        return max(0, -(-num_tokens // self.state.block_size) - row.num_blocks)
+        return max(0, -(-num_tokens // self.state.block_size) - len(row.blocks))
 
-    def num_held_blocks(self, row: Row) -> int:
-        chunk = self.chunks.get(row.id)
-        return row.num_blocks + (chunk.num_new_blocks if chunk else 0)
+    def num_idle(self, row: Row) -> int:
+        """Blocks of a waiting row that nobody holds, so that they count as free."""
+        return sum(self.readers[block] == 0 for block in row.blocks) if row.blocks else 0
 
-    def schedule(self, row: Row, num_tokens: int, num_new_blocks: int) -> None:
-        self.chunks[row.id] = Chunk(row.id, num_tokens, num_new_blocks)
+    def num_freed(self, victims: Sequence[Row], but: Row) -> int:
+        """Blocks that would be free without ``victims``, those that ``but`` would take aside."""
+        if not victims:
+            return 0
+        held = Counter(block for victim in victims for block in victim.blocks)
+        kept = set(but.blocks)
+        own = sum(self.readers[b] == count and b not in kept for b, count in held.items())
+        return own + sum(self.chunks[v.id].num_new_blocks for v in victims if v.id in self.chunks)
+
+    def admit(self, row: Row) -> None:
+        self.free_blocks -= self.num_idle(row)
+        self.readers.update(row.blocks)
+        self.alive[row.id] = row
+
+    def schedule(self, row: Row, num_tokens: int, num_new_blocks: int, seconds: float) -> None:
+        """Compute (more) tokens of a row."""
+        known = self.chunks.get(row.id, Chunk(row.id, 0, 0))
+        self.chunks[row.id] = Chunk(
+            row.id, known.num_tokens + num_tokens, known.num_new_blocks + num_new_blocks
+        )
         self.free_blocks -= num_new_blocks
-        self.budget_tokens -= num_tokens
+        self.tokens_left -= num_tokens
+        self.logits_left -= num_tokens if row.wants_all_logits else 0
+        self.has_prefill |= not self.decodes(row)
+        self.spent_s += seconds - self.reserved.pop(row.id, 0.0)
+        self.charged_s[row.id] = self.charged_s.get(row.id, 0.0) + seconds
 
     def preempt(self, row: Row) -> None:
-        self.free_blocks += self.num_held_blocks(row)
+        for block in row.blocks:
+            self.readers[block] -= 1
+            self.free_blocks += self.readers[block] == 0
         if chunk := self.chunks.pop(row.id, None):
-            self.budget_tokens += chunk.num_tokens
+            self.free_blocks += chunk.num_new_blocks
+            self.tokens_left += chunk.num_tokens
+        self.spent_s -= self.reserved.pop(row.id, 0.0) + self.charged_s.pop(row.id, 0.0)
         del self.alive[row.id]
         self.preempted.append(row.id)

@@ -1,4 +1,4 @@
-"""The paged KV cache: which blocks are free, and the tensors they name.
+"""The tensors of the paged KV cache. Which blocks are free, and whose, is kept in ``blocks``.
 
 A block holds the keys and values of ``block_size`` consecutive tokens of one row, in every layer.
 """
@@ -10,25 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-class BlockPool:
-    """Hands out block numbers. Only accounting; it never runs out by itself: the batcher asks
-    ``num_free`` before it plans."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self._free = list(range(num_blocks - 1, -1, -1))
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    def allocate(self, count: int) -> list[int]:
-        assert count <= len(self._free), "the batcher planned more blocks than are free"
-        return [self._free.pop() for _ in range(count)]
-
-    def release(self, blocks: Sequence[int]) -> None:
-        self._free.extend(reversed(blocks))
 
 
 @dataclass(frozen=True, slots=True)

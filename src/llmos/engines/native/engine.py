@@ -1,93 +1,102 @@
 """The native engine: sequences in, tokens out, one batched step at a time.
 
-It keeps the sequences, asks ``batcher.plan`` what to compute, the runner to compute it and the
-sampler to pick; it decides nothing about order or memory itself.
+It asks ``batcher.plan`` what to compute, the runner to compute it and the sampler to pick; it
+decides nothing about order or memory itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Listing
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from llmos.engines import base
-from llmos.engines.loading import load_pretrained, release_memory, resident_bytes, set_threads
+from llmos.engines.loading import release_memory
 from llmos.engines.native import batcher
-from llmos.engines.native.attention import RowChunk
-from llmos.engines.native.cache import BlockPool
-from llmos.engines.native.probe import make_runner
+from llmos.engines.native.compiling import CompilingWorks
+from llmos.engines.native.execution import accepted, execute, load_of
+from llmos.engines.native.predictor import FREE, Predictor, StepLoad
 from llmos.engines.native.runner import Runner
-from llmos.engines.native.sampler import SampledRow, sample
-from llmos.errors import EngineError, LlmosError, OutOfMemoryError, UnsupportedTaskError
-from llmos.types import FinishReason, GenerateWork, TokenPiece, TokensOut, Work, WorkOut
+from llmos.engines.native.sequences import Sequence, Sequences
+from llmos.engines.native.served import ServedModel, load_model
+from llmos.engines.native.speculation import PromptLookup, Speculator
+from llmos.errors import (
+    DeadlineExceededError,
+    EngineError,
+    LlmosError,
+    OutOfMemoryError,
+    UnsupportedTaskError,
+)
+from llmos.types import (
+    EngineStats,
+    FinishReason,
+    GenerateWork,
+    Priority,
+    TokenPiece,
+    TokensOut,
+    Work,
+    WorkOut,
+)
 
-GPU_STEP_TOKENS = 2048
-CPU_STEP_FLOPS = 50 * 10**9
-"""About half a second of two cores; a network takes two per parameter and token."""
-MIN_STEP_TOKENS, MAX_STEP_TOKENS = 64, 512
+MAX_STEP_TOKENS = 2048
+ITL_TARGET_S = 0.2
+LOGITS_BYTES = 2**26
+"""What the logits of prompts whose log-probabilities are wanted may take in a step."""
+AGEING_TOKENS = 8192
+COMPILING_WAIT_S = 0.002
+"""A step takes so long when there is nothing to compute but grammars."""
 
-
-@dataclass(slots=True)
-class Sequence:
-    """One GenerateWork under way: its tokens so far, and how many of them are in the cache."""
-
-    id: str
-    work: GenerateWork
-    arrival: int
-    token_ids: list[int] = field(init=False)
-    num_cached: int = 0
-    blocks: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.token_ids = [*self.work.prompt_ids, *self.work.generated_ids]
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.work.prompt_ids)
-
-    @property
-    def num_generated(self) -> int:
-        return len(self.token_ids) - self.num_prompt
-
-    def row(self) -> batcher.Row:
-        return batcher.Row(
-            id=self.id,
-            priority=self.work.priority,
-            arrival=self.arrival,
-            num_tokens=len(self.token_ids),
-            num_cached=self.num_cached,
-            num_blocks=len(self.blocks),
-        )
-
-    def sampled_row(self) -> SampledRow:
-        return SampledRow(self.work.sampling, self.work.choice, self.token_ids, self.num_prompt)
+Reports = list[tuple[str, WorkOut | LlmosError]]
 
 
-class NativeEngine:
+class NativeEngine(base.Engine):
     """Continuous batching over any transformers decoder (see ``engines.base.Engine``).
 
     Args:
         block_size: tokens in a block of the KV cache.
         max_rows: rows computed at once; the others wait.
-        max_step_tokens: tokens computed in one step; longer prompts take several. None: as many
-            as the device computes in a moment.
+        max_step_tokens: tokens computed in one step at most.
+        itl_target_s: time from token to token that rows of the upper classes should see at most.
+        ageing_tokens: computed for others until a class that was held back gets a row through.
+        speculates: whether to guess tokens where it pays; a manifest may say no, too.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, *, block_size: int = 16, max_rows: int = 64, max_step_tokens: int | None = None
+        self,
+        *,
+        block_size: int = 16,
+        max_rows: int = 64,
+        max_step_tokens: int = MAX_STEP_TOKENS,
+        itl_target_s: float = ITL_TARGET_S,
+        ageing_tokens: int = AGEING_TOKENS,
+        speculates: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._block_size = block_size
-        self._max_rows = max_rows
+        self._max_rows = min(max_rows, max_step_tokens)
         self._max_step_tokens = max_step_tokens
-        self._sequences: dict[str, Sequence] = {}
-        self._ready: list[tuple[str, WorkOut | LlmosError]] = []
-        self._num_arrived = 0
+        self._itl_target_s = itl_target_s
+        self._ageing_tokens = ageing_tokens
+        self._speculates = speculates
+        self._clock = clock
+        self._ready: Reports = []
+        self._virtual_ms: Mapping[str, float] = {}
+        self._shares: dict[str, float] = {}
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._speculator: Speculator | None = None
+        self._compiling: CompilingWorks | None = None
+        self._predictor = Predictor(FREE)
+        self._adapters: set[str] = set()
         self._runner: Runner | None = None
-        self._pool = BlockPool(0)
+        self._sequences: Sequences | None = None
         self._vocab_size = 0
         self._max_tokens = 0
 
@@ -98,140 +107,274 @@ class NativeEngine:
 
     def load(self, path: Path, manifest: Mapping[str, Any], device: str, threads: int) -> int:
         """Load weights, check the runner against the model, make the KV cache."""
-        set_threads(threads)
-        try:
-            model = load_pretrained(
-                AutoModelForCausalLM, path, manifest, device, attn_implementation="eager"
-            )
-            runner = make_runner(model)
-            per_token = runner.kv_bytes_per_token
-            per_token = per_token or self.estimate(manifest, device).kv_bytes_per_token
-            num_tokens = base.kv_cache_tokens(manifest, per_token)
-            num_blocks = max(1, num_tokens // self._block_size)
-            runner.allocate(num_blocks, self._block_size)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(f"The model does not fit on {device}: {error}") from error
-        self._pool = BlockPool(num_blocks)
-        self._runner = runner
-        self._vocab_size = model.get_input_embeddings().weight.shape[0]
-        capacity = num_blocks * self._block_size
-        config = model.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None) or capacity
-        self._max_tokens = min(base.context_tokens(manifest), positions, capacity)
-        if self._max_step_tokens is None:
-            self._max_step_tokens = _step_tokens(model.num_parameters(), device)
-        return resident_bytes(model) + capacity * per_token
+        self._speculates = self._speculates and bool(manifest.get("speculates", True))
+        model = load_model(path, manifest, device, threads, self._block_size)
+        self.serve(model)
+        return model.num_bytes
+
+    def serve(self, model: ServedModel) -> None:
+        """Take work for a loaded model from here on."""
+        self._runner = model.runner
+        self._sequences = Sequences(model.runner, model.num_blocks, self._block_size, model.digest)
+        self._vocab_size = model.vocab_size
+        self._max_tokens = model.max_tokens
+        self._predictor = Predictor(model.prior)
+        self._compiling = CompilingWorks(model.grammars) if model.grammars else None
+        if self._speculates and model.runner.is_paged:
+            self._speculator = Speculator(model.drafter or PromptLookup())
 
     def submit(self, work_id: str, work: Work) -> None:
         """Queue a sequence; it joins the batch at a next step."""
         if not isinstance(work, GenerateWork):
             raise UnsupportedTaskError("This model generates text; it cannot do that task.")
         base.check_generate(work, self._vocab_size, self._max_tokens)
-        sequence = Sequence(work_id, work, self._num_arrived)
-        self._num_arrived += 1
-        if self._is_full(sequence):
+        if work.adapter and work.adapter not in self._adapters:
+            raise EngineError("The adapter is not loaded.")
+        assert self._sequences is not None, "no model is loaded"
+        if work.grammar is not None:
+            assert self._compiling is not None, "a model without words was loaded"
+            self._compiling.start(work_id, work, self._clock())
+            return
+        sequence = self._sequences.add(work_id, work, self._clock())
+        if self._is_full(sequence) and not sequence.wants_prompt:
+            self._sequences.remove(sequence)
             self._ready.append((work_id, TokensOut(finish_reason="length")))
-        else:
-            self._sequences[work_id] = sequence
 
     def cancel(self, work_id: str) -> None:
         """Drop a sequence and give its blocks back."""
-        if sequence := self._sequences.pop(work_id, None):
-            self._release(sequence)
+        if self._sequences and (sequence := self._sequences.get(work_id)):
+            self._remove(sequence)
+        if self._compiling:
+            self._compiling.cancel(work_id)
         self._ready = [(other, out) for other, out in self._ready if other != work_id]
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._ready)
+        return bool(self._sequences or self._ready or self._compiling)
 
-    def step(self) -> list[tuple[str, WorkOut | LlmosError]]:
-        """Compute one batch; report at most one token per sequence."""
+    def step(self) -> Reports:
+        """Compute one batch; report the tokens of the sequences that got any."""
         outs, self._ready = self._ready, []
+        begun = self._clock()
+        if self._sequences is not None:
+            outs += self._join(self._sequences, begun)
+            outs += self._expire(self._sequences, begun)
         if not self._sequences:
+            if self._compiling and not outs:
+                self._compiling.wait(COMPILING_WAIT_S)
             return outs
-        plan = batcher.plan(self._state())
-        for row_id in plan.preempted:
-            self._release(self._sequences[row_id])
-        chunks = [self._chunk(chunk) for chunk in plan.chunks]
+        self._speculate(self._sequences, begun)
+        drafted = self._clock()
+        state = self._state(self._sequences, drafted - begun)
+        placed = self._sequences.place(state, batcher.plan(state))
+        loads = [(sequence.work.tenant, load_of(sequence, chunk)) for sequence, chunk in placed]
         assert self._runner is not None
         try:
-            logits = self._runner.run(chunks)
-            sampled = [self._sequences[chunk.id] for chunk in chunks if chunk.is_sampled]
-            rows = [sequence.sampled_row() for sequence in sampled]
-            pieces = sample(logits, rows) if rows else []
+            sampled = execute(self._runner, placed)
         except torch.AcceleratorError as error:
             raise base.DeviceLostError(f"The device failed: {error}") from error
-        for sequence, piece in zip(sampled, pieces, strict=True):
-            outs.append((sequence.id, self._advance(sequence, piece)))
+        for sequence, pieces in sampled:
+            outs.append((sequence.id, self._advance(sequence, pieces)))
+        self._account(loads, self._clock() - drafted)
         return outs
 
     def unload(self) -> None:
         """Free weights and cache."""
-        self._sequences.clear()
         self._ready.clear()
+        if self._compiling:
+            self._compiling.close()
+        self._compiling = None
+        self._sequences = None
+        self._speculator = None
         self._runner = None
         release_memory()
 
-    def _state(self) -> batcher.State:
-        rows = [sequence.row() for sequence in self._sequences.values()]
-        max_step_tokens = self._max_step_tokens
-        assert max_step_tokens is not None, "no model is loaded"
-        return batcher.State(
-            running=tuple(row for row in rows if row.num_blocks),
-            waiting=tuple(row for row in rows if not row.num_blocks),
-            free_blocks=self._pool.num_free,
-            block_size=self._block_size,
-            max_step_tokens=max_step_tokens,
-            max_rows=min(self._max_rows, max_step_tokens),
+    def load_adapter(self, key: str, path: Path) -> int:
+        """Read an adapter for works that name its key; return its bytes on the device."""
+        assert self._runner is not None, "no model is loaded"
+        try:
+            num_bytes = self._runner.load_adapter(key, path)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"The adapter does not fit: {error}") from error
+        self._adapters.add(key)
+        return num_bytes
+
+    def drop_adapter(self, key: str) -> None:
+        """Forget an adapter that no work uses."""
+        self._adapters.discard(key)
+        if self._runner is not None:
+            self._runner.drop_adapter(key)
+
+    # -- what the host asks ----------------------------------------------------------------------
+
+    def urgency(self, now: float) -> base.Urgency:
+        """Return how soon a token or an answer is due, and for whom there is work."""
+        if not self._sequences:
+            works = [compiling.work for compiling in self._compiling or ()]
+            best = min((work.priority for work in works), default=Priority.STANDARD)
+            return base.Urgency(0.0 if self._ready else math.inf, best)
+        slack_s = min(s.due(self._itl_target_s) for s in self._sequences) - now
+        best = min(sequence.work.priority for sequence in self._sequences)
+        tenants = (s.work.tenant for s in self._sequences if s.work.priority == best)
+        return base.Urgency(slack_s, best, tuple(dict.fromkeys(tenants)))
+
+    def last_shares(self) -> Mapping[str, float]:
+        """Return each tenant's share of what the last step computed."""
+        return self._shares
+
+    def set_virtual_times(self, virtual_ms: Mapping[str, float]) -> None:
+        """Rank rows of a class by their tenants' virtual times from here on."""
+        self._virtual_ms = virtual_ms
+
+    def stats(self) -> EngineStats:
+        """Return counts of rows, blocks and tokens."""
+        sequences, speculator = self._sequences, self._speculator
+        if sequences is None:
+            return EngineStats()
+        pool = sequences.pool
+        running = Counter(s.work.priority for s in sequences if s.blocks)
+        waiting = Counter(s.work.priority for s in sequences if not s.blocks)
+        return EngineStats(
+            running=_per_class(running),
+            waiting=_per_class(waiting),
+            preemptions=_per_class(sequences.preemptions),
+            kv_used_blocks=pool.num_blocks - pool.num_free,
+            kv_blocks=pool.num_blocks,
+            prefix_query_tokens=sequences.prefix_query_tokens,
+            prefix_hit_tokens=sequences.prefix_hit_tokens,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            draft_tokens=speculator.num_drafted if speculator else 0,
+            accepted_tokens=speculator.num_accepted if speculator else 0,
         )
 
-    def _chunk(self, chunk: batcher.Chunk) -> RowChunk:
-        """Give a planned chunk its blocks and count its tokens as cached."""
-        sequence = self._sequences[chunk.id]
-        sequence.blocks += self._pool.allocate(chunk.num_new_blocks)
-        start = sequence.num_cached
-        end = sequence.num_cached = start + chunk.num_tokens
-        token_ids = sequence.token_ids[start:end]
-        is_sampled = end == len(sequence.token_ids)
-        return RowChunk(sequence.id, token_ids, start, sequence.blocks, is_sampled)
+    # -- a step ----------------------------------------------------------------------------------
 
-    def _advance(self, sequence: Sequence, piece: TokenPiece | None) -> TokensOut | EngineError:
-        """Append a sampled token and say what to report. The end token itself is not reported."""
-        if piece is None:
-            self._finish(sequence, clear=True)
-            return EngineError("The model computed numbers that are not finite.")
+    def _join(self, sequences: Sequences, now: float) -> Reports:
+        """Let the works whose grammars are ready join the others."""
+        failed: Reports = []
+        for compiling, outcome in self._compiling.take_done(now) if self._compiling else ():
+            if isinstance(outcome, LlmosError):
+                failed.append((compiling.id, outcome))
+            else:
+                sequences.add(compiling.id, compiling.work, compiling.submitted_s, outcome)
+        return failed
+
+    def _expire(self, sequences: Sequences, now: float) -> Reports:
+        """Give up the sequences whose deadline has passed."""
+        late = [sequence for sequence in sequences if sequence.deadline <= now]
+        for sequence in late:
+            self._remove(sequence)
+        return [(sequence.id, DeadlineExceededError()) for sequence in late]
+
+    def _speculate(self, sequences: Sequences, begun: float) -> None:
+        if self._speculator is None:
+            return
+        decoding = [s for s in sequences if s.blocks and len(s.token_ids) - s.num_cached == 1]
+        room = [0 if s.grammar else self._num_missing(s) - 1 for s in decoding]
+        num_drafts = self._speculator.propose(decoding, room, self._predictor.cost)
+        self._speculator.observe_time(num_drafts, self._clock() - begun)
+
+    def _state(self, sequences: Sequences, spent_s: float) -> batcher.State:
+        return batcher.State(
+            running=sequences.running(self._virtual_ms),
+            waiting=sequences.waiting(self._virtual_ms, self._max_rows),
+            free_blocks=sequences.pool.num_free,
+            block_size=self._block_size,
+            max_step_tokens=self._max_step_tokens,
+            max_rows=self._max_rows,
+            max_step_logits=max(1, LOGITS_BYTES // (4 * self._vocab_size)),
+            cost=self._predictor.cost,
+            itl_target_s=self._itl_target_s,
+            spent_s=spent_s,
+            held_back_tokens=tuple(sequences.held_back_tokens),
+            ageing_tokens=self._ageing_tokens,
+        )
+
+    def _advance(self, sequence: Sequence, pieces: list[TokenPiece | None]) -> WorkOut | LlmosError:
+        """Append the tokens and say what to report. The end token itself is not reported."""
+        drafts, sequence.drafts = sequence.drafts, []
+        taken = accepted(drafts, pieces)
+        if drafts and self._speculator:
+            self._speculator.observe(sequence, len(drafts), len(taken) - 1)
+        sequence.is_proven = None not in pieces
+        # Behind the last token that was right, the cache is simply written again.
+        sequence.num_cached += len(taken) - 1
+        kept: list[TokenPiece] = []
+        reason: FinishReason | None = "length" if self._is_full(sequence) else None
+        for piece in taken if reason is None else ():
+            if piece is None and not (sequence.grammar and sequence.grammar.is_finished):
+                return self._fail(sequence)
+            reason = self._take(sequence, piece, kept) if piece else "stop"
+            if reason is not None:
+                break
+        sequence.last_token_s = self._clock()
+        self._generated_tokens += len(kept)
+        assert self._sequences is not None
+        sequence.num_cached = min(sequence.num_cached, len(sequence.token_ids))
+        if reason is None:
+            self._sequences.publish(sequence)
+        else:
+            self._remove(sequence)
+        return sequence.report(tuple(kept), reason)
+
+    def _take(
+        self, sequence: Sequence, piece: TokenPiece, kept: list[TokenPiece]
+    ) -> FinishReason | None:
+        """Append one token, unless it is the end; return why the sequence ends, if it does."""
         work = sequence.work
+        if sequence.grammar:
+            sequence.grammar.accept(piece.token_id)
         if piece.token_id in work.eos_ids and not work.sampling.ignore_eos:
-            self._finish(sequence)
-            return TokensOut(finish_reason="stop")
+            return "stop"
         sequence.token_ids.append(piece.token_id)
-        reason: FinishReason | None = None
-        if self._is_full(sequence):
-            reason = "length"
-            self._finish(sequence)
-        return TokensOut((piece,), reason)
+        kept.append(piece)
+        if sequence.grammar and sequence.grammar.is_finished:
+            return "stop"
+        return "length" if self._is_full(sequence) else None
+
+    def _fail(self, sequence: Sequence) -> LlmosError:
+        """Drop a sequence that has no next token."""
+        if sequence.grammar and sequence.grammar.error:
+            self._remove(sequence)
+            return sequence.grammar.error
+        self._remove(sequence, is_poisoned=True)
+        return EngineError("The model computed numbers that are not finite.")
+
+    def _account(self, loads: Listing[tuple[str, StepLoad]], seconds: float) -> None:
+        """Learn how long the step took, and whose it was."""
+        total = StepLoad(
+            sum(load.prefill_tokens for _, load in loads),
+            sum(load.decode_tokens for _, load in loads),
+            sum(load.keys for _, load in loads),
+        )
+        self._prompt_tokens += total.prefill_tokens
+        self._predictor.observe(total, seconds)
+        cost = self._predictor.cost
+        shares: dict[str, float] = {}
+        for tenant, load in loads:
+            share = cost.marginal_s(load) or load.prefill_tokens + load.decode_tokens
+            shares[tenant] = shares.get(tenant, 0.0) + share
+        whole = sum(shares.values())
+        self._shares = {tenant: share / whole for tenant, share in shares.items()}
+
+    def _remove(self, sequence: Sequence, *, is_poisoned: bool = False) -> None:
+        assert self._sequences is not None
+        self._sequences.remove(sequence, is_poisoned=is_poisoned)
+        if self._speculator:
+            self._speculator.forget(sequence.id)
 
     def _is_full(self, sequence: Sequence) -> bool:
-        return (
-            sequence.num_generated >= sequence.work.sampling.max_tokens
-            or len(sequence.token_ids) >= self._max_tokens
+        return self._num_missing(sequence) <= 0
+
+    def _num_missing(self, sequence: Sequence) -> int:
+        """Tokens until the sequence ends at the latest."""
+        return min(
+            sequence.work.sampling.max_tokens - sequence.num_generated,
+            self._max_tokens - len(sequence.token_ids),
         )
 
-    def _finish(self, sequence: Sequence, *, clear: bool = False) -> None:
-        self._release(self._sequences.pop(sequence.id), clear=clear)
 
-    def _release(self, sequence: Sequence, *, clear: bool = False) -> None:
-        """Take a sequence out of the cache; if it stays, it is computed again from the start."""
-        if self._runner is not None:
-            self._runner.forget(sequence.id, sequence.blocks, clear=clear)
-        self._pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.num_cached = 0
-
-
-def _step_tokens(num_parameters: int, device: str) -> int:
-    """Return how many tokens a step may have, for the streams of other models not to wait long."""
-    if device.partition(":")[0] != "cpu":
-        return GPU_STEP_TOKENS
-    tokens = CPU_STEP_FLOPS // (2 * max(1, num_parameters))
-    return min(max(tokens, MIN_STEP_TOKENS), MAX_STEP_TOKENS)
+def _per_class(counts: Mapping[Priority, int] | Listing[int]) -> tuple[int, int, int, int]:
+    interactive, standard, batch, background = (counts[priority] for priority in Priority)
+    return interactive, standard, batch, background

@@ -1,13 +1,14 @@
 """Runs quantised Llama-like decoders through the C++ extension: one call a step.
 
-The structs mirror those of ``csrc``. Keys and values are kept as float16, in blocks of 16 tokens.
+Keys and values are kept as float16, in blocks of 16 tokens.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_float, c_int32, c_int64, c_void_p
+from ctypes import byref
 from pathlib import Path
 from typing import Any
 
@@ -16,105 +17,18 @@ import torch
 from torch import Tensor
 
 from llmos.engines.native.attention import RowChunk
+from llmos.engines.native.binding import CChunk, CLayer, CLinear, CShape, CStep, declare
+from llmos.engines.native.fused_adapters import FusedAdapter
+from llmos.engines.native.lora import read_adapter
 from llmos.engines.native.quantize import Layer, Matrix, Quantized, restore
 from llmos.errors import InvalidModelError
 
+log = logging.getLogger(__name__)
+
 BLOCK_SIZE = 16
 _MAX_ERROR = 0.05
-"""Of a layer's output, relative, for 8-bit activations; a wrong structure is off by its own size."""
+"""Of a layer's output, relative: 8-bit activations cost a tenth of it, a wrong structure all."""
 _CHECK_TOKENS = 24
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("weight", c_void_p),
-        ("scale", c_void_p),
-        ("bias", c_void_p),
-        ("n", c_int32),
-        ("k", c_int32),
-        ("bits", c_int32),
-        ("unused", c_int32),
-    )
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        ("qkv", _Linear),
-        ("output", _Linear),
-        ("gate_up", _Linear),
-        ("down", _Linear),
-        ("attention_norm", c_void_p),
-        ("mlp_norm", c_void_p),
-        ("post_attention_norm", c_void_p),
-        ("post_mlp_norm", c_void_p),
-        ("query_norm", c_void_p),
-        ("key_norm", c_void_p),
-        ("window", c_int32),
-        ("rotary", c_int32),
-    )
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = (
-        ("hidden", c_int32),
-        ("heads", c_int32),
-        ("kv_heads", c_int32),
-        ("head_dim", c_int32),
-        ("intermediate", c_int32),
-        ("vocab", c_int32),
-        ("layers", c_int32),
-        ("activation", c_int32),
-        ("eps", c_float),
-        ("attention_scale", c_float),
-        ("attention_softcap", c_float),
-        ("logits_softcap", c_float),
-        ("embedding_scale", c_float),
-        ("rotary_dim", c_int32),
-    )
-
-
-class _Chunk(ctypes.Structure):
-    _fields_ = (
-        ("first", c_int32),
-        ("count", c_int32),
-        ("start", c_int32),
-        ("unused", c_int32),
-        ("blocks", c_void_p),
-    )
-
-
-class _Adapter(ctypes.Structure):
-    _fields_ = (
-        ("a", c_void_p),
-        ("b", c_void_p),
-        ("rank", c_int32),
-        ("linear", c_int32),
-        ("first", c_int32),
-        ("count", c_int32),
-    )
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("tokens", c_int32),
-        ("chunks", c_int32),
-        ("wanted", c_int32),
-        ("adapters", c_int32),
-        ("token_ids", c_void_p),
-        ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("chunk", c_void_p),
-        ("wanted_tokens", c_void_p),
-        ("adapter", c_void_p),
-        ("logits", c_void_p),
-        ("best", c_void_p),
-        ("states", c_void_p),
-    )
-
-
-_STRUCTS = (_Linear, _Layer, _Shape, _Chunk, _Adapter, _Step)
 
 
 class FusedRunner:
@@ -124,27 +38,24 @@ class FusedRunner:
         library: the extension.
         quantized: the model; its mapped weights are kept.
         threads: how many compute a step.
-
-    Attributes:
-        best: the likeliest token of each row of the last logits, -1 where they are not finite.
     """
 
     is_paged = True
 
     def __init__(self, library: ctypes.CDLL, quantized: Quantized, threads: int) -> None:
-        _declare(library)
+        declare(library)
         found = quantized.structure
         self._library = library
         self._quantized = quantized
         self._vocab = found.vocab
-        layers = (_Layer * len(found.layers))(
+        layers = (CLayer * len(found.layers))(
             *(
                 _layer(layer, kind.window, kind.rotary)
                 for layer, kind in zip(quantized.layers, found.layers, strict=False)
             )
         )
         num_layers = len(quantized.layers)
-        shape = _Shape(
+        shape = CShape(
             found.hidden,
             found.heads,
             found.kv_heads,
@@ -173,18 +84,18 @@ class FusedRunner:
         self._numbers_per_token = found.kv_heads * found.head_dim
         self._cache: Tensor | None = None
         self.kv_bytes_per_token = 2 * 2 * self._numbers_per_token * num_layers
-        self.best: list[int] = []
+        self._adapters: dict[str, FusedAdapter] = {}
 
     def __del__(self) -> None:
         if decoder := getattr(self, "_decoder", None):
             self._library.llmos_decoder_free(decoder)
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
-        """Make the cache: keys, then values, of every layer."""
+        """Make the cache: keys, then values, of every layer. What it holds at first is never used."""
         assert block_size == BLOCK_SIZE, "the extension's blocks hold 16 tokens"
         num_layers = len(self._quantized.layers)
         layer_size = num_blocks * block_size * self._numbers_per_token
-        self._cache = torch.zeros(2, num_layers, layer_size, dtype=torch.float16)
+        self._cache = torch.empty(2, num_layers, layer_size, dtype=torch.float16)
         keys, values = self._cache[0].data_ptr(), self._cache[1].data_ptr()
         self._library.llmos_decoder_set_cache(self._decoder, keys, values, layer_size)
 
@@ -192,7 +103,7 @@ class FusedRunner:
         """Return float32 logits ``[sum of num_logits, vocab]``, in order."""
         wanted = sum(chunk.num_logits for chunk in chunks)
         logits = torch.empty(wanted, self._vocab)
-        self.best = self._step(chunks, logits=logits if wanted else None)
+        self._step(chunks, logits=logits if wanted else None)
         return logits
 
     def states(self, chunks: Sequence[RowChunk]) -> Tensor:
@@ -204,6 +115,15 @@ class FusedRunner:
 
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None:
         """Nothing to do: what a masked slot holds is never read."""
+
+    def load_adapter(self, key: str, path: Path) -> int:
+        """Read the adapter in directory ``path``; return its bytes. Raises InvalidModelError."""
+        self._adapters[key] = loaded = FusedAdapter(read_adapter(path), self._quantized)
+        return loaded.num_bytes
+
+    def drop_adapter(self, key: str) -> None:
+        """Forget an adapter that no row wants any more."""
+        self._adapters.pop(key, None)
 
     def _step(
         self, chunks: Sequence[RowChunk], logits: Tensor | None = None, states: Tensor | None = None
@@ -218,9 +138,15 @@ class FusedRunner:
             ]
         ).astype(np.int32)
         lasts = np.cumsum([len(chunk.token_ids) for chunk in chunks])
-        described = (_Chunk * len(chunks))(
+        described = (CChunk * len(chunks))(
             *(
-                _Chunk(last - len(chunk.token_ids), len(chunk.token_ids), chunk.start, 0, _at(table))
+                CChunk(
+                    first=last - len(chunk.token_ids),
+                    count=len(chunk.token_ids),
+                    start=chunk.start,
+                    blocks=_at(table),
+                    adapter=self._adapters[chunk.adapter].address if chunk.adapter else None,
+                )
                 for chunk, last, table in zip(chunks, lasts.tolist(), tables, strict=True)
             )
         )
@@ -232,19 +158,16 @@ class FusedRunner:
         )
         best = np.full(len(wanted), -1, dtype=np.int32)
         cos, sin = self._rotary(positions)
-        step = _Step(
+        step = CStep(
             tokens=len(token_ids),
             chunks=len(chunks),
             wanted=len(wanted),
-            adapters=0,
             token_ids=_at(token_ids),
-            positions=_at(positions),
             slots=_at(slots),
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
             chunk=ctypes.addressof(described),
             wanted_tokens=_at(wanted),
-            adapter=None,
             logits=None if logits is None else logits.data_ptr(),
             best=_at(best),
             states=None if states is None else states.data_ptr(),
@@ -259,6 +182,18 @@ class FusedRunner:
         angles = torch.cat([angles, angles], dim=-1)
         factors = self._factors[:, None, None]
         return (angles.cos() * factors).contiguous(), (angles.sin() * factors).contiguous()
+
+
+def fused_runner(
+    library: ctypes.CDLL, quantized: Quantized, path: Path, threads: int
+) -> FusedRunner | None:
+    """Return a runner that was seen to do what the model's own first layer does; None if not."""
+    try:
+        check_layer(library, quantized, path)
+    except InvalidModelError as error:
+        log.warning("the model of %s is run by torch: %s", path, error)
+        return None
+    return FusedRunner(library, quantized, threads)
 
 
 def check_layer(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
@@ -291,9 +226,9 @@ def _reference(first: Quantized, path: Path, ids: Sequence[int]) -> Tensor:
     return states[0]
 
 
-def _linear(matrix: Matrix) -> _Linear:
+def _linear(matrix: Matrix) -> CLinear:
     packed = matrix.packed
-    return _Linear(
+    return CLinear(
         packed.data.data_ptr(),
         None if packed.scale is None else packed.scale.data_ptr(),
         None if matrix.bias is None else matrix.bias.data_ptr(),
@@ -304,10 +239,10 @@ def _linear(matrix: Matrix) -> _Linear:
     )
 
 
-def _layer(layer: Layer, window: int, rotary: int) -> _Layer:
+def _layer(layer: Layer, window: int, rotary: int) -> CLayer:
     norms = {name: norm.data_ptr() for name, norm in layer.norms.items()}
     matrices = {name: _linear(matrix) for name, matrix in layer.matrices.items()}
-    return _Layer(**matrices, **norms, window=window, rotary=rotary)
+    return CLayer(**matrices, **norms, window=window, rotary=rotary)
 
 
 def _spans(chunks: Sequence[RowChunk]) -> list[Any]:
@@ -317,25 +252,3 @@ def _spans(chunks: Sequence[RowChunk]) -> list[Any]:
 def _at(array: Any) -> int:
     address: int = array.ctypes.data
     return address
-
-
-def _declare(library: ctypes.CDLL) -> None:
-    """Tell ctypes the types, and check that both sides lay the structs out alike."""
-    library.llmos_decoder_new.restype = c_void_p
-    library.llmos_decoder_new.argtypes = [
-        POINTER(_Shape),
-        c_void_p,
-        POINTER(_Linear),
-        POINTER(_Linear),
-        c_void_p,
-        c_int32,
-    ]
-    library.llmos_decoder_free.argtypes = [c_void_p]
-    library.llmos_decoder_free.restype = None
-    library.llmos_decoder_set_cache.argtypes = [c_void_p, c_void_p, c_void_p, c_int64]
-    library.llmos_decoder_set_cache.restype = None
-    library.llmos_decoder_step.argtypes = [c_void_p, POINTER(_Step)]
-    library.llmos_decoder_step.restype = None
-    sizes = (c_int32 * len(_STRUCTS))()
-    library.llmos_struct_sizes(sizes)
-    assert list(sizes) == [ctypes.sizeof(one) for one in _STRUCTS], "structs differ"

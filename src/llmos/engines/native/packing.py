@@ -15,10 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-TILE = 64
-GROUP = 32
+from llmos.library.quantized import GROUP, GROUP_BYTES, TILE, packed_bytes, round_up
+
 _NIBBLES_BYTES = GROUP * TILE // 2
-_GROUP_BYTES = _NIBBLES_BYTES + 2 * TILE
+_ROWS_AT_ONCE = 64 * TILE
+"""Few enough that copies of them are small beside a vocabulary's."""
 _INT4_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 Bits = Literal[4, 8]
@@ -45,22 +46,23 @@ class Packed:
     @property
     def num_bytes(self) -> int:
         """How many bytes the data must have."""
-        return self.n * self.k if self.bits == 8 else self.n // TILE * self.k // GROUP * _GROUP_BYTES
-
-
-def round_up(number: int) -> int:
-    """Return the next multiple of the tile."""
-    return -(-number // TILE) * TILE
+        return packed_bytes(self.rows, self.columns, self.bits)
 
 
 def pack(weight: Tensor, bits: Bits) -> Packed:
-    """Quantise a weight ``[rows, columns]`` (output by input)."""
+    """Quantise a weight ``[rows, columns]`` (output by input) of any floating-point type."""
+    rows, columns = weight.shape
+    pieces = [_pack_rows(piece, bits) for piece in weight.split(_ROWS_AT_ONCE)]
+    scales = [scale for _, scale in pieces if scale is not None]
+    data = torch.cat([data for data, _ in pieces])
+    return Packed(data, torch.cat(scales) if scales else None, bits, rows, columns)
+
+
+def _pack_rows(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor | None]:
     rows, columns = weight.shape
     padded = torch.zeros(round_up(rows), round_up(columns))
-    padded[:rows, :columns] = weight.float()
-    if bits == 8:
-        return Packed(*_pack_int8(padded), 8, rows, columns)
-    return Packed(_pack_int4(padded), None, 4, rows, columns)
+    padded[:rows, :columns] = weight
+    return _pack_int8(padded) if bits == 8 else (_pack_int4(padded), None)
 
 
 def unpack(packed: Packed) -> Tensor:
@@ -131,7 +133,7 @@ def _int4(groups: Tensor, scale: Tensor) -> Tensor:
 
 
 def _unpack_int4(data: Tensor, n: int, k: int) -> Tensor:
-    blocks = data.view(n // TILE, k // GROUP, _GROUP_BYTES)
+    blocks = data.view(n // TILE, k // GROUP, GROUP_BYTES)
     nibbles = blocks[..., :_NIBBLES_BYTES].reshape(n // TILE, k // GROUP, 4, TILE, 4)
     steps = torch.stack([nibbles & 15, nibbles >> 4], dim=3)
     numbers = steps.permute(0, 4, 1, 2, 3, 5).reshape(n, k // GROUP, GROUP).float() - 8

@@ -69,8 +69,8 @@ def _tried(
         if runner is None:
             return None
         runner.allocate(1, NUM_TOKENS)
-        prefill = runner.run([RowChunk("probe", token_ids[:-1], 0, [0], True)])
-        decode = runner.run([RowChunk("probe", token_ids[-1:], NUM_TOKENS - 1, [0], True)])
+        prefill = runner.run([RowChunk("probe", token_ids[:-1], 0, [0], 1)])
+        decode = runner.run([RowChunk("probe", token_ids[-1:], NUM_TOKENS - 1, [0], 1)])
         runner.forget("probe", [0], clear=False)
     except torch.OutOfMemoryError:
         raise
@@ -85,7 +85,7 @@ def _make_paged(model: Model, token_ids: Sequence[int]) -> PagedRunner | None:
     if not takes_indices or not model._can_set_attn_implementation():
         return None
     model.set_attn_implementation(attention.NAME)
-    chunk = RowChunk("probe", token_ids, 0, [0], True)
+    chunk = RowChunk("probe", token_ids, 0, [0], 1)
     step = pack([chunk], None, model.device, NUM_TOKENS)
     forward(model, [chunk], step, [NUM_TOKENS - 1])
     return PagedRunner(model, step.shapes) if _is_covered(model, step) else None

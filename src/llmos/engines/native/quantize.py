@@ -7,7 +7,6 @@ the metadata the `Structure`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,25 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from llmos.engines.loading import Model, load_pretrained
+from llmos.engines.loading import Model
 from llmos.engines.native import structure
-from llmos.engines.native.packing import TILE, Bits, Packed, pack, round_up, unpack, unpack_rows
-from llmos.engines.native.structure import LayerModules, Part, Structure
+from llmos.engines.native.mapped import open_mapped
+from llmos.engines.native.packing import Bits, Packed, pack, unpack, unpack_rows
+from llmos.engines.native.structure import LayerModules, Part
 from llmos.engines.native.tensorfile import TensorWriter, read_tensors
 from llmos.errors import InvalidModelError, UnsupportedTaskError
+from llmos.library.files import QUANTIZED_FILE
+from llmos.library.quantized import (
+    FORMAT,
+    HEAD_NORMS,
+    MATRICES,
+    NORMS,
+    TILE,
+    Structure,
+    read_quantized,
+    round_up,
+)
 
-FILE = "quantized.safetensors"
-FORMAT = "llmos-tiles-1"
-MATRICES = ("qkv", "output", "gate_up", "down")
-HEAD_NORMS = ("query_norm", "key_norm")
-NORMS = ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm", *HEAD_NORMS)
 _HALF = TILE // 2
 _TENSORS_PER_LAYER = 3 * len(MATRICES) + len(NORMS)
 
@@ -65,6 +71,12 @@ class Quantized:
     layers: tuple[Layer, ...]
     num_bytes: int
 
+    def matrices(self) -> Iterator[Matrix]:
+        """Yield every matrix that a token is multiplied with."""
+        for layer in self.layers:
+            yield from layer.matrices.values()
+        yield self.head
+
 
 def quantize_directory(
     source: Path,
@@ -80,7 +92,7 @@ def quantize_directory(
         InvalidModelError: ``source`` holds no causal language model.
         UnsupportedTaskError: its layers are not Llama-like.
     """
-    model = load_pretrained(AutoModelForCausalLM, source, {}, "cpu", attn_implementation="eager")
+    model = open_mapped(source)
     found = structure.recognize(model)
     if found is None:
         raise UnsupportedTaskError(
@@ -96,7 +108,7 @@ def quantize_directory(
         "structure": msgspec.json.encode(found).decode(),
     }
     count = _TENSORS_PER_LAYER * len(found.layers) + 5
-    with TensorWriter(target / FILE, metadata, count) as writer:
+    with TensorWriter(target / QUANTIZED_FILE, metadata, count) as writer:
         for name, tensor in _tensors(found, model, 8 if dtype == "int8" else 4, progress):
             writer.write(name, tensor)
         writer.finish()
@@ -173,13 +185,13 @@ def interleave(gate: Tensor, up: Tensor) -> Tensor:
     """Return rows of both in turns of 32, so that a tile holds the gates of its own columns."""
     size = -(-gate.shape[0] // _HALF) * _HALF
     both = [torch.cat([x, x.new_zeros(size - x.shape[0], *x.shape[1:])]) for x in (gate, up)]
-    halves = [x.unflatten(0, (-1, _HALF)) for x in both]
+    halves = [x.reshape(-1, _HALF, *x.shape[1:]) for x in both]
     return torch.stack(halves, dim=1).flatten(0, 2)
 
 
 def separate(fused: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Undo `interleave`: return the first ``rows`` rows of the gate and of up."""
-    halves = fused.unflatten(0, (-1, 2, _HALF))
+    halves = fused.reshape(-1, 2, _HALF, *fused.shape[1:])
     return halves[:, 0].flatten(0, 1)[:rows], halves[:, 1].flatten(0, 1)[:rows]
 
 
@@ -189,46 +201,27 @@ def open_quantized(path: Path) -> Quantized:
     Raises:
         InvalidModelError: the file is missing, damaged, or of a format this version does not know.
     """
-    metadata, tensors = read_tensors(path / FILE)
-    if metadata.get("format") != FORMAT:
-        raise InvalidModelError(
-            f"{FILE} has the format {metadata.get('format')!r}, not {FORMAT!r}: quantise the model "
-            "again with this version of llmos."
-        )
-    try:
-        found = msgspec.json.decode(metadata["structure"], type=Structure)
-        return _read(found, 8 if metadata["dtype"] == "int8" else 4, tensors)
-    except (KeyError, ValueError, msgspec.DecodeError) as error:
-        raise InvalidModelError(f"{FILE} is damaged: {error}") from error
-
-
-def _read(found: Structure, bits: Bits, tensors: dict[str, Tensor]) -> Quantized:
-    s = found
-    rows = {
-        "qkv": ((s.heads + 2 * s.kv_heads) * s.head_dim, s.hidden),
-        "output": (s.hidden, s.heads * s.head_dim),
-        "gate_up": (2 * (-(-s.intermediate // _HALF) * _HALF), s.hidden),
-        "down": (s.hidden, s.intermediate),
-    }
+    header = read_quantized(path)
+    s = header.structure
+    bits: Bits = 8 if header.dtype == "int8" else 4
+    tensors = read_tensors(path / QUANTIZED_FILE)
 
     def matrix(name: str, shape: tuple[int, int], bits: Bits) -> Matrix:
         scale = tensors[f"{name}.scale"] if bits == 8 else None
         packed = Packed(tensors[f"{name}.weight"], scale, bits, *shape)
-        if packed.data.numel() != packed.num_bytes:
-            raise ValueError(f"{name}.weight has {packed.data.numel()} bytes")
         return Matrix(packed, tensors.get(f"{name}.bias"))
 
+    shapes = s.shapes()
     layers = tuple(
         Layer(
-            {name: matrix(f"layers.{i}.{name}", rows[name], bits) for name in MATRICES},
+            {name: matrix(f"layers.{i}.{name}", shapes[name], bits) for name in MATRICES},
             {n: tensors[f"layers.{i}.{n}"] for n in NORMS if f"layers.{i}.{n}" in tensors},
         )
         for i in range(len(s.layers))
     )
     embedding = matrix("embedding", (s.vocab, s.hidden), 8)
     head = embedding if s.is_tied else matrix("head", (s.vocab, s.hidden), 8)
-    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    return Quantized(s, embedding, head, tensors["norm"], layers, num_bytes)
+    return Quantized(s, embedding, head, tensors["norm"], layers, header.weights_bytes)
 
 
 def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) -> Model:
@@ -252,6 +245,7 @@ def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) 
         head.weight.copy_(unpack(quantized.head.packed))
     else:
         embedding.weight.copy_(unpack_rows(quantized.embedding.packed, ids))
+        head.weight.copy_(unpack_rows(quantized.head.packed, ids))
     return model
 
 
@@ -281,23 +275,16 @@ def _restore_layer(found: Structure, layer: Layer, module: nn.Module) -> None:
 
 def _fill(name: str, parts: list[Tensor], fused: Tensor, found: Structure) -> None:
     if name == "gate_up":
-        whole: tuple[Tensor, ...] = separate(fused, found.intermediate)
+        whole: Sequence[Tensor] = separate(fused, found.intermediate)
     else:
-        whole = fused.split([part.shape[0] for part in parts])
+        whole = torch.split(fused, [part.shape[0] for part in parts])
     for part, values in zip(parts, whole, strict=True):
         part.copy_(values)
 
 
 def _restore_norm(norm: nn.Module, factors: Tensor, size: int) -> None:
     """Set a norm's weight so that it applies ``factors``, whatever it adds to it."""
-    norm.weight.fill_(0)
+    weight = norm.get_parameter("weight")
+    weight.fill_(0)
     offset = structure.norm_weight(norm, size)
-    norm.weight.copy_(factors[:size] - offset)
-
-
-def read_quantization(path: Path) -> dict[str, Any] | None:
-    """Return what the file's metadata says; None where the directory holds no quantised model."""
-    if not (path / FILE).exists():
-        return None
-    metadata, _ = read_tensors(path / FILE)
-    return {**metadata, "structure": json.loads(metadata.get("structure", "null"))}
+    weight.copy_(factors[:size] - offset)

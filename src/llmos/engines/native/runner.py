@@ -7,7 +7,9 @@ transformers' own cache and runs alone. ``probe`` finds out which one a model ne
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,23 +20,53 @@ from llmos.engines.loading import Model
 from llmos.engines.native import attention
 from llmos.engines.native.attention import PackedStep, Prefill, RowChunk
 from llmos.engines.native.cache import KVCache, LayerShape, bytes_per_token
+from llmos.engines.native.lora import Adapters
 
 
 class Runner(Protocol):
-    """What the engine needs: logits for the sampled chunks, in order, ``[num_sampled, vocab]``."""
+    """What the engine needs: the logits that the chunks ask for, in order,
+    ``[sum of num_logits, vocab]``."""
 
     kv_bytes_per_token: int
+    is_paged: bool
+    """Whether keys and values lie in the blocks it is given, so that rows may share full blocks
+    and take tokens back. If not, a row's chunks must follow each other from position 0."""
 
     def allocate(self, num_blocks: int, block_size: int) -> None: ...
     def run(self, chunks: Sequence[RowChunk]) -> Tensor: ...
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None: ...
 
+    def load_adapter(self, key: str, path: Path) -> int:
+        """Read the adapter in directory ``path``; return its bytes on the device. May be called
+        from another thread than the rest. Raises InvalidModelError: it does not fit."""
+        ...
 
-class PagedRunner:
+    def drop_adapter(self, key: str) -> None: ...
+
+
+class _Adapted:
+    """The part of both runners that has adapters."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._adapters = Adapters(model)
+
+    def load_adapter(self, key: str, path: Path) -> int:
+        """See ``Runner``."""
+        return self._adapters.load(key, path)
+
+    def drop_adapter(self, key: str) -> None:
+        """Forget an adapter that no row wants any more."""
+        self._adapters.drop(key)
+
+
+class PagedRunner(_Adapted):
     """Any decoder whose layers call transformers' attention interface."""
 
+    is_paged = True
+
     def __init__(self, model: Model, layers: dict[int, LayerShape]) -> None:
-        self._model = model
+        super().__init__(model)
         self._layers = layers
         self._device = model.device
         self._dtype = model.dtype
@@ -51,8 +83,13 @@ class PagedRunner:
         assert self._cache is not None
         step = pack(chunks, self._cache, self._device, self._cache.block_size)
         ends = _cumulative(len(chunk.token_ids) for chunk in chunks)
-        sampled = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.is_sampled]
-        return forward(self._model, chunks, step, sampled)
+        wanted = [
+            index
+            for chunk, end in zip(chunks, ends, strict=True)
+            for index in range(end - chunk.num_logits, end)
+        ]
+        with self._adapters.applied(chunks):
+            return forward(self._model, chunks, step, wanted)
 
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None:
         """A row has left; ``clear`` when its numbers must not reach the blocks' next owner."""
@@ -60,7 +97,7 @@ class PagedRunner:
             self._cache.clear(blocks)
 
 
-class RowwiseRunner:
+class RowwiseRunner(_Adapted):
     """Any decoder at all, one row at a time, each with the cache transformers makes for it.
 
     A prompt is computed in one go with its last chunk: layers with recurrent state take either a
@@ -68,9 +105,10 @@ class RowwiseRunner:
     """
 
     kv_bytes_per_token = 0
+    is_paged = False
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        super().__init__(model)
         self._caches: dict[str, DynamicCache] = {}
         self._held: dict[str, list[int]] = {}
 
@@ -79,28 +117,32 @@ class RowwiseRunner:
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[RowChunk]) -> Tensor:
-        """Compute each sampled chunk by itself, together with those held back before it."""
+        """Compute each chunk that asks for logits by itself, with those held back before it; it
+        may ask for the logits of those too."""
         logits = []
         for chunk in chunks:
             if chunk.start == 0:
                 self.forget(chunk.id, chunk.blocks, clear=False)
             held = self._held.setdefault(chunk.id, [])
             held += chunk.token_ids
-            if chunk.is_sampled:
-                logits.append(self._compute(chunk.id, self._held.pop(chunk.id), chunk.end))
+            if count := chunk.num_logits:
+                whole = dataclasses.replace(chunk, token_ids=self._held.pop(chunk.id))
+                with self._adapters.applied([whole]):
+                    output = self._compute(chunk.id, whole.token_ids, chunk.end)
+                logits.append(output[-count:])
         return torch.cat(logits) if logits else torch.empty(0, 0)
 
-    def _compute(self, row_id: str, token_ids: list[int], end: int) -> Tensor:
+    def _compute(self, row_id: str, token_ids: Sequence[int], end: int) -> Tensor:
         if row_id not in self._caches:
             self._caches[row_id] = DynamicCache(config=self._model.config)
         device = self._model.device
         output = self._model(
-            input_ids=torch.tensor([token_ids], device=device),
+            input_ids=torch.tensor([list(token_ids)], device=device),
             attention_mask=torch.ones(1, end, dtype=torch.long, device=device),
             past_key_values=self._caches[row_id],
             use_cache=True,
         )
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[0]
         return logits
 
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None:
@@ -110,14 +152,14 @@ class RowwiseRunner:
 
 
 def forward(
-    model: Model, chunks: Sequence[RowChunk], step: PackedStep, sampled: list[int]
+    model: Model, chunks: Sequence[RowChunk], step: PackedStep, wanted: list[int]
 ) -> Tensor:
-    """Run the packed row; return logits ``[len(sampled), vocab]`` at those indices of it."""
+    """Run the packed row; return logits ``[len(wanted), vocab]`` at those indices of it."""
     device = step.slots.device
     token_ids = [token for chunk in chunks for token in chunk.token_ids]
     positions = [p for chunk in chunks for p in range(chunk.start, chunk.end)]
     packed = torch.tensor([token_ids, positions], device=device)
-    keep = torch.tensor(sampled, dtype=torch.long, device=device)
+    keep = torch.tensor(wanted, dtype=torch.long, device=device)
     token = attention.current_step.set(step)
     try:
         output = model(
@@ -141,7 +183,8 @@ def pack(
     )
     decodes, rest = chunks[:num_decodes], chunks[num_decodes:]
     width = max((len(chunk.blocks) for chunk in decodes), default=0)
-    tables = [[*chunk.blocks, *[0] * (width - len(chunk.blocks))] for chunk in decodes]
+    # Padded with a block of its own: what is masked still counts as 0 * value, and NaN * 0 is NaN.
+    tables = [[*c.blocks, *[c.blocks[0]] * (width - len(c.blocks))] for c in decodes]
     slots = [
         chunk.blocks[position // block_size] * block_size + position % block_size
         for chunk in chunks

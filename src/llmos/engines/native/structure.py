@@ -7,66 +7,29 @@ soft caps, partial rotary, an embedding scale. Numbers are read off the modules 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from llmos.engines.loading import Model
+from llmos.engines.native.probe import HARMLESS, UNSUITED
+from llmos.library.quantized import HEAD_NORMS, LayerStructure, Rotary, Structure
 
 _RECORDER = "llmos_structure"
 _POSITIONS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
 _UNSTEADY_ROTARY = frozenset({"dynamic", "longrope"})
 """Their angles depend on the longest sequence in the batch."""
-ACTIVATIONS = (
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     F.silu,
     lambda x: F.gelu(x, approximate="tanh"),
     F.gelu,
 )
 """In the order of the extension's numbers."""
-
-
-class Rotary(msgspec.Struct, frozen=True):
-    """Angles per position, and the factor of cosine and sine."""
-
-    inverse_frequencies: tuple[float, ...]
-    factor: float
-
-
-class LayerStructure(msgspec.Struct, frozen=True):
-    """What differs between layers. ``window`` 0: all; ``rotary`` indexes `Structure.rotary`."""
-
-    window: int
-    rotary: int
-
-
-class Structure(msgspec.Struct, frozen=True):
-    """Everything but the weights. Sizes in numbers; a soft cap of 0 is none."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    activation: int
-    eps: float
-    attention_scale: float
-    attention_softcap: float
-    logits_softcap: float
-    embedding_scale: float
-    is_tied: bool
-    rotary: tuple[Rotary, ...]
-    layers: tuple[LayerStructure, ...]
-
-    @property
-    def rotary_dim(self) -> int:
-        return 2 * len(self.rotary[0].inverse_frequencies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +77,8 @@ def layer_modules(layer: nn.Module) -> LayerModules | None:
     norms = _norms(layer, attention)
     if not (qkv and gate_up and output and down) or norms is None:
         return None
-    return LayerModules(*qkv, output[0], *gate_up, down[0], norms)
+    (q, k, v), (gate, up) = qkv, gate_up
+    return LayerModules(q, k, v, output[0], gate, up, down[0], norms)
 
 
 def _parts(owner: nn.Module, path: str, names: tuple[str, ...], fused: str) -> list[Part] | None:
@@ -163,8 +127,7 @@ def _norms(layer: nn.Module, attention: nn.Module) -> dict[str, nn.Module] | Non
 
 def norm_weight(norm: nn.Module, size: int) -> Tensor:
     """Return the factors that a root-mean-square norm applies, whatever it keeps them as."""
-    ones = torch.ones(1, size)
-    scaled = norm.float()(ones * 1e4)[0]  # so large that eps does not count
+    scaled: Tensor = norm.float()(torch.full((1, size), 1e4))[0]  # so large that eps is nothing
     return scaled.detach().contiguous()
 
 
@@ -178,6 +141,8 @@ class _Seen:
     rotary: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     head_dim: int = 0
     embedding_scale: float = 1.0
+    ignored: set[str] = field(default_factory=set)
+    """Tensors that layers passed and we do not know, as attention sinks."""
 
 
 _seen: list[_Seen] = []
@@ -200,6 +165,7 @@ def _record(
     seen.softcap[layer] = softcap or 0.0
     seen.head_dim = query.shape[-1] if query.shape[-1] == value.shape[-1] else 0
     seen.window[layer] = sliding_window or 0
+    seen.ignored |= {name for name, value in others.items() if isinstance(value, Tensor)}
     group = query.shape[1] // key.shape[1]
     keys, values = (x.repeat_interleave(group, dim=1) for x in (key, value))
     out = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
@@ -221,13 +187,20 @@ def recognize(model: Model) -> Structure | None:
     norm = getattr(base, "norm", None)
     if first is None or None in modules or not isinstance(norm, nn.Module) or head.bias is not None:
         return None
-    if _is_unsteady(model.config.get_text_config()):
+    config = model.config.get_text_config()
+    eps = float(getattr(config, "rms_norm_eps", 1e-6))
+    if _is_unsteady(config) or not _are_rms(modules, norm, head.in_features, eps):
         return None
-    seen = _watch(model, layers)
+    try:
+        seen = _watch(model, layers)
+    except UNSUITED:
+        return None
     head_dim = seen.head_dim
     activation = _activation(layers[0].mlp)
     rotary = _rotaries(base, seen, len(layers))
     if activation is None or rotary is None or head_dim % 16 or not head_dim:
+        return None
+    if seen.ignored - HARMLESS:
         return None
     kinds = sorted(set(rotary), key=rotary.index)
     if len({len(kind.inverse_frequencies) for kind in kinds}) != 1:
@@ -235,7 +208,8 @@ def recognize(model: Model) -> Structure | None:
     query_rows, key_rows = first.q.last - first.q.first, first.k.last - first.k.first
     if query_rows % head_dim or key_rows % head_dim or not _are_alike(modules, head_dim):
         return None
-    config = model.config.get_text_config()
+    if first.output.module.in_features != query_rows or first.v.last - first.v.first != key_rows:
+        return None  # gated attention, or values of another size
     return Structure(
         hidden=head.in_features,
         heads=query_rows // head_dim,
@@ -244,7 +218,7 @@ def recognize(model: Model) -> Structure | None:
         intermediate=first.gate.last - first.gate.first,
         vocab=head.out_features,
         activation=activation,
-        eps=float(getattr(config, "rms_norm_eps", 1e-6)),
+        eps=eps,
         attention_scale=seen.scaling[0],
         attention_softcap=seen.softcap[0],
         logits_softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
@@ -266,13 +240,27 @@ def _are_alike(modules: list[LayerModules | None], head_dim: int) -> bool:
 
     found = [layer for layer in modules if layer is not None]
     head_norms = [
-        norm for layer in found for key, norm in layer.norms.items() if key in _HEAD_NORMS
+        norm for layer in found for key, norm in layer.norms.items() if key in HEAD_NORMS
     ]
     fits = all(norm.weight.numel() == head_dim for norm in head_norms)
     return fits and all(sizes(layer) == sizes(found[0]) for layer in found)
 
 
-_HEAD_NORMS = frozenset({"query_norm", "key_norm"})
+def _are_rms(
+    modules: list[LayerModules | None], last: nn.Module, hidden: int, eps: float
+) -> bool:
+    """Say whether every norm divides by the root mean square and then multiplies by a weight."""
+    norms = [norm for layer in modules if layer for norm in layer.norms.values()]
+    if not all(isinstance(getattr(norm, "weight", None), Tensor) for norm in (*norms, last)):
+        return False
+    return all(_is_rms(norm, norm.weight.numel(), eps) for norm in (*norms, last))
+
+
+@torch.inference_mode()
+def _is_rms(norm: nn.Module, size: int, eps: float) -> bool:
+    x = torch.linspace(-1, 2, size)[None] * (10 * eps) ** 0.5  # so small that eps counts
+    wanted = x * torch.rsqrt(x.square().mean() + eps) * norm_weight(norm, size)
+    return torch.allclose(norm.float()(x), wanted, rtol=1e-3, atol=1e-4)
 
 
 def _is_unsteady(config: Any) -> bool:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from llmos.errors import InvalidModelError
+from llmos.library.tensors import TensorInfo, read_header
 
 ALIGNMENT = 64
 _BYTES_PER_ENTRY = 256
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
     "F32": np.dtype("<f4"),
 }
@@ -73,31 +74,23 @@ class TensorWriter:
         self._is_finished = True
 
 
-def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return metadata and tensors; they share the file's mapped pages and must not be changed.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file; they share its mapped pages and must not be changed.
 
     Raises:
         InvalidModelError: it is no such file, or is cut short.
     """
-    try:
-        # Mapped for writing, though privately, as torch knows no tensors that are read-only.
-        mapped = np.memmap(path, mode="c", dtype=np.uint8)
-        length = int.from_bytes(mapped[:8].tobytes(), "little")
-        if not 2 <= length <= len(mapped) - 8:
-            raise ValueError("its header is longer than the file")
-        header = json.loads(mapped[8 : 8 + length].tobytes())
-        metadata = dict(header.pop("__metadata__", {}))
-        body = mapped[8 + length :]
-        return metadata, {name: _view(body, entry) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidModelError(f"{path.name} is not a usable safetensors file: {error}") from error
+    infos = read_header(path)
+    # Mapped for writing, though privately, as torch knows no tensors that are read-only.
+    mapped = np.memmap(path, mode="c", dtype=np.uint8)
+    body = mapped[8 + int.from_bytes(mapped[:8].tobytes(), "little") :]
+    return {name: _view(path, body, name, info) for name, info in infos.items()}
 
 
-def _view(body: np.ndarray[Any, np.dtype[np.uint8]], entry: dict[str, Any]) -> Tensor:
-    first, last = entry["data_offsets"]
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-    if not 0 <= first <= last <= len(body):
-        raise ValueError("a tensor lies outside the file")
-    if last - first != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise ValueError("a tensor's shape is not that of its bytes")
-    return torch.from_numpy(body[first:last].view(dtype).reshape(shape))
+def _view(
+    path: Path, body: np.ndarray[Any, np.dtype[np.uint8]], name: str, info: TensorInfo
+) -> Tensor:
+    if info.dtype not in _DTYPES:
+        raise InvalidModelError(f"{path.name} has {name[:80]!r} as {info.dtype}, which is not used")
+    view = body[info.begin : info.end].view(_DTYPES[info.dtype])
+    return torch.from_numpy(view.reshape(info.shape))

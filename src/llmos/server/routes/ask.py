@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from llmos.sdk.wire import ClassifyBody, EntitiesBody, GenerateBody, TranslateBody
+from llmos.sdk.conversation import GenerateBody
+from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.asking import Answer, Prompt, collect, generate_request, served_for
@@ -19,7 +21,7 @@ from llmos.tasks.classify import CLASSIFY_TASKS, classify
 from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.generate import GENERATE_TASKS, generate
 from llmos.tasks.translate import TRANSLATE_TASKS, translate
-from llmos.types import Chunk, Message, TokenLogprob, Usage
+from llmos.types import Chunk, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from llmos.system import System
@@ -46,6 +48,11 @@ def router(system: System) -> APIRouter:
             n=body.n,
             echo=body.echo,
             priority=body.priority,
+            deadline_ms=body.deadline_ms,
+            grammar=body.output_grammar(),
+            tool_use=body.tool_use(),
+            template_options=body.chat_template_kwargs,
+            stream=body.stream,
         )
         chunks = generate(system.tasks, served, asked)
         if body.stream:
@@ -104,7 +111,7 @@ def router(system: System) -> APIRouter:
 
 def _prompt(body: GenerateBody) -> Prompt:
     if body.messages is not None:
-        return tuple(Message(turn.role, turn.content) for turn in body.messages)
+        return tuple(turn.to_message() for turn in body.messages)
     return body.prompt if isinstance(body.prompt, str) else tuple(body.prompt or ())
 
 
@@ -112,6 +119,10 @@ async def _events(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Event, 
     async with aclosing(chunks) as stream:
         async for chunk in stream:
             event: Event = {"index": chunk.index, "text": chunk.text}
+            if chunk.reasoning:
+                event["reasoning"] = chunk.reasoning
+            if chunk.tool_calls:
+                event["tool_calls"] = [msgspec.to_builtins(delta) for delta in chunk.tool_calls]
             if chunk.logprobs:
                 event["logprobs"] = [_logprob(token) for token in chunk.logprobs]
             if chunk.finish_reason is not None:
@@ -123,6 +134,10 @@ async def _events(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Event, 
 
 def _choice(one: Answer, with_logprobs: bool) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": one.index, "text": one.text}
+    if one.reasoning:
+        choice["reasoning"] = one.reasoning
+    if one.tool_calls:
+        choice["tool_calls"] = [msgspec.to_builtins(call) for call in one.tool_calls]
     choice["finish_reason"] = one.finish_reason
     if with_logprobs:
         choice["logprobs"] = [_logprob(token) for token in one.logprobs]
@@ -142,4 +157,6 @@ def _usage(usage: Usage) -> dict[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
     }

@@ -17,6 +17,7 @@ from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
+from llmos.server.adapters import MAY_MAKE_ADAPTERS, with_base
 from llmos.server.lifetime import Lifetime
 from llmos.server.sse import Event, EventStream
 from llmos.training.jobs import TRAIN, wanted_base
@@ -52,6 +53,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         params: dict[str, Any] = dict(body.params)
         if body.kind == TRAIN:
             params |= await _base(system.library, actor, params)
+        elif body.kind in MAY_MAKE_ADAPTERS:
+            params = await with_base(system, actor, body.kind, params)
         await check_target(system, actor, body.kind, params)
         job = await kernel.jobs.submit(
             body.kind,
@@ -119,7 +122,7 @@ async def _base(library: Library, actor: Actor, params: dict[str, Any]) -> dict[
     name = wanted_base(params)
     if name is None:
         return {}
-    version = await asyncio.to_thread(library.resolve, name)
+    version = await asyncio.to_thread(library.resolve, name, "model")
     policy.check(actor, "models.read", version.ref)
     return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
 
@@ -136,7 +139,8 @@ async def check_target(system: System, actor: Actor, kind: str, params: dict[str
         return
     name = known.schema(params).get("name")
     if isinstance(name, str):
-        await asyncio.to_thread(system.library.check_name, name, actor.owner)
+        made = "model" if kind == TRAIN else None
+        await asyncio.to_thread(system.library.check_name, name, actor.owner, made)
 
 
 async def job_events(

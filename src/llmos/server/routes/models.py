@@ -18,9 +18,11 @@ from llmos.sdk.wire import AliasBody, ImportBody, ImportPlanBody, PullBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
+from llmos.server.adapters import with_base
 from llmos.server.routes.jobs import check_target, job_json
 
 if TYPE_CHECKING:
+    from llmos.kernel.jobs import Job
     from llmos.library.versions import Version
     from llmos.system import System
 
@@ -40,7 +42,7 @@ def router(system: System) -> APIRouter:
     @routes.get("/models")
     async def list_models(
         actor: Annotated[Actor, allow("models.read")],
-        kind: Literal["model", "dataset"] = "model",
+        kind: Literal["model", "adapter", "dataset"] = "model",
     ) -> JSONResponse:
         """Every version that was not removed, the newest first; of the key's models alone."""
         versions = await asyncio.to_thread(library.list, kind)
@@ -61,7 +63,7 @@ def router(system: System) -> APIRouter:
         """Start making a model of uploaded files; returns the job."""
         policy.check(actor, "jobs.write")
         await asyncio.to_thread(_touch_all, system, body.files)
-        params = {"name": body.name, "files": body.files}
+        params = body.model_dump(exclude_none=True)
         return await _submitted(system, actor, "import", params, body.name)
 
     @routes.post("/models/import/plan")
@@ -69,8 +71,8 @@ def router(system: System) -> APIRouter:
         body: ImportPlanBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Which of a directory's files to upload for an import, or what is wrong with them."""
-        await asyncio.to_thread(library.check_name, body.name, actor.owner)
         selection = select(body.filenames)
+        await asyncio.to_thread(library.check_name, body.name, actor.owner, selection.kind)
         return JSONResponse({"kept": selection.kept, "skipped": selection.skipped})
 
     @routes.post("/models/pull", status_code=202)
@@ -116,21 +118,29 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Point an alias of the name at this version."""
         version = await resolved(ref, actor, "models.write")
-        moved = await asyncio.to_thread(library.set_alias, version.ref, body.alias, actor)
+        moved = await asyncio.to_thread(
+            library.set_alias, version.ref, body.alias, actor, version.kind
+        )
         return JSONResponse(version_json(moved))
 
     @routes.get("/models/{ref:path}")
     async def read_model(ref: str, actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
-        """One version, by reference or by task name."""
-        return JSONResponse(version_json(await resolved(ref, actor, "models.read")))
+        """One version, by reference or by task name; ``base+adapter`` gives the adapter, whose
+        ``ref`` then names both."""
+        base, plus, name = ref.partition("+")
+        version = await resolved(name or ref, actor, "models.read")
+        if not plus:
+            return JSONResponse(version_json(version))
+        under = await resolved(base, actor, "models.read")
+        return JSONResponse(version_json(version) | {"ref": f"{under.ref}+{version.ref}"})
 
     @routes.delete("/models/{ref:path}")
     async def remove_model(
         ref: str, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Remove a version. Its number is never used again; `gc` frees the space."""
-        await resolved(ref, actor, "models.write")
-        removed = await asyncio.to_thread(library.remove, ref, actor)
+        version = await resolved(ref, actor, "models.write")
+        removed = await asyncio.to_thread(library.remove, ref, actor, version.kind)
         return JSONResponse(version_json(removed))
 
     return routes
@@ -158,11 +168,11 @@ def version_json(version: Version) -> dict[str, Any]:
     }
 
 
-async def _submitted(
-    system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
-) -> JSONResponse:
+async def submit(system: System, actor: Actor, kind: str, params: dict[str, Any], name: str) -> Job:
+    """Queue the making of a model, if the actor may add to its name. Raises as the kind does."""
+    params = await with_base(system, actor, kind, params)
     await check_target(system, actor, kind, params)
-    job = await system.kernel.jobs.submit(
+    return await system.kernel.jobs.submit(
         kind,
         params,
         owner=actor.owner,
@@ -170,6 +180,12 @@ async def _submitted(
         priority=priority_for(actor, None),
         actor=actor.id,
     )
+
+
+async def _submitted(
+    system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
+) -> JSONResponse:
+    job = await submit(system, actor, kind, params, name)
     return JSONResponse(job_json(job), status_code=202)
 
 

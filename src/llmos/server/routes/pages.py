@@ -25,6 +25,7 @@ def router() -> APIRouter:
     """Return the routes, which need no key: the data a page shows does."""
     routes = APIRouter(include_in_schema=False)
 
+    @routes.head("/")  # Ollama's command line asks so whether anybody is there
     @routes.get("/")
     async def status_page() -> HTMLResponse:
         return page(_static("status.html"))

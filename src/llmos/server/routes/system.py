@@ -20,6 +20,7 @@ from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.lifetime import Lifetime
+from llmos.server.response_store import ResponseStore
 from llmos.server.routes.jobs import job_json
 from llmos.server.sse import Event, EventStream
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from llmos.system import System
 
 LOG_FILE = "server.log"
+_SHOWN = (
+    *("name", "key", "engine", "state", "bytes", "load_s"),
+    *("running", "waiting", "kv_use", "prefix_hit_rate", "adapters"),
+)
 LOG_TAIL_BYTES = 4 * 2**20
 LOG_POLL_S = 0.25
 
@@ -69,6 +74,7 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         grace_s = system.settings.gc_grace_s if body.grace_s is None else body.grace_s
         await _record(system, actor, "system.gc", {"grace_s": grace_s})
         report = await asyncio.to_thread(system.library.gc, grace_s)
+        await ResponseStore(system.database, system.keys.clock).sweep(actor)
         removed = {"freed_bytes": report.bytes, "removed": report.blobs}
         await _record(system, actor, "system.gc_done", removed)
         return JSONResponse({**removed, "directories": report.directories})
@@ -99,9 +105,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
 
 def _model_json(status: dict[str, Any], now: float) -> dict[str, Any]:
     """Return one resident model: with the leases on it and the seconds since its last use."""
-    names = ("name", "key", "engine", "state", "bytes", "load_s")
     idle_s = 0.0 if status["requests"] else max(now - status["last_used_at"], 0.0)
-    kept = {name: status[name] for name in names}
+    kept = {name: status[name] for name in _SHOWN}
     return {**kept, "leases": status["requests"], "idle_s": idle_s}
 
 

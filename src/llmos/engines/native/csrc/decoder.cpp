@@ -33,25 +33,25 @@ struct Shape {
   int32_t rotary_dim;
 };
 
+// A low-rank addition to one linear layer: out += (x a^T) b^T (Hu et al. 2021).
+struct LowRank {
+  const float *a, *b;  // [rank][k], [n][rank], scaled; b in the order of the layer's columns
+  int32_t rank, k;     // rank 0: none
+};
+
 // Tokens first..first+count-1 of the step continue one sequence from position start.
 struct Chunk {
   int32_t first, count, start, unused;
   const int32_t* blocks;
-};
-
-// A low-rank addition to one linear layer for some rows: out += (x a^T) b^T (Hu et al. 2021).
-struct Adapter {
-  const float *a, *b;  // [rank][k], [n][rank], scaled; b in the order of the layer's columns
-  int32_t rank, linear, first, count;  // linear: 4 * layer + {qkv, output, gate_up, down}
+  const LowRank* adapter;  // null, or [layers][qkv, output, gate_up, down]
 };
 
 struct Step {
-  int32_t tokens, chunks, wanted, adapters;
-  const int32_t *token_ids, *positions, *slots;
+  int32_t tokens, chunks, wanted, unused;
+  const int32_t *token_ids, *slots;
   const float *cos, *sin;  // [kinds of rotary][tokens][rotary_dim]
   const Chunk* chunk;
   const int32_t* wanted_tokens;  // whose logits to compute
-  const Adapter* adapter;        // sorted by linear
   float* logits;                 // [wanted][vocab]
   int32_t* best;                 // [wanted] the likeliest token; -1: not finite
   float* states;                 // null, or [wanted][hidden] after the last norm
@@ -118,7 +118,14 @@ class Decoder {
     attended_ = attended_buffer_.reserve(static_cast<size_t>(m) * attended);
     middle_ = middle_buffer_.reserve(static_cast<size_t>(m) * middle);
     branch_ = branch_buffer_.reserve(static_cast<size_t>(m) * padded(shape_.hidden));
-    if (step_.adapters) adapted_ = adapted_buffer_.reserve(static_cast<size_t>(m) * 2 * middle);
+    adapters_.assign(m, nullptr);
+    is_adapted_ = false;
+    for (int c = 0; c < step_.chunks; ++c) {
+      const Chunk& chunk = step_.chunk[c];
+      std::fill_n(adapters_.begin() + chunk.first, chunk.count, chunk.adapter);
+      is_adapted_ |= chunk.adapter != nullptr;
+    }
+    if (is_adapted_) adapted_ = adapted_buffer_.reserve(static_cast<size_t>(m) * columns(&Layer::gate_up));
     narrow_ = narrow_buffer_.reserve(m, padded(shape_.hidden));
     heads_ = heads_buffer_.reserve(m, attended);
     wide_ = wide_buffer_.reserve(m, middle);
@@ -154,7 +161,7 @@ class Decoder {
         quantize_row(narrow_, t, row(normed_, t, hidden), hidden);
       });
       linear(phase++, layer.qkv, narrow_, Storing{qkv_, wide, wide});
-      adapt(phase, 4 * l, normed_, hidden, layer.qkv, qkv_, wide);
+      adapt(phase, 4 * l, normed_, hidden, qkv_, wide);
       share(phase++, m, [&](int t) { place(layer, l, t); });
       share(phase++, static_cast<int>(tasks_.size()), [&](int i) { attend_task(layer, l, tasks_[i], thread); });
       share(phase++, m, [&](int t) {
@@ -174,25 +181,21 @@ class Decoder {
     predict(phase, thread);
   }
 
-  // What takes a phase of its own only where adapters are in use takes a number all the same.
-  void adapt(int& phase, int linear, const float* x, int k, const Linear& layer, float* out, int n) {
+  // Adds what the rows' adapters add to a linear layer's out [m][n], from its input x [m][stride]. What
+  // takes a phase of its own only where adapters are in use takes a number all the same.
+  void adapt(int& phase, int linear, const float* x, int stride, float* out, int n) {
     const int mine = phase++;
-    if (!step_.adapters) return;
-    share(mine, step_.adapters, [&](int i) {
-      if (step_.adapter[i].linear == linear) add_low_rank(step_.adapter[i], x, k, out, n, layer.n);
+    if (!is_adapted_) return;
+    share(mine, step_.tokens, [&](int t) {
+      if (adapters_[t] && adapters_[t][linear].rank)
+        add_low_rank(adapters_[t][linear], row(x, t, stride), row(out, t, n), n);
     });
   }
 
-  // out[row] += (x[row] a^T) b^T; the columns of b beyond n stay out.
-  static void add_low_rank(const Adapter& adapter, const float* x, int k, float* out, int n, int columns) {
-    std::vector<float> inner(adapter.rank);
-    for (int t = adapter.first; t < adapter.first + adapter.count; ++t) {
-      const float* from = x + static_cast<size_t>(t) * k;
-      for (int r = 0; r < adapter.rank; ++r) inner[r] = dot(from, adapter.a + static_cast<size_t>(r) * k, k);
-      float* to = out + static_cast<size_t>(t) * n;
-      for (int c = 0; c < std::min(n, columns); ++c)
-        to[c] += dot(inner.data(), adapter.b + static_cast<size_t>(c) * adapter.rank, adapter.rank);
-    }
+  static void add_low_rank(const LowRank& low, const float* x, float* out, int n) {
+    std::vector<float> inner(low.rank);
+    for (int r = 0; r < low.rank; ++r) inner[r] = dot(x, row(low.a, r, low.k), low.k);
+    for (int c = 0; c < n; ++c) out[c] += dot(inner.data(), row(low.b, c, low.rank), low.rank);
   }
 
   struct Storing {
@@ -225,15 +228,15 @@ class Decoder {
 
   // hidden += norm(x w), or x w where there is no norm.
   void branch(int& phase, const Linear& w, const Rows& x, const float* norm, int number, const float* input,
-              int k) {
+              int width) {
     const int hidden = shape_.hidden, stride = w.n;
-    if (!norm && !step_.adapters) {
+    if (!norm && !is_adapted_) {
       linear(phase, w, x, Adding{hidden_, hidden});
       phase += 3;
       return;
     }
     linear(phase++, w, x, Storing{branch_, stride, stride});
-    adapt(phase, number, input, k, w, branch_, stride);
+    adapt(phase, number, input, width, branch_, stride);
     share(phase++, step_.tokens, [&](int t) {
       float* out = row(branch_, t, stride);
       if (norm) normalize(out, norm, out);
@@ -245,7 +248,7 @@ class Decoder {
   // middle = activation(gate) * up. A tile holds 32 columns of the gate, then the 32 of up.
   void gate(int& phase, const Layer& layer, int number, int middle) {
     const auto kind = static_cast<Activation>(shape_.activation);
-    if (!step_.adapters) {
+    if (!is_adapted_) {
       linear(phase, layer.gate_up, narrow_, [&](int r, int tile, const __m512* v) {
         float* to = middle_ + static_cast<size_t>(r) * middle + tile * (kTile / 2);
         _mm512_storeu_ps(to, _mm512_mul_ps(activate(v[0], kind), v[2]));
@@ -256,7 +259,7 @@ class Decoder {
     }
     const int stride = layer.gate_up.n;
     linear(phase++, layer.gate_up, narrow_, Storing{adapted_, stride, stride});
-    adapt(phase, number, normed_, shape_.hidden, layer.gate_up, adapted_, stride);
+    adapt(phase, number, normed_, shape_.hidden, adapted_, stride);
     share(phase++, step_.tokens, [&](int t) {
       const float* from = row(adapted_, t, stride);
       float* to = row(middle_, t, middle);
@@ -414,6 +417,8 @@ class Decoder {
   int64_t layer_size_ = 0;
   Step step_{};
   std::vector<Task> tasks_;
+  std::vector<const LowRank*> adapters_;  // of each token
+  bool is_adapted_ = false;
   std::vector<Best> best_;
   Buffer<float> hidden_buffer_, normed_buffer_, qkv_buffer_, attended_buffer_, middle_buffer_,
       branch_buffer_, adapted_buffer_;
@@ -442,7 +447,7 @@ void llmos_decoder_step(Decoder* decoder, const Step* step) { decoder->step(*ste
 
 // Sizes of the structs, for the caller to check that both sides mean the same.
 void llmos_struct_sizes(int32_t out[6]) {
-  const size_t sizes[6] = {sizeof(Linear), sizeof(Layer), sizeof(Shape), sizeof(Chunk), sizeof(Adapter), sizeof(Step)};
+  const size_t sizes[6] = {sizeof(Linear), sizeof(Layer), sizeof(Shape), sizeof(Chunk), sizeof(LowRank), sizeof(Step)};
   std::copy_n(sizes, 6, out);
 }
 }

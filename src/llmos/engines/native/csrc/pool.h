@@ -1,7 +1,7 @@
 // Threads that compute one step together: woken once per step, then held in step by barriers.
 //
-// Inside a step threads spin for a moment and then yield; between steps they sleep, so that idle
-// engines cost nothing and other processes get the cores.
+// Threads that wait spin for a moment and then sleep: an idle engine costs nothing, and where another
+// process took a core, the thread it drove out can go on on the core of one that waits for it.
 #pragma once
 
 #include <immintrin.h>
@@ -32,7 +32,7 @@ class Pool {
     num_running_.store(num_threads_ - 1);
     wake();
     work(0);
-    wait_until([this] { return num_running_.load(std::memory_order_acquire) == 0; });
+    for (int left; (left = num_running_.load(std::memory_order_acquire)) != 0;) await(num_running_, left);
   }
 
   // Returns once every thread has come here.
@@ -42,22 +42,23 @@ class Pool {
     if (num_arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
       num_arrived_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
+      phase_.notify_all();
     } else {
-      wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+      await(phase_, phase);
     }
   }
 
  private:
-  static constexpr int kSpins = 4000;
+  static constexpr int kSpins = 2000;
 
-  template <class Condition>
-  static void wait_until(Condition condition) {
-    for (int i = 0; !condition(); ++i) {
-      if (i < kSpins)
-        _mm_pause();
-      else
-        std::this_thread::yield();
+  // Returns once the value is another.
+  template <class T>
+  static void await(const std::atomic<T>& value, T old) {
+    for (int i = 0; i < kSpins; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      _mm_pause();
     }
+    value.wait(old, std::memory_order_acquire);
   }
 
   void wake() {
@@ -66,14 +67,13 @@ class Pool {
   }
 
   void serve(int index) {
-    uint32_t seen = 0;
-    while (true) {
-      for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) _mm_pause();
-      epoch_.wait(seen, std::memory_order_acquire);
+    for (uint32_t seen = 0;;) {
+      await(epoch_, seen);
       seen = epoch_.load(std::memory_order_acquire);
       if (stopped_.load()) return;
       (*work_)(index);
       num_running_.fetch_sub(1, std::memory_order_release);
+      num_running_.notify_all();
     }
   }
 

@@ -1,0 +1,118 @@
+"""Whose step comes next: a pure decision over plain values, and the virtual clocks behind it.
+
+No input or output, no clock, no torch. Fairness is start-time fair queueing (Goyal, Vin and Cheng
+1996, section 2): each flow has a virtual time, the compute it was charged; the lowest goes first. A
+flow that was idle starts again at the lowest of those that were not, so nobody saves up a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from llmos.engines.base import Urgency
+
+AGEING_S = 2.0
+"""A model gains one class for each such time that it waits for a step."""
+FAIR_LEAD_MS = 1000.0
+"""A deadline puts works first only while their tenant is no further ahead of the others."""
+MAX_IDLE_FLOWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that has work.
+
+    ``waited_s`` counts from its last step, or from when it got work; ``virtual_ms`` is the lowest
+    virtual time among the tenants in ``urgency``, ``model_ms`` the model's own.
+    """
+
+    key: str
+    urgency: Urgency
+    waited_s: float = 0.0
+    virtual_ms: float = 0.0
+    model_ms: float = 0.0
+
+
+def pick(
+    candidates: Sequence[Candidate], horizon_s: float = 0.0, *, ageing_s: float = AGEING_S
+) -> str:
+    """Return the key of the model to step.
+
+    Each ``ageing_s`` of waiting counts as one class. First go the works that waited past the best
+    class, then those that are late: their slack does not outlast ``horizon_s``, the time of a step.
+    Then the better class goes first, then the tenant with the lowest virtual time, and of one
+    tenant's models the one that had the least. So a model of class ``p`` waits at most
+    ``(p + 1) * ageing_s``, and then for those that waited longer.
+    """
+    least_ms = min(one.virtual_ms for one in candidates)
+
+    def rank(one: Candidate) -> tuple[bool, int, float, float, float, str]:
+        slack_s = one.urgency.slack_s
+        aged = one.urgency.priority - int(one.waited_s // ageing_s)
+        is_late = slack_s <= horizon_s and one.virtual_ms - least_ms <= FAIR_LEAD_MS
+        pressing_s = slack_s if is_late else 0.0
+        is_urgent = is_late or aged < 0
+        return not is_urgent, aged, pressing_s, one.virtual_ms, one.model_ms, one.key
+
+    return min(candidates, key=rank).key
+
+
+class VirtualTimes:
+    """Compute charged to each flow (a tenant, or a model), in milliseconds, within groups.
+
+    A group is a set of flows that compete, as the tenants of one priority class do. Idle flows
+    that no active one has overtaken are remembered; at most ``max_idle`` of them.
+    """
+
+    def __init__(self, max_idle: int = MAX_IDLE_FLOWS) -> None:
+        self._max_idle = max_idle
+        self._times_ms: dict[str, float] = {}
+        self._active: dict[int, frozenset[str]] = {}
+        self._floors_ms: dict[int, float] = {}
+
+    def activate(self, groups: Mapping[int, Iterable[str]]) -> None:
+        """Say which flows want service now; who was not among a group's flows catches up with them.
+
+        Groups not mentioned have no flows now.
+        """
+        before, self._active = self._active, {g: frozenset(flows) for g, flows in groups.items()}
+        for group in before.keys() | self._active.keys():
+            old, new = before.get(group, frozenset()), self._active.get(group, frozenset())
+            stayed = old & new
+            # Once a group is empty all of its past is settled: the floor is its highest time.
+            reached_ms = self.least(stayed) if stayed else max(map(self.of, old), default=0.0)
+            floor_ms = max(self._floors_ms.get(group, 0.0), reached_ms)
+            self._floors_ms[group] = floor_ms
+            for flow in new - stayed:
+                self._times_ms[flow] = max(self.of(flow), floor_ms)
+        if len(self._times_ms) > self._max_idle:
+            self._forget_idle()
+
+    def charge(self, shares: Mapping[str, float], ms: float) -> None:
+        """Add ``ms`` of compute to the flows by their shares of it."""
+        for flow, share in shares.items():
+            self._times_ms[flow] = self.of(flow) + share * ms
+
+    def of(self, flow: str) -> float:
+        """Return a flow's virtual time."""
+        return self._times_ms.get(flow, 0.0)
+
+    def least(self, flows: Iterable[str]) -> float:
+        """Return the lowest virtual time among the flows; 0 if there are none."""
+        return min(map(self.of, flows), default=0.0)
+
+    def view(self) -> Mapping[str, float]:
+        """Return every remembered flow's virtual time; who is not in it has 0."""
+        return MappingProxyType(self._times_ms)
+
+    def __len__(self) -> int:
+        return len(self._times_ms)
+
+    def _forget_idle(self) -> None:
+        """Keep, of the idle flows, the half of the limit that is furthest ahead."""
+        active = frozenset[str]().union(*self._active.values())
+        idle = sorted((ms, flow) for flow, ms in self._times_ms.items() if flow not in active)
+        for _, flow in idle[: max(0, len(idle) - self._max_idle // 2)]:
+            del self._times_ms[flow]

@@ -1,0 +1,152 @@
+"""The loaded models of an engine process taking turns: one step at a time, each accounted for.
+
+Who comes next is `fairness`' decision. This asks the engines how urgent they are, measures their
+steps and charges them to the tenants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from llmos.engines import fairness
+from llmos.engines.base import Engine, Urgency
+from llmos.engines.fairness import Candidate, VirtualTimes
+from llmos.errors import LlmosError
+from llmos.types import EngineStats, Priority, Work, WorkOut
+
+SMOOTHING = 0.2
+"""Weight of the newest step in a model's mean step time."""
+HORIZON_STEPS = 2.0
+"""A work is late when its slack is below so many of the longest steps."""
+
+
+@dataclass(slots=True)
+class HostedModel:
+    """A loaded model, and of the works passed to it what the host needs to know."""
+
+    engine: Engine
+    works: dict[str, Work] = field(default_factory=dict)
+    deadlines: dict[str, float] = field(default_factory=dict)
+    """Work id to monotonic seconds, for those works that have a deadline."""
+    waiting_since: float | None = None
+    """Its last step, or when it got work; None while it has none."""
+    step_s: float = 0.0
+    """Smoothed duration of a step."""
+    _tenants: dict[int, Counter[str]] = field(default_factory=dict)
+
+    def add(self, work_id: str, work: Work, now: float) -> None:
+        """Note a work that the engine took at ``now``."""
+        self.works[work_id] = work
+        self._tenants.setdefault(work.priority, Counter())[work.tenant] += 1
+        if work.deadline_s is not None:
+            self.deadlines[work_id] = now + work.deadline_s
+
+    def remove(self, work_id: str) -> None:
+        """Forget a work; no-op when it is not there."""
+        if (work := self.works.pop(work_id, None)) is None:
+            return
+        self.deadlines.pop(work_id, None)
+        tenants = self._tenants[work.priority]
+        tenants[work.tenant] -= 1
+        if not tenants[work.tenant]:
+            del tenants[work.tenant]
+        if not tenants:
+            del self._tenants[work.priority]
+
+    def expired(self, now: float) -> list[str]:
+        """Return the works whose deadline has passed."""
+        return [work_id for work_id, at in self.deadlines.items() if at <= now]
+
+    def tenants(self) -> Mapping[int, Iterable[str]]:
+        """Return the tenants of its works by class."""
+        return self._tenants
+
+    def urgency(self, now: float) -> Urgency:
+        """Return what the engine says, or what its works say."""
+        if (said := self.engine.urgency(now)) is not None:
+            return said
+        priority = min(self._tenants, default=int(Priority.BACKGROUND))
+        slack_s = min(self.deadlines.values(), default=math.inf) - now
+        return Urgency(slack_s, priority, tuple(self._tenants.get(priority, ())))
+
+    def shares(self) -> Mapping[str, float]:
+        """Return each tenant's share of the last step: as the engine says, else by works."""
+        if shares := self.engine.last_shares():
+            return shares
+        counts = sum(self._tenants.values(), Counter[str]())
+        return {tenant: count / len(self.works) for tenant, count in counts.items()}
+
+    def stats(self) -> EngineStats:
+        """Return what the engine says, or the works it has."""
+        if (said := self.engine.stats()) is not None:
+            return said
+        counts = Counter(work.priority for work in self.works.values())
+        interactive, standard, batch, background = (counts[priority] for priority in Priority)
+        return EngineStats(running=(interactive, standard, batch, background))
+
+
+class Turns:
+    """Picks the model of each step and charges the step's time to tenants and models.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tenants = VirtualTimes()
+        self._models = VirtualTimes()
+
+    def next(self, models: Mapping[str, HostedModel]) -> str | None:
+        """Return the key of the model to step now; None when none has work."""
+        now = self._clock()
+        busy: dict[str, Urgency] = {}
+        for key, model in models.items():
+            if not model.engine.has_work:
+                model.waiting_since = None
+                continue
+            if model.waiting_since is None:
+                model.waiting_since = now
+            busy[key] = model.urgency(now)
+        if not busy:
+            return None
+        self._activate({key: models[key] for key in busy})
+        if len(busy) == 1:
+            return next(iter(busy))
+        horizon_s = HORIZON_STEPS * max(models[key].step_s for key in busy)
+        candidates = [
+            Candidate(
+                key,
+                urgency,
+                now - (models[key].waiting_since or now),
+                self._tenants.least(urgency.tenants),
+                self._models.of(key),
+            )
+            for key, urgency in busy.items()
+        ]
+        return fairness.pick(candidates, horizon_s)
+
+    def step(self, key: str, model: HostedModel) -> list[tuple[str, WorkOut | LlmosError]]:
+        """Step a model and account for it; returns and raises what the engine does."""
+        model.engine.set_virtual_times(self._tenants.view())
+        begun = self._clock()
+        try:
+            return model.engine.step()
+        finally:
+            ended = self._clock()
+            taken_s = ended - begun
+            model.step_s += (SMOOTHING if model.step_s else 1.0) * (taken_s - model.step_s)
+            model.waiting_since = ended
+            self._tenants.charge(model.shares(), taken_s * 1000)
+            self._models.charge({key: 1.0}, taken_s * 1000)
+
+    def _activate(self, busy: Mapping[str, HostedModel]) -> None:
+        groups: dict[int, set[str]] = {}
+        for model in busy.values():
+            for priority, tenants in model.tenants().items():
+                groups.setdefault(priority, set()).update(tenants)
+        self._tenants.activate(groups)
+        self._models.activate({0: busy})

@@ -1,0 +1,109 @@
+"""A lease: a loaded model that stays loaded while it is held, and the works done under it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+import msgspec
+
+from llmos.errors import OverloadedError
+from llmos.kernel.telemetry import Meter, Tally
+from llmos.kernel.works import LiveWork
+from llmos.types import GenerateWork, PipelineOut, PipelineWork, TokensOut, Work
+
+Start = Callable[[Work, Meter, float | None], LiveWork]
+"""Takes on a work, its meter and its deadline (monotonic seconds or None)."""
+
+
+class Lease:
+    """A loaded model that stays loaded while this is held; loaded again if the engine dies.
+
+    Args:
+        start: passes a work to the model.
+        drop: cancels one.
+        tallies: of the model, by class.
+        clock: monotonic seconds.
+        max_works: works that may be under way at a time.
+        deadline_at: monotonic seconds at which every work fails.
+        adapter: key of the adapter that generations use; empty: none.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        drop: Callable[[LiveWork], None],
+        tallies: Sequence[Tally],
+        clock: Callable[[], float],
+        *,
+        max_works: int,
+        deadline_at: float | None,
+        adapter: str = "",
+    ) -> None:
+        self._start = start
+        self._drop = drop
+        self._tallies = tallies
+        self._clock = clock
+        self._max_works = max_works
+        self._deadline_at = deadline_at
+        self._adapter = adapter
+        self._begun_at: float | None = clock()
+        self._live: set[LiveWork] = set()
+
+    async def generate(self, work: GenerateWork) -> AsyncGenerator[TokensOut, None]:
+        """Yield tokens as they are sampled; the last output has a ``finish_reason``.
+
+        What is sampled while the reader is elsewhere comes as one output. Closing the generator, or
+        the lease, cancels the work in the engine. When the engine dies, the stream goes on with the
+        same tokens.
+
+        Raises:
+            OverloadedError: this request has too many works under way.
+            DeadlineExceededError: the lease's deadline, or the work's own, passed.
+            EngineError: the engine died three times running at this request.
+            LlmosError: whatever the engine says is wrong with the request.
+        """
+        if self._adapter:
+            work = msgspec.structs.replace(work, adapter=self._adapter)
+        live = self._begin(work)
+        try:
+            while True:
+                out = await live.next()
+                assert isinstance(out, TokensOut)
+                yield out
+                if out.finish_reason is not None:
+                    return
+        finally:
+            self._end(live)
+
+    async def run(self, work: PipelineWork) -> PipelineOut:
+        """Return the result of one forward task. Raises as `generate`."""
+        live = self._begin(work)
+        try:
+            out = await live.next()
+            assert isinstance(out, PipelineOut)
+            return out
+        finally:
+            self._end(live)
+
+    def close(self) -> None:
+        """Cancel what is still going on."""
+        for live in list(self._live):
+            self._end(live)
+
+    def _begin(self, work: Work) -> LiveWork:
+        if len(self._live) >= self._max_works:
+            raise OverloadedError(f"This request has {len(self._live)} works under way already.")
+        now = self._clock()
+        deadlines = [] if self._deadline_at is None else [self._deadline_at]
+        if work.deadline_s is not None:
+            deadlines.append(now + work.deadline_s)
+        # The first token of the first work was waited for since the request came.
+        begun_at, self._begun_at = self._begun_at or now, None
+        meter = Meter(self._tallies[work.priority], work, begun_at)
+        live = self._start(work, meter, min(deadlines, default=None))
+        self._live.add(live)
+        return live
+
+    def _end(self, live: LiveWork) -> None:
+        self._live.discard(live)
+        self._drop(live)

@@ -1,0 +1,132 @@
+"""What has been served so far, per model and class: times, tokens and outcomes as plain numbers.
+
+Made for the token path: taking note of a token costs about a microsecond. How it is shown is the
+server's business (`/metrics`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import add
+
+from llmos.errors import LlmosError
+from llmos.types import EngineStats, GenerateWork, Priority, TokensOut, Work
+
+TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+ITL_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 5.0)
+MAX_MODELS = 1000
+"""Models remembered; beyond, the one that was first used longest ago is forgotten."""
+_EVENTS = ("prefix_query_tokens", "prefix_hit_tokens", "draft_tokens", "accepted_tokens")
+
+
+class Histogram:
+    """Counts of values at or below each bound, and above the last; their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Note a value, ``count`` times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one model has served in one class."""
+
+    ttft_s: Histogram = field(default_factory=lambda: Histogram(TTFT_BOUNDS_S))
+    itl_s: Histogram = field(default_factory=lambda: Histogram(ITL_BOUNDS_S))
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Ended requests: by ``ok``, ``cancelled`` or the code of their error."""
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Count the outcome of a request, which is what happens inside."""
+        try:
+            yield
+        except LlmosError as error:
+            self.outcomes[error.code] += 1
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self.outcomes["cancelled"] += 1
+            raise
+        except BaseException:
+            self.outcomes[LlmosError.code] += 1
+            raise
+        self.outcomes["ok"] += 1
+
+
+@dataclass(slots=True)
+class ModelTally:
+    """What one model has served, since the server started and whichever engine did it."""
+
+    classes: tuple[Tally, ...] = field(default_factory=lambda: tuple(Tally() for _ in Priority))
+    preemptions: list[int] = field(default_factory=lambda: [0 for _ in Priority])
+    events: Counter[str] = field(default_factory=Counter)
+    """The counters of EngineStats that are not per class, by name."""
+
+    def absorb(self, old: EngineStats, new: EngineStats) -> None:
+        """Add what an engine counted between two of its reports."""
+        gained = (max(a - b, 0) for a, b in zip(new.preemptions, old.preemptions, strict=True))
+        self.preemptions = list(map(add, self.preemptions, gained))
+        for name in _EVENTS:
+            self.events[name] += max(getattr(new, name) - getattr(old, name), 0)
+
+
+class Meter:
+    """Follows one work: when its tokens came and how many. Times are monotonic seconds."""
+
+    __slots__ = ("_last_at", "_num_prompt", "_seen_first", "_tally")
+
+    def __init__(self, tally: Tally, work: Work, begun_at: float) -> None:
+        self._tally = tally
+        self._last_at = begun_at
+        self._num_prompt = len(work.prompt_ids) if isinstance(work, GenerateWork) else 0
+        self._seen_first = False
+
+    def took(self, out: TokensOut, now: float) -> None:
+        """Note tokens that came at ``now``; those that came together share the time they took."""
+        if not (count := len(out.pieces)):
+            return
+        tally = self._tally
+        passed_s = now - self._last_at
+        self._last_at = now
+        tally.generated_tokens += count
+        if self._seen_first:
+            tally.itl_s.observe(passed_s / count, count)
+            return
+        self._seen_first = True
+        tally.prompt_tokens += self._num_prompt
+        tally.ttft_s.observe(passed_s)
+        if count > 1:
+            tally.itl_s.observe(0.0, count - 1)
+
+
+class Telemetry:
+    """The tallies of one system, by model name."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelTally] = {}
+
+    def of(self, name: str) -> ModelTally:
+        """Return a model's tally, a new one if need be."""
+        if (tally := self._models.get(name)) is None:
+            if len(self._models) >= MAX_MODELS:
+                del self._models[next(iter(self._models))]
+            tally = self._models[name] = ModelTally()
+        return tally
+
+    def __iter__(self) -> Iterator[tuple[str, ModelTally]]:
+        return iter(self._models.items())
