@@ -43,6 +43,11 @@ class Settings:
     )
     device: str = _setting("auto", "Device of engines and jobs: auto, cpu or cuda:N.")
     threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.", least=0)
+    dtype: str = _setting(
+        "auto",
+        "Weights that a CPU computes with: auto (quantised ones where there are) or stored.",
+        choices=("auto", "stored"),
+    )
     memory_bytes: int = _setting(
         0, "Memory that may be reserved; 0 means 80% of the free.", least=0
     )
@@ -52,6 +57,9 @@ class Settings:
     max_workers: int = _setting(1, "Jobs that compute at the same time.", least=1)
     max_queue: int = _setting(
         256, "Requests of one class that may be at one model; more are answered 429.", least=1
+    )
+    itl_target_ms: float = _setting(
+        200.0, "Longest pause between tokens of an interactive or standard stream.", least=1
     )
     engine_stall_s: float = _setting(
         120.0, "Seconds of silence after which an engine that has work is restarted.", least=1

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from llmos.compression import jobs as compression_jobs
 from llmos.engines import builtin as builtin_engines
 from llmos.errors import DiskFullError, HomeLockedError
 from llmos.kernel.jobs import Job
@@ -38,7 +39,7 @@ from llmos.tasks.tokenizers import Tokenizers
 from llmos.training import jobs as training_jobs
 from llmos.types import JobResult
 
-BUILT_INS = (builtin_engines, library_jobs, training_jobs)
+BUILT_INS = (builtin_engines, library_jobs, training_jobs, compression_jobs)
 
 
 class HomeLock:

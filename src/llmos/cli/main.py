@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from llmos.cli import defaults, doctor, jobs, keys, models, run, server, tasks, train
+from llmos.cli import defaults, doctor, jobs, keys, models, quantize, run, server, tasks, train
 from llmos.errors import LlmosError
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def llmos() -> None:
     """
 
 
-for module in (run, tasks, models, defaults, train, jobs, server, doctor, keys):
+for module in (run, tasks, models, quantize, defaults, train, jobs, server, doctor, keys):
     module.register(app)
 
 

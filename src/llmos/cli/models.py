@@ -84,6 +84,16 @@ BaseOption = Annotated[
 ]
 
 
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="int8 or int4: make a quantised version as well; stored: do not; auto: where it pays.",
+    ),
+]
+
+
 def _print_models(rows: list[dict[str, Any]]) -> None:
     print_table(
         ("name", "task", "parameters", "size", "languages", "made", "from"),
@@ -181,6 +191,7 @@ def import_model(
     name: Annotated[str | None, typer.Option("--name", help="Name in the library.")] = None,
     task: TaskOption = None,
     base: BaseOption = None,
+    dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -191,13 +202,16 @@ def import_model(
       llmos import ./my-checkpoint --name my-model
       llmos import ./my-lora --name my-adapter --base my-model
       llmos import ./my-checkpoint --name my-embedder --task embed
+      llmos import ./my-checkpoint --name my-model --dtype int4
     """
     from llmos.cli.progress import follow_job, transfer
 
     wanted = directory.resolve().name if name is None else name
     with open_client(server, home) as client:
         with transfer("uploading") as on_progress:
-            job = client.import_model(directory, wanted, on_progress, task=task, base=base)
+            job = client.import_model(
+                directory, wanted, on_progress, task=task, base=base, dtype=dtype
+            )
         job = follow_job(client, job["id"], "importing")
     _report_made(job, as_json)
 
@@ -210,6 +224,7 @@ def pull(
     ] = None,
     task: TaskOption = None,
     base: BaseOption = None,
+    dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -223,7 +238,7 @@ def pull(
     from llmos.cli.progress import follow_job
 
     with open_client(server, home) as client:
-        job = client.pull(repo, name=name, revision=revision, task=task, base=base)
+        job = client.pull(repo, name=name, revision=revision, task=task, base=base, dtype=dtype)
         job = follow_job(client, job["id"], "pulling")
     _report_made(job, as_json)
 
@@ -243,7 +258,7 @@ def export(
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Write a model's files to a folder that transformers can load.
+    """Write a model's files to a folder that transformers can load; a quantised one, llmos alone.
 
     Examples:
       llmos export my-model ./my-model
@@ -253,8 +268,11 @@ def export(
     from llmos.cli.progress import transfer
 
     with open_client(server, home) as client, transfer("exporting") as on_progress:
+        version = client.model(model)
         client.export_model(model, directory, on_progress)
     typer.echo(f"{model} is in {directory}")
+    if version["manifest"].get("quantization"):
+        note("its weights are quantised in llmos' own format: `llmos import` reads them back")
 
 
 def remove(model: ModelArgument, server: ServerOption = None, home: HomeOption = None) -> None:

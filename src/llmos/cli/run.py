@@ -80,16 +80,23 @@ def run(
         "chat_template_kwargs": None if think is None else {"enable_thinking": think},
     }
     sampling = {name: value for name, value in options.items() if value is not None}
-    if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read().strip("\n")
-        if not prompt:
-            raise InvalidRequestError("the prompt is empty: pass one as an argument or pipe it in")
+    prompt = _piped() if prompt is None else prompt
     with open_client(server, home) as client:
         talk = Conversation(client, model, system, sampling)
         if prompt is None:
             _chat(talk)
         else:
             talk.say(prompt)
+
+
+def _piped() -> str | None:
+    """Return what is piped in; None where a person sits at the keyboard."""
+    if sys.stdin.isatty():
+        return None
+    text = sys.stdin.read().strip("\n")
+    if not text:
+        raise InvalidRequestError("the prompt is empty: pass one as an argument or pipe it in")
+    return text
 
 
 class Conversation:

@@ -257,6 +257,11 @@ def _check_logit_bias(work: GenerateWork, vocab_size: int) -> None:
             )
 
 
+def is_cpu(wanted: str) -> bool:
+    """Say, without torch, whether ``find_device(wanted)`` is the CPU."""
+    return wanted == "cpu" or (wanted == "auto" and not NVIDIA_DRIVER.exists())
+
+
 def find_device(wanted: str) -> str:
     """Return ``wanted``, or for "auto" the first CUDA device, else the CPU.
 

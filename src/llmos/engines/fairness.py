@@ -7,6 +7,7 @@ flow that was idle starts again at the lowest of those that were not, so nobody 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,9 +15,11 @@ from types import MappingProxyType
 from llmos.engines.base import Urgency
 
 AGEING_S = 2.0
-"""A model gains one class for each such time that it waits for a step."""
+"""A class counts as one better for each such time that it waits for a step."""
+STARVING_S = 15.0
+"""A model that had no step for so long goes first in its class."""
 FAIR_LEAD_MS = 1000.0
-"""A deadline puts works first only while their tenant is no further ahead of the others."""
+"""Lateness puts works first only while their tenant and model are no further ahead of others."""
 MAX_IDLE_FLOWS = 4096
 
 
@@ -24,13 +27,15 @@ MAX_IDLE_FLOWS = 4096
 class Candidate:
     """A model that has work.
 
-    ``waited_s`` counts from its last step, or from when it got work; ``virtual_ms`` is the lowest
-    virtual time among the tenants in ``urgency``, ``model_ms`` the model's own.
+    ``waited_s`` counts from its last step, ``class_waited_s`` from the last step of any model of
+    its class, both from when there was work for it. ``virtual_ms`` is the lowest virtual time among
+    the tenants in ``urgency``, ``model_ms`` the model's own.
     """
 
     key: str
     urgency: Urgency
     waited_s: float = 0.0
+    class_waited_s: float = 0.0
     virtual_ms: float = 0.0
     model_ms: float = 0.0
 
@@ -38,25 +43,41 @@ class Candidate:
 def pick(
     candidates: Sequence[Candidate], horizon_s: float = 0.0, *, ageing_s: float = AGEING_S
 ) -> str:
-    """Return the key of the model to step.
+    """Return the key of the model to step: the best of the best class.
 
-    Each ``ageing_s`` of waiting counts as one class. First go the works that waited past the best
-    class, then those that are late: their slack does not outlast ``horizon_s``, the time of a step.
-    Then the better class goes first, then the tenant with the lowest virtual time, and of one
-    tenant's models the one that had the least. So a model of class ``p`` waits at most
-    ``(p + 1) * ageing_s``, and then for those that waited longer.
+    Each ``ageing_s`` of waiting makes a class count as one better. First goes one that waited past
+    the best, then one with late works, whose slack does not outlast ``horizon_s``, the time of a
+    step; then the better. So class ``p`` waits at most ``(p + 1) * ageing_s`` for a step, and
+    then for classes that waited as long.
+
+    Within a class a model that starves goes first, then late works, then the tenant with the lowest
+    virtual time, and of one tenant's models the one that had the least.
     """
-    least_ms = min(one.virtual_ms for one in candidates)
+    slacks_s = {one.key: _pressing_s(one, candidates, horizon_s) for one in candidates}
+    classes: dict[int, list[Candidate]] = {}
+    for one in candidates:
+        classes.setdefault(one.urgency.priority, []).append(one)
 
-    def rank(one: Candidate) -> tuple[bool, int, float, float, float, str]:
-        slack_s = one.urgency.slack_s
-        aged = one.urgency.priority - int(one.waited_s // ageing_s)
-        is_late = slack_s <= horizon_s and one.virtual_ms - least_ms <= FAIR_LEAD_MS
-        pressing_s = slack_s if is_late else 0.0
-        is_urgent = is_late or aged < 0
-        return not is_urgent, aged, pressing_s, one.virtual_ms, one.model_ms, one.key
+    def class_rank(priority: int) -> tuple[bool, int, int]:
+        aged = priority - int(classes[priority][0].class_waited_s // ageing_s)
+        is_late = any(slacks_s[one.key] < math.inf for one in classes[priority])
+        return not (is_late or aged < 0), aged, priority
 
-    return min(candidates, key=rank).key
+    def rank(one: Candidate) -> tuple[int, float, float, float, str]:
+        starved = int(one.waited_s // STARVING_S)
+        return -starved, slacks_s[one.key], one.virtual_ms, one.model_ms, one.key
+
+    return min(classes[min(classes, key=class_rank)], key=rank).key
+
+
+def _pressing_s(one: Candidate, candidates: Sequence[Candidate], horizon_s: float) -> float:
+    """Return the slack of late works; infinity for others, and for who had more than the peers."""
+    if one.urgency.slack_s > horizon_s:
+        return math.inf
+    peers = [other for other in candidates if other.urgency.priority <= one.urgency.priority]
+    tenant_ms = one.virtual_ms - min(peer.virtual_ms for peer in peers)
+    model_ms = one.model_ms - min(peer.model_ms for peer in peers)
+    return math.inf if max(tenant_ms, model_ms) > FAIR_LEAD_MS else one.urgency.slack_s
 
 
 class VirtualTimes:

@@ -4,8 +4,8 @@ A reader thread takes messages from the socket, a loader thread reads models, an
 interleaves the steps of the models that have work. torch is imported when the first engine that
 needs it is loaded. The process ends when its socket closes.
 
-Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default) and LLMOS_THREADS (default: as
-many as there are cores).
+Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default), LLMOS_THREADS (default: as
+many as there are cores), and what engines read: LLMOS_ITL_TARGET_MS.
 """
 
 from __future__ import annotations

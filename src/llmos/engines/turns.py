@@ -99,6 +99,8 @@ class Turns:
         self._clock = clock
         self._tenants = VirtualTimes()
         self._models = VirtualTimes()
+        self._classes: dict[int, float] = {}  # since when each that has work has had no step
+        self._picked = 0  # the class of the last pick
 
     def next(self, models: Mapping[str, HostedModel]) -> str | None:
         """Return the key of the model to step now; None when none has work."""
@@ -108,25 +110,35 @@ class Turns:
             if not model.engine.has_work:
                 model.waiting_since = None
                 continue
+            busy[key] = model.urgency(now)
             if model.waiting_since is None:
                 model.waiting_since = now
-            busy[key] = model.urgency(now)
         if not busy:
             return None
         self._activate({key: models[key] for key in busy})
-        if len(busy) == 1:
-            return next(iter(busy))
-        horizon_s = HORIZON_STEPS * max(models[key].step_s for key in busy)
+        classes = {urgency.priority for urgency in busy.values()}
+        self._classes = {priority: self._classes.get(priority, now) for priority in classes}
+        key = next(iter(busy))
+        if len(busy) > 1:
+            key = self._pick(models, busy, now)
+        self._picked = busy[key].priority
+        return key
+
+    def _pick(
+        self, models: Mapping[str, HostedModel], busy: Mapping[str, Urgency], now: float
+    ) -> str:
         candidates = [
             Candidate(
                 key,
                 urgency,
                 now - (models[key].waiting_since or now),
+                now - self._classes[urgency.priority],
                 self._tenants.least(urgency.tenants),
                 self._models.of(key),
             )
             for key, urgency in busy.items()
         ]
+        horizon_s = HORIZON_STEPS * max(models[key].step_s for key in busy)
         return fairness.pick(candidates, horizon_s)
 
     def step(self, key: str, model: HostedModel) -> list[tuple[str, WorkOut | LlmosError]]:
@@ -139,7 +151,7 @@ class Turns:
             ended = self._clock()
             taken_s = ended - begun
             model.step_s += (SMOOTHING if model.step_s else 1.0) * (taken_s - model.step_s)
-            model.waiting_since = ended
+            model.waiting_since = self._classes[self._picked] = ended
             self._tenants.charge(model.shares(), taken_s * 1000)
             self._models.charge({key: 1.0}, taken_s * 1000)
 

@@ -91,6 +91,7 @@ class Kernel:
             environ={
                 "LLMOS_DEVICE": settings.device,
                 "LLMOS_THREADS": str(self._threads),
+                "LLMOS_ITL_TARGET_MS": str(settings.itl_target_ms),
                 **thread_environ(self._threads),
             },
             on_change=self._wake.set,

@@ -247,6 +247,10 @@ class Library:
         live = (versions.c.kind == kind, versions.c.removed_at.is_(None))
         return self._db.read_sync(lambda conn: read_versions(conn, *live))
 
+    def made_from(self, source: str) -> Iterable[Version]:
+        """Return the versions, not removed, whose lineage has this ref or digest."""
+        return self._db.read_sync(lambda conn: finding.made_from(conn, source))
+
     def versions(self, name: str | ModelRef, kind: str = "model") -> Iterable[Version]:
         """Return every version of one name, tombstones too, the oldest first."""
         named = _named(versions, kind, _as_ref(name))
@@ -266,8 +270,7 @@ class Library:
             NotFoundError, CorruptBlobError: a blob is missing, or was damaged and is set aside.
         """
         target = self.models_dir / version.digest.removeprefix("sha256:")
-        seen = self._verified.get(version.digest)
-        if seen is None or seen != _signature(target, version):
+        if self._verified.get(version.digest) != _signature(target, version):
             self._blobs.materialize(version.files, target)
             self._verified[version.digest] = _signature(target, version)
         return target

@@ -28,14 +28,18 @@ _OVERALL = "validation"
 """The split that metrics outside any split were measured on."""
 
 
-def render(version: Version) -> str:
-    """Return the card of a model or adapter version: the same text for the same version."""
+def render(version: Version, running: Version | None = None) -> str:
+    """Return the card of a model or adapter version: the same text for the same version.
+
+    Args:
+        running: what is loaded where this version is asked for, if that is another.
+    """
     read = parse_adapter if version.kind == "adapter" else parse_manifest
     manifest = read(version.manifest)
     use = _USES.get(manifest.task, "").format(ref=version.full_name)
     sections = [
         ("", _plain(manifest.description)),
-        ("", _table(("", ""), _facts(version, manifest))),
+        ("", _table(("", ""), [*_facts(version, manifest), *_runs_as(version, running)])),
         ("Use", _fenced(use)),
         ("Metrics", _metrics(manifest.metrics)),
         ("What it cannot do", _plain(manifest.limits)),
@@ -64,11 +68,35 @@ def _facts(version: Version, manifest: Manifest | AdapterManifest) -> list[tuple
         ("parameters", format_count(manifest.parameters) if manifest.parameters else ""),
         ("size", format_bytes(version.size_bytes)),
         ("dtype", manifest.dtype),
+        *(_quantization(manifest) if isinstance(manifest, Manifest) else ()),
         *limits,
         ("licence", manifest.license),
         ("aliases", ", ".join(f"@{alias}" for alias in version.aliases)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _runs_as(version: Version, running: Version | None) -> list[tuple[str, str]]:
+    if running is None or running.id == version.id:
+        return []
+    return [("runs as", f"{running.ref} ({running.manifest['dtype']})")]
+
+
+def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what a quantised model was made of, how much smaller it is, and how far from it."""
+    facts = manifest.quantization or {}
+    if "base" not in facts:
+        return []
+    of = facts.get("base_weights_bytes")
+    ratio = f"{manifest.weights_bytes / of:.0%} of its size" if of else ""
+    measured = manifest.metrics.get("quantization") or {}
+    error = ""
+    if measured:
+        error = (
+            f"logits {measured['relative_error']:.1%} off, the same likeliest token at "
+            f"{measured['top1_agreement']:.0%} of {measured['tokens']} positions"
+        )
+    return [("quantised from", "; ".join(filter(None, (str(facts["base"]), ratio, error))))]
 
 
 def _shape(

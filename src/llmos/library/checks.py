@@ -15,9 +15,9 @@ import tokenizers
 from llmos.errors import InvalidModelError, UnsafeFileError
 from llmos.library.architectures import AskedTask, identify
 from llmos.library.embedders import wanted_task
-from llmos.library.files import CONFIG_FILE, TOKENIZER_FILE, read_json
+from llmos.library.files import CONFIG_FILE, QUANTIZED_FILE, TOKENIZER_FILE, read_json
 from llmos.library.manifest import read_tensors
-from llmos.library.tensors import TensorInfo
+from llmos.library.quantized import read_quantized
 
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 _SAMPLES = ("", " ", "Hello, world!\n", "naïve café", "你好，世界！", "🙂\u200d", "\x00\t1234")
@@ -53,7 +53,13 @@ def check_config(directory: Path, task: AskedTask | None = None) -> dict[str, An
                     "does: choose a model whose network is part of transformers",
                     param="files",
                 )
-    identify(config, wanted_task(directory, config, task))
+    architecture = identify(config, wanted_task(directory, config, task))
+    if architecture.family != "causal" and (directory / QUANTIZED_FILE).exists():
+        raise InvalidModelError(
+            f"{QUANTIZED_FILE} can only generate text, which {architecture.name[:80]!r} with this "
+            "task does not: choose the original model",
+            param="files",
+        )
     if config.get("quantization_config"):
         raise InvalidModelError(
             "this checkpoint is quantised (quantization_config): choose the original one",
@@ -68,8 +74,7 @@ def check_weights(directory: Path, config: Mapping[str, Any]) -> int:
     Raises:
         InvalidModelError: a file is missing, corrupted, or does not fit config.json.
     """
-    tensors = read_tensors(directory)
-    rows = _embedding_rows(tensors)
+    rows = _embedding_rows(directory, config)
     declared = config.get("vocab_size")
     if rows is not None and type(declared) is int and declared != rows:
         raise InvalidModelError(
@@ -120,11 +125,26 @@ def tokenizer_errors(filename: str) -> Iterator[None]:
         ) from error
 
 
-def _embedding_rows(tensors: Mapping[str, TensorInfo]) -> int | None:
+def _embedding_rows(directory: Path, config: Mapping[str, Any]) -> int | None:
     """Return the rows of the token embeddings; None where no tensor has a known name."""
+    if (directory / QUANTIZED_FILE).exists():
+        return _quantized_rows(directory, config)
     rows = [
         info.shape[0]
-        for name, info in tensors.items()
+        for name, info in read_tensors(directory).items()
         if len(info.shape) == 2 and name.endswith(_EMBEDDINGS)
     ]
     return min(rows, default=None)
+
+
+def _quantized_rows(directory: Path, config: Mapping[str, Any]) -> int:
+    structure = read_quantized(directory).structure
+    said = {"hidden_size": structure.hidden, "num_hidden_layers": len(structure.layers)}
+    for key, size in said.items():
+        if config.get(key) != size:
+            raise InvalidModelError(
+                f"config.json says {key} {str(config.get(key))[:40]} but {QUANTIZED_FILE} {size}: "
+                "the files are not of one model",
+                param="files",
+            )
+    return structure.vocab

@@ -12,7 +12,7 @@ from llmos.errors import ConflictError, ModelNotFoundError
 from llmos.library import catalog
 from llmos.library.refs import ModelRef
 from llmos.library.versions import LATEST, Version, read_versions
-from llmos.storage.schema import aliases, task_defaults, versions
+from llmos.storage.schema import aliases, lineage, task_defaults, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,14 @@ def find(conn: sa.Connection, ref: ModelRef, kind: str) -> Version:
             param="model",
         )
     return _version(conn, next(entry for entry in live if entry.number == number))
+
+
+def made_from(conn: sa.Connection, source: str) -> list[Version]:
+    """Return the versions, not removed, whose lineage has this ref or digest."""
+    ids = conn.execute(sa.select(lineage.c.version_id).where(lineage.c.input == source)).scalars()
+    if not (found := ids.all()):
+        return []
+    return read_versions(conn, versions.c.id.in_(found), versions.c.removed_at.is_(None))
 
 
 def _entries(conn: sa.Connection, ref: ModelRef, kind: str) -> list[_Entry]:

@@ -1,4 +1,7 @@
-"""The library's job kinds: import and pull. Torch-free; the handlers are only named here."""
+"""The library's job kinds: import and pull. Torch-free; the handlers are only named here.
+
+They are ``compression``'s, which quantises what `importers` and `hub` made where that is wanted.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from llmos.kernel.jobs import JobKind
 from llmos.library import catalog
 from llmos.library.architectures import AskedTask
 from llmos.library.files import ADAPTER_FILE, TOKENIZER_FILE, check_filename, select
+from llmos.library.quantized import DTYPES
 from llmos.library.refs import parse_name
 from llmos.plugins.hookspecs import hookimpl
 
+IMPORT_DTYPES = ("auto", "stored", *DTYPES)
+"""Which weights an import makes: those stored alone, or quantised ones as well; auto decides."""
 MAX_FILES = 1000
 _CHECKING_BYTES = 400_000_000
 """Memory to check a model: headers and a tokenizer."""
@@ -29,13 +35,14 @@ def check_import(params: dict[str, Any]) -> dict[str, Any]:
     Args:
         params: ``name`` of the model and ``files``, file name -> digest of an uploaded blob; for an
             adapter also ``base``, which the server fills in (``bases.base_params``); ``task``
-            where the model is to be used for another than its files say.
+            where the model is to be used for another than its files say; ``dtype`` for which
+            weights to keep beside the stored ones (`IMPORT_DTYPES`; left out: auto).
 
     Raises:
         InvalidNameError, InvalidRequestError: a name, file name or digest is not valid.
         InvalidModelError, UnsafeFileError: the files cannot be a model llmos can run safely.
     """
-    _check_keys(params, required={"name", "files"}, optional={"base", "task"})
+    _check_keys(params, required={"name", "files"}, optional={"base", "task", "dtype"})
     name, files = params["name"], params["files"]
     if not isinstance(files, dict) or not 1 <= len(files) <= MAX_FILES:
         raise InvalidRequestError(
@@ -49,7 +56,7 @@ def check_import(params: dict[str, Any]) -> dict[str, Any]:
             )
     select(files)
     checked = {"name": parse_name(_text(name, "name")).full_name, "files": dict(files)}
-    return checked | _base(params) | _task(params)
+    return checked | _base(params) | _task(params) | _dtype(params)
 
 
 def check_pull(params: dict[str, Any]) -> dict[str, Any]:
@@ -57,12 +64,13 @@ def check_pull(params: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         params: ``repo`` is ORG/NAME on the hub or a catalog name; ``name`` defaults to NAME or the
-            catalog's, ``revision`` to main; ``base`` and ``task`` as for an import.
+            catalog's, ``revision`` to main; ``base``, ``task`` and ``dtype`` as for an
+            import.
 
     Raises:
         InvalidNameError, InvalidRequestError: one of them is not valid.
     """
-    _check_keys(params, required={"repo"}, optional={"name", "revision", "base", "task"})
+    _check_keys(params, required={"repo"}, optional={"name", "revision", "base", "task", "dtype"})
     given = _text(params["repo"], "repo")
     entry = catalog.find(given) if "/" not in given else None
     repo = given if entry is None else entry.repo
@@ -80,7 +88,7 @@ def check_pull(params: dict[str, Any]) -> dict[str, Any]:
             param="revision",
         )
     checked = {"repo": repo, "name": parse_name(_text(name, "name")).full_name}
-    return checked | {"revision": revision} | _base(params) | _task(params)
+    return checked | {"revision": revision} | _base(params) | _task(params) | _dtype(params)
 
 
 def _base(params: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +111,18 @@ def _task(params: dict[str, Any]) -> dict[str, Any]:
             param="task",
         )
     return {} if task is None else {"task": task}
+
+
+def _dtype(params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"dtype": …}``; empty where none was asked for, which is auto."""
+    dtype = params.get("dtype")
+    if dtype is not None and dtype not in IMPORT_DTYPES:
+        raise InvalidRequestError(
+            f"{str(dtype)[:80]!r} is no dtype to import with: use one of "
+            f"{', '.join(IMPORT_DTYPES)}",
+            param="dtype",
+        )
+    return {} if dtype is None else {"dtype": dtype}
 
 
 def _check_keys(params: dict[str, Any], required: set[str], optional: set[str]) -> None:
@@ -130,14 +150,14 @@ def _pull_bytes(params: dict[str, Any]) -> int:
 
 IMPORT = JobKind(
     name="import",
-    handler="llmos.library.importers:run",
+    handler="llmos.compression.importing:run_import",
     schema=check_import,
     estimate=_import_bytes,
     light=True,
 )
 PULL = JobKind(
     name="pull",
-    handler="llmos.library.hub:run",
+    handler="llmos.compression.importing:run_pull",
     schema=check_pull,
     estimate=_pull_bytes,
     max_attempts=5,

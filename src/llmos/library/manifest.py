@@ -17,7 +17,15 @@ import msgspec
 from llmos.errors import InvalidModelError
 from llmos.library import describe, embedders
 from llmos.library.architectures import TRANSLATORS, Architecture, AskedTask, identify
-from llmos.library.files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, check_filename, read_json
+from llmos.library.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    QUANTIZED_FILE,
+    WEIGHTS_FILE,
+    check_filename,
+    read_json,
+)
+from llmos.library.quantized import read_quantized
 from llmos.library.tensors import DTYPE_BITS, TensorInfo, read_header
 from llmos.types import FileRef
 
@@ -74,6 +82,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     generation: dict[str, Any] = {}
     translation: dict[str, Any] | None = None
     embedding: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     license: str = ""
     source: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
@@ -131,21 +140,16 @@ def build_manifest(
     config = read_json(directory / CONFIG_FILE)
     task = embedders.wanted_task(directory, config, task)
     architecture = identify(config, task)
-    tensors = read_tensors(directory)
     tokenizer_config = read_json(directory / "tokenizer_config.json", missing_ok=True)
     chat_template = describe.chat_template(directory, tokenizer_config)
     card = describe.read_card(directory / "README.md")
     special_tokens = describe.special_tokens(directory, tokenizer_config)
     generation_config = read_json(directory / "generation_config.json", missing_ok=True)
-    weights_bytes = sum(info.end - info.begin for info in tensors.values())
-    dtype = main_dtype(tensors.values())
     values: dict[str, Any] = {
         "task": _task(architecture, chat_template, config, task),
         "engine": "native" if architecture.family == "causal" else "pipelines",
         "architecture": architecture.name,
         "model_type": architecture.model_type,
-        "parameters": sum(info.elements for info in tensors.values()),
-        "dtype": dtype,
         "context_tokens": _context_tokens(directory, architecture, config, tokenizer_config),
         "vocab_size": _integer(config, "vocab_size"),
         "languages": list(card.languages),
@@ -162,10 +166,23 @@ def build_manifest(
         else None,
         "license": card.license,
         "source": dict(source or {}),
-        "kv_bytes_per_token": _kv_bytes_per_token(config, dtype),
-        "weights_bytes": weights_bytes,
+        **_sizes(directory, config),
     }
     return parse_manifest(values | dict(extra or {}))
+
+
+def _sizes(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest keys that say what the weights are and take."""
+    if (directory / QUANTIZED_FILE).exists():
+        return read_quantized(directory).manifest_keys()
+    tensors = read_tensors(directory).values()
+    dtype = main_dtype(tensors)
+    return {
+        "dtype": dtype,
+        "parameters": sum(info.elements for info in tensors),
+        "weights_bytes": sum(info.end - info.begin for info in tensors),
+        "kv_bytes_per_token": _kv_bytes_per_token(config, dtype),
+    }
 
 
 def read_tensors(directory: Path) -> dict[str, TensorInfo]:

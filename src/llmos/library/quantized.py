@@ -109,6 +109,16 @@ class Header:
         embeddings = s.vocab * s.hidden * (1 if s.is_tied else 2)
         return embeddings + sum(self._numbers(name, shapes) for name in self.tensors)
 
+    def manifest_keys(self) -> dict[str, Any]:
+        """Return what a manifest says of the weights."""
+        return {
+            "dtype": self.dtype,
+            "parameters": self.parameters,
+            "weights_bytes": self.weights_bytes,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "quantization": {"format": FORMAT, "dtype": self.dtype},
+        }
+
     def _numbers(self, name: str, shapes: Mapping[str, tuple[int, int]]) -> int:
         """Return how many numbers of the model a tensor stands for, the embeddings left out."""
         if name == "norm":
@@ -197,7 +207,9 @@ def _check_tensors(structure: Structure, bits: int, tensors: Mapping[str, Tensor
 def _expected(s: Structure, bits: int) -> Iterator[tuple[str, str, int, bool]]:
     """Yield the name, dtype and number of elements of each tensor, and whether it may be absent."""
 
-    def matrix(name: str, rows: int, columns: int, bits: int) -> Iterator[tuple[str, str, int, Any]]:
+    def matrix(
+        name: str, rows: int, columns: int, bits: int
+    ) -> Iterator[tuple[str, str, int, Any]]:
         yield f"{name}.weight", "U8", packed_bytes(rows, columns, bits), False
         if bits == 8:
             yield f"{name}.scale", "F32", round_up(rows), False

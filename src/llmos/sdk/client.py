@@ -100,14 +100,17 @@ class Client(Asking):
         *,
         task: str | None = None,
         base: str | None = None,
+        dtype: str | None = None,
     ) -> Json:
         """Upload a Hugging Face-format directory and start its import; returns the job.
 
         ``task`` (embed, rerank, classify) where it is to be used for another than its files say;
-        ``base``: the model that an adapter runs over, where its files do not name it.
+        ``base``: the model that an adapter runs over, where its files do not name it. ``dtype``:
+        stored, to keep the weights as they are; int8 or int4, to make a quantised version as well;
+        auto, the default, decides by the machine and the model.
         """
         files = transfer.upload_directory(self.transport, Path(directory), name, on_progress)
-        body = {"name": name, "files": files, "task": task, "base": base}
+        body = {"name": name, "files": files, "task": task, "base": base, "dtype": dtype}
         return self.transport.json("POST", "/api/v1/models/import", json=given(body))
 
     def pull(
@@ -118,11 +121,19 @@ class Client(Asking):
         *,
         task: str | None = None,
         base: str | None = None,
+        dtype: str | None = None,
     ) -> Json:
-        """Start pulling ``ORG/NAME`` from the hub; returns the job. ``task`` and ``base``
-        as for an import."""
+        """Start pulling ``ORG/NAME`` from the hub; returns the job. ``task``, ``base`` and
+        ``dtype`` as for an import."""
         body = {"repo": repo, "name": name, "revision": revision, "task": task, "base": base}
+        body |= {"dtype": dtype}
         return self.transport.json("POST", "/api/v1/models/pull", json=given(body))
+
+    def quantize(self, model: str, to: str = "int8", name: str | None = None) -> Json:
+        """Start making an int8 or int4 version of a model, ``MODEL-int8`` unless named; returns
+        the job."""
+        params = given({"model": model, "dtype": to, "name": name})
+        return self.submit_job("quantize", params, name or model)
 
     def export_model(
         self, ref: str, directory: Path | str, on_progress: OnProgress | None = None

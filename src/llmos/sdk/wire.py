@@ -131,6 +131,8 @@ class ImportBody(Body):
     """For an adapter: the model it runs over; unset, its files say."""
     task: str | None = None
     """What to use the model for (embed, rerank, classify), where its files do not say so."""
+    dtype: str | None = None
+    """Which weights to make: auto (the default), stored, int8, int4."""
 
 
 class ImportPlanBody(Body):
@@ -148,6 +150,7 @@ class PullBody(Body):
     revision: str | None = None
     base: str | None = None
     task: str | None = None
+    dtype: str | None = None
 
 
 class AliasBody(Body):

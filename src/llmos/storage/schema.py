@@ -31,7 +31,7 @@ versions = Table(
     "versions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("kind", String, nullable=False),  # model | dataset
+    Column("kind", String, nullable=False),  # model | adapter | dataset
     Column("namespace", String, nullable=False, default=""),
     Column("name", String, nullable=False),
     Column("number", Integer, nullable=False),

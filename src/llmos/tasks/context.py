@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from llmos.engines.base import context_tokens, estimate
+from llmos.engines.base import context_tokens, estimate, is_cpu
+from llmos.engines.native.extension import is_likely
 from llmos.errors import UnsupportedTaskError
 from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.models import ModelSpec
 from llmos.library.adapters import parse_adapter
 from llmos.library.bases import Finder, resolve_pair
 from llmos.library.manifest import Manifest, parse_manifest
+from llmos.library.variants import is_quantized, runs_as
 from llmos.tasks.grammar import Grammars
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizer, Tokenizers
@@ -38,6 +40,8 @@ class Models(Finder, Protocol):
     """Finds the versions of models and adapters; the library."""
 
     def directory(self, version: Version) -> Path: ...
+
+    def made_from(self, source: str) -> Iterable[Version]: ...
 
 
 class Lease(Protocol):
@@ -85,7 +89,7 @@ class Served:
     @property
     def digest(self) -> str:
         """What changes when the answers may."""
-        return (self.adapter or self.version).digest
+        return self.spec.key if self.adapter is None else self.adapter.digest
 
     @property
     def context_tokens(self) -> int:
@@ -110,14 +114,15 @@ class TaskContext:
     async def serve(self, ref: str, tasks: Collection[str]) -> Served:
         """Return the model that ``ref`` names, if it is made for one of ``tasks``.
 
-        ``base+adapter``, or an adapter's own name, gives the adapter over its base.
+        ``base+adapter``, or an adapter's own name, gives the adapter over its base. What is loaded
+        for it is the version that `running` says.
 
         Raises:
             ModelNotFoundError: there is no such model.
             UnsupportedTaskError: it is made for another task.
             InvalidModelError, CorruptBlobError: its stored files are not usable.
         """
-        version, adapter = await asyncio.to_thread(resolve_pair, self.library, ref)
+        version, adapter, running = await asyncio.to_thread(self._resolve, ref)
         manifest = parse_manifest(version.manifest)
         if adapter is not None:
             manifest = _adapted(manifest, version, adapter)
@@ -125,15 +130,29 @@ class TaskContext:
             raise _wrong_task(version.ref, manifest.task, tasks)
         tokenizer = await self.tokenizers.get(version.files)
         spec = ModelSpec(
-            key=version.digest,
+            key=running.digest,
             engine=manifest.engine,
-            path=await self._path(version),
-            manifest=version.manifest,
-            estimate_bytes=estimate(version.manifest).total_bytes,
-            name=version.ref,
+            path=await self._path(running),
+            manifest=running.manifest,
+            estimate_bytes=estimate(running.manifest).total_bytes,
+            name=running.ref,
             adapter=None if adapter is None else await self._adapter_spec(adapter),
         )
         return Served(version, manifest, tokenizer, spec, adapter)
+
+    def running(self, version: Version, adapter: Version | None = None) -> Version:
+        """Return what runs when ``version`` is asked for: on a CPU its quantised version, if it has
+        one and the setting ``dtype`` lets it. Blocks on the database."""
+        is_native = version.manifest.get("engine") == "native"
+        if self.settings.dtype == "stored" or not is_native or is_quantized(version.manifest):
+            return version
+        if not is_cpu(self.settings.device) or not is_likely():
+            return version
+        return runs_as(version, self.library.made_from(version.digest), adapter)
+
+    def _resolve(self, ref: str) -> tuple[Version, Version | None, Version]:
+        version, adapter = resolve_pair(self.library, ref)
+        return version, adapter, self.running(version, adapter)
 
     async def _adapter_spec(self, adapter: Version) -> AdapterSpec:
         num_bytes = estimate(adapter.manifest).weights_bytes

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.engines.base import Urgency
-from llmos.engines.fairness import AGEING_S, FAIR_LEAD_MS, Candidate, VirtualTimes, pick
+from llmos.engines.fairness import (
+    AGEING_S,
+    FAIR_LEAD_MS,
+    STARVING_S,
+    Candidate,
+    VirtualTimes,
+    pick,
+)
 
 LATE_S, HORIZON_S = 0.05, 0.1
 
@@ -20,10 +27,12 @@ def candidate(
     *,
     slack_s: float = math.inf,
     waited_s: float = 0.0,
+    class_waited_s: float = 0.0,
     virtual_ms: float = 0.0,
     model_ms: float = 0.0,
 ) -> Candidate:
-    return Candidate(key, Urgency(slack_s, priority), waited_s, virtual_ms, model_ms)
+    urgency = Urgency(slack_s, priority)
+    return Candidate(key, urgency, waited_s, class_waited_s, virtual_ms, model_ms)
 
 
 def test_a_better_class_goes_first_however_much_it_has_used() -> None:
@@ -55,10 +64,27 @@ def test_deadlines_buy_no_more_than_a_fair_share() -> None:
     assert pick([greedy, candidate("b", 0)], HORIZON_S) == "b"
 
 
-def test_who_waited_long_enough_goes_before_everyone() -> None:
+def test_lateness_counts_no_more_for_a_model_that_had_more_than_its_tenants_others() -> None:
+    greedy = candidate("a", slack_s=LATE_S, model_ms=FAIR_LEAD_MS + 1)
+    assert pick([greedy, candidate("b")], HORIZON_S) == "b"
+
+
+def test_who_waits_in_a_worse_class_does_not_keep_the_better_from_being_late() -> None:
+    starved = candidate("c", 2)
+    late = [candidate("a", 0, virtual_ms=9e6), candidate("b", 0, slack_s=0.01, virtual_ms=9e6)]
+    assert pick([starved, *late], HORIZON_S) == "b"
+
+
+def test_a_class_that_waited_long_enough_goes_before_everyone() -> None:
     late = candidate("b", 0, slack_s=-1.0)
-    assert pick([candidate("a", 3, waited_s=3.9 * AGEING_S), late], HORIZON_S) == "b"
-    assert pick([candidate("a", 3, waited_s=4 * AGEING_S), late], HORIZON_S) == "a"
+    assert pick([candidate("a", 3, class_waited_s=3.9 * AGEING_S), late], HORIZON_S) == "b"
+    assert pick([candidate("a", 3, class_waited_s=4 * AGEING_S), late], HORIZON_S) == "a"
+
+
+def test_a_model_that_starves_goes_first_in_its_class_and_no_sooner() -> None:
+    starved = candidate("a", 1, waited_s=STARVING_S, virtual_ms=1e9)
+    assert pick([starved, candidate("b", 1)]) == "a"
+    assert pick([starved, candidate("b", 0)]) == "b"
 
 
 # -- virtual times ---------------------------------------------------------------------------------
@@ -117,6 +143,7 @@ class Load:
     step_s: float
     slack_s: float = math.inf
     last: float = 0.0
+    """When its last step ended."""
     used_s: float = 0.0
     longest_wait_s: float = 0.0
 
@@ -135,6 +162,7 @@ def simulate(loads: list[Load], num_steps: int) -> tuple[float, VirtualTimes]:
                 load.key,
                 Urgency(load.slack_s, load.priority, (load.tenant,)),
                 now - load.last,
+                now - max(other.last for other in loads if other.priority == load.priority),
                 tenants.of(load.tenant),
                 models.of(load.key),
             )
@@ -174,10 +202,13 @@ def any_loads(draw: st.DrawFn) -> list[Load]:
 @given(any_loads())
 @settings(max_examples=60, deadline=None)
 def test_no_model_tenant_or_class_starves(loads: list[Load]) -> None:
-    simulate(loads, 600)
-    others_s = sum(load.step_s for load in loads)
+    simulate(loads, 1000)
+    round_s = sum(load.step_s for load in loads)
     for load in loads:
-        assert load.longest_wait_s <= (load.priority + 1) * AGEING_S + 4 * others_s
+        for_class_s = (load.priority + 2) * AGEING_S + 2 * round_s
+        peers = [other for other in loads if other.priority == load.priority]
+        longest_s = 2 * STARVING_S + len(peers) * for_class_s
+        assert load.longest_wait_s <= longest_s
 
 
 @given(st.lists(step_times, min_size=2, max_size=5))

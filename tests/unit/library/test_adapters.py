@@ -30,6 +30,7 @@ from llmos.library.refs import ModelRef
 from llmos.library.versions import Version
 from llmos.security.actors import SYSTEM
 from llmos.storage.blobs import BlobStore
+from llmos.types import NewVersion
 
 Q = "model.layers.0.self_attn.q_proj"
 CONFIG: dict[str, Any] = {
@@ -327,6 +328,17 @@ def test_the_head_that_peft_saves_along_is_passed_over(adapter_dir: Path) -> Non
     name = "base_model.model.lm_head.base_layer.weight"
     save(adapter_dir, A=(2, 4), B=(4, 2), **{name: (8, 4)})
     assert list(read_layout(adapter_dir).updates) == [Q]
+
+
+def test_a_quantised_base_is_compared_by_its_engine(
+    run: Run, adapter_dir: Path, library: Library, new_version: Any, context: Any
+) -> None:
+    new = new_version("small")
+    files = {"quantized.safetensors": new.files["config.json"]}
+    library.add(NewVersion("model", "small", files, new.manifest), "alice")
+    wide(adapter_dir)
+    assert run(adapter_dir, "small").artifacts[0].manifest["base"] == "small:1"
+    assert any("small:1 is quantised" in line for line in context.logs)
 
 
 # -- which base ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ decides nothing about order or memory itself.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ from llmos.types import (
 )
 
 MAX_STEP_TOKENS = 2048
-ITL_TARGET_S = 0.2
+ITL_TARGET_MS = 200
 LOGITS_BYTES = 2**26
 """What the logits of prompts whose log-probabilities are wanted may take in a step."""
 AGEING_TOKENS = 8192
@@ -63,6 +64,7 @@ class NativeEngine(base.Engine):
         max_rows: rows computed at once; the others wait.
         max_step_tokens: tokens computed in one step at most.
         itl_target_s: time from token to token that rows of the upper classes should see at most.
+            None: as the environment says (LLMOS_ITL_TARGET_MS), else 200 ms.
         ageing_tokens: computed for others until a class that was held back gets a row through.
         speculates: whether to guess tokens where it pays; a manifest may say no, too.
         clock: monotonic seconds.
@@ -74,7 +76,7 @@ class NativeEngine(base.Engine):
         block_size: int = 16,
         max_rows: int = 64,
         max_step_tokens: int = MAX_STEP_TOKENS,
-        itl_target_s: float = ITL_TARGET_S,
+        itl_target_s: float | None = None,
         ageing_tokens: int = AGEING_TOKENS,
         speculates: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +84,7 @@ class NativeEngine(base.Engine):
         self._block_size = block_size
         self._max_rows = min(max_rows, max_step_tokens)
         self._max_step_tokens = max_step_tokens
-        self._itl_target_s = itl_target_s
+        self._itl_target_s = _itl_target_s() if itl_target_s is None else itl_target_s
         self._ageing_tokens = ageing_tokens
         self._speculates = speculates
         self._clock = clock
@@ -373,6 +375,10 @@ class NativeEngine(base.Engine):
             sequence.work.sampling.max_tokens - sequence.num_generated,
             self._max_tokens - len(sequence.token_ids),
         )
+
+
+def _itl_target_s() -> float:
+    return float(os.environ.get("LLMOS_ITL_TARGET_MS", ITL_TARGET_MS)) / 1000
 
 
 def _per_class(counts: Mapping[Priority, int] | Listing[int]) -> tuple[int, int, int, int]:

@@ -32,7 +32,7 @@ def extension() -> ctypes.CDLL | None:
 
     Set ``LLMOS_EXTENSION=0`` to do without it.
     """
-    if os.environ.get("LLMOS_EXTENSION") == "0":
+    if is_switched_off():
         return None
     if missing := NEEDED_CPU_FLAGS - cpu_flags():
         log.info("no C++ extension: the CPU lacks %s", ", ".join(sorted(missing)))
@@ -47,6 +47,17 @@ def extension() -> ctypes.CDLL | None:
         said = getattr(error, "stderr", None) or error
         log.warning("no C++ extension: it cannot be built or loaded: %s", said)
         return None
+
+
+def is_switched_off() -> bool:
+    """Whether the environment says to do without."""
+    return os.environ.get("LLMOS_EXTENSION") == "0"
+
+
+@functools.cache
+def is_likely() -> bool:
+    """Say, without building it, whether there will be an extension where a compiler is."""
+    return not is_switched_off() and cpu_flags() >= NEEDED_CPU_FLAGS
 
 
 def cpu_flags() -> frozenset[str]:

@@ -197,7 +197,7 @@ def fused_runner(
 
 
 def check_layer(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
-    """Compare the first layer with transformers' own, on the same weights.
+    """Compare the first layer, and logits made of it, with transformers' own on the same weights.
 
     Raises:
         InvalidModelError: the extension does not reproduce it.
@@ -210,9 +210,10 @@ def check_layer(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
     runner.allocate(-(-_CHECK_TOKENS // BLOCK_SIZE), BLOCK_SIZE)
     ids = [i * 7919 % found.vocab for i in range(_CHECK_TOKENS)]
     blocks = list(range(-(-_CHECK_TOKENS // BLOCK_SIZE)))
-    ours = runner.states([RowChunk("check", ids, 0, blocks, len(ids))])
-    theirs = _reference(first, path, ids)
-    error = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
+    chunk = RowChunk("check", ids, 0, blocks, len(ids))
+    states, logits = _reference(first, path, ids)
+    ours = (runner.states([chunk]), states), (runner.run([chunk])[:, ids], logits)
+    error = max(float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in ours)
     if not error <= _MAX_ERROR:
         raise InvalidModelError(
             f"The extension does not reproduce the first layer (relative error {error:.3f})."
@@ -220,10 +221,13 @@ def check_layer(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
 
 
 @torch.inference_mode()
-def _reference(first: Quantized, path: Path, ids: Sequence[int]) -> Tensor:
+def _reference(first: Quantized, path: Path, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the states after the layer, and the logits of the tokens themselves."""
     model = restore(first, path, ids)
-    states: Tensor = model.model(torch.arange(len(ids))[None], use_cache=False).last_hidden_state
-    return states[0]
+    positions = torch.arange(len(ids))[None]
+    states: Tensor = model.model(positions, use_cache=False).last_hidden_state
+    logits: Tensor = model(positions, use_cache=False).logits
+    return states[0], logits[0]
 
 
 def _linear(matrix: Matrix) -> CLinear:

@@ -1,4 +1,4 @@
-"""A decoder whose weights stay in the pages of its files: to look through what need not fit in memory.
+"""A decoder whose weights stay in the pages of its files, to look through one larger than memory.
 
 Each module has its weights as float32 while it computes, so that results are those of the model
 loaded as float32, and no copy of more than one matrix is ever made.

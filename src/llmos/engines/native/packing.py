@@ -52,7 +52,7 @@ class Packed:
 def pack(weight: Tensor, bits: Bits) -> Packed:
     """Quantise a weight ``[rows, columns]`` (output by input) of any floating-point type."""
     rows, columns = weight.shape
-    pieces = [_pack_rows(piece, bits) for piece in weight.split(_ROWS_AT_ONCE)]
+    pieces = [_pack_rows(piece, bits) for piece in torch.split(weight, _ROWS_AT_ONCE)]
     scales = [scale for _, scale in pieces if scale is not None]
     data = torch.cat([data for data, _ in pieces])
     return Packed(data, torch.cat(scales) if scales else None, bits, rows, columns)

@@ -23,6 +23,7 @@ from llmos.engines.loading import Model
 from llmos.engines.native import structure
 from llmos.engines.native.mapped import open_mapped
 from llmos.engines.native.packing import Bits, Packed, pack, unpack, unpack_rows
+from llmos.engines.native.probe import UNSUITED
 from llmos.engines.native.structure import LayerModules, Part
 from llmos.engines.native.tensorfile import TensorWriter, read_tensors
 from llmos.errors import InvalidModelError, UnsupportedTaskError
@@ -229,6 +230,9 @@ def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) 
 
     With ``ids`` one that has only as many layers as ``quantized``, and those tokens as its whole
     vocabulary, in their order: enough to check a layer.
+
+    Raises:
+        InvalidModelError: config.json is that of another network.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     if ids is not None:
@@ -236,17 +240,23 @@ def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) 
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model = model.float().eval().requires_grad_(False)
+    try:
+        _fill_model(quantized, model, ids)
+    except UNSUITED as error:
+        raise InvalidModelError(
+            f"config.json names another network than the weights are of: {error}"
+        ) from error
+    return model
+
+
+def _fill_model(quantized: Quantized, model: Model, ids: Sequence[int] | None) -> None:
     for layer, module in zip(quantized.layers, model.model.layers, strict=True):
         _restore_layer(quantized.structure, layer, module)
     _restore_norm(model.model.norm, quantized.norm, quantized.structure.hidden)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if ids is None:
-        embedding.weight.copy_(unpack(quantized.embedding.packed))
-        head.weight.copy_(unpack(quantized.head.packed))
-    else:
-        embedding.weight.copy_(unpack_rows(quantized.embedding.packed, ids))
-        head.weight.copy_(unpack_rows(quantized.head.packed, ids))
-    return model
+    for module, matrix in ((embedding, quantized.embedding), (head, quantized.head)):
+        packed = matrix.packed
+        module.weight.copy_(unpack(packed) if ids is None else unpack_rows(packed, ids))
 
 
 def _shrink(config: Any, num_layers: int, vocab_size: int) -> None:
@@ -261,7 +271,7 @@ def _shrink(config: Any, num_layers: int, vocab_size: int) -> None:
 def _restore_layer(found: Structure, layer: Layer, module: nn.Module) -> None:
     modules = structure.layer_modules(module)
     if modules is None:
-        raise InvalidModelError("The config names another network than the quantised weights.")
+        raise ValueError("its layers are not Llama-like")
     for name, parts in _matrix_parts(modules).items():
         matrix = layer.matrices[name]
         _fill(name, [part.weight() for part in parts], unpack(matrix.packed), found)

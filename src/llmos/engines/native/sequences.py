@@ -178,17 +178,23 @@ class Sequences:
         self, virtual_times: Mapping[str, float], max_per_class: int
     ) -> tuple[batcher.Row, ...]:
         """Return the best waiting rows of each class, with what the cache has of their tokens."""
-        classes: dict[int, list[batcher.Row]] = {}
+        classes: dict[int, list[Sequence]] = {}
         for sequence in self:
             if not sequence.blocks:
-                row = sequence.row(virtual_times.get(sequence.work.tenant, 0.0))
-                classes.setdefault(row.priority, []).append(row)
+                classes.setdefault(sequence.work.priority, []).append(sequence)
+
+        def virtual_time(sequence: Sequence) -> float:
+            return virtual_times.get(sequence.work.tenant, 0.0)
+
+        def rank(sequence: Sequence) -> tuple[bool, float, int]:  # as the batcher's, in a class
+            return (not sequence.is_promoted, virtual_time(sequence), sequence.arrival)
+
         best = (
-            row
-            for rows in classes.values()
-            for row in heapq.nsmallest(max_per_class, rows, key=lambda row: row.rank)
+            sequence
+            for sequences in classes.values()
+            for sequence in heapq.nsmallest(max_per_class, sequences, key=rank)
         )
-        return tuple(self._with_cached_blocks(row) for row in best)
+        return tuple(self._with_cached_blocks(s.row(virtual_time(s))) for s in best)
 
     def _with_cached_blocks(self, row: batcher.Row) -> batcher.Row:
         if not self._runner.is_paged or row.wants_all_logits:

@@ -189,7 +189,7 @@ def recognize(model: Model) -> Structure | None:
         return None
     config = model.config.get_text_config()
     eps = float(getattr(config, "rms_norm_eps", 1e-6))
-    if _is_unsteady(config) or not _are_rms(modules, norm, head.in_features, eps):
+    if _is_unsteady(config) or not _are_rms(modules, norm, eps):
         return None
     try:
         seen = _watch(model, layers)
@@ -239,25 +239,22 @@ def _are_alike(modules: list[LayerModules | None], head_dim: int) -> bool:
         return (*((p.last - p.first, p.module.in_features) for p in parts), sorted(layer.norms))
 
     found = [layer for layer in modules if layer is not None]
-    head_norms = [
-        norm for layer in found for key, norm in layer.norms.items() if key in HEAD_NORMS
-    ]
-    fits = all(norm.weight.numel() == head_dim for norm in head_norms)
+    head_norms = [norm for layer in found for key, norm in layer.norms.items() if key in HEAD_NORMS]
+    fits = all(norm.get_parameter("weight").numel() == head_dim for norm in head_norms)
     return fits and all(sizes(layer) == sizes(found[0]) for layer in found)
 
 
-def _are_rms(
-    modules: list[LayerModules | None], last: nn.Module, hidden: int, eps: float
-) -> bool:
+def _are_rms(modules: list[LayerModules | None], last: nn.Module, eps: float) -> bool:
     """Say whether every norm divides by the root mean square and then multiplies by a weight."""
     norms = [norm for layer in modules if layer for norm in layer.norms.values()]
-    if not all(isinstance(getattr(norm, "weight", None), Tensor) for norm in (*norms, last)):
+    if not all(isinstance(getattr(norm, "weight", None), nn.Parameter) for norm in (*norms, last)):
         return False
-    return all(_is_rms(norm, norm.weight.numel(), eps) for norm in (*norms, last))
+    return all(_is_rms(norm, eps) for norm in (*norms, last))
 
 
 @torch.inference_mode()
-def _is_rms(norm: nn.Module, size: int, eps: float) -> bool:
+def _is_rms(norm: nn.Module, eps: float) -> bool:
+    size = norm.get_parameter("weight").numel()
     x = torch.linspace(-1, 2, size)[None] * (10 * eps) ** 0.5  # so small that eps counts
     wanted = x * torch.rsqrt(x.square().mean() + eps) * norm_weight(norm, size)
     return torch.allclose(norm.float()(x), wanted, rtol=1e-3, atol=1e-4)

@@ -12,7 +12,10 @@ import msgspec
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from llmos.errors import InvalidRequestError
+from llmos.compression.jobs import QUANTIZE, base_params
+from llmos.errors import ConflictError, InvalidRequestError
+from llmos.library.quantized import DTYPES
+from llmos.library.variants import is_quantized, variant_name
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from llmos.system import System
 
 MAX_ID = 2**63 - 1
-MAKES_A_MODEL = frozenset({"train", "import", "pull"})
+MAKES_A_MODEL = frozenset({"train", "import", "pull", "quantize"})
 """Kinds of job whose checked ``name`` is that of the model they add to."""
 
 JobId = Annotated[int, Path(ge=1, le=MAX_ID)]
@@ -55,7 +58,9 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
             params |= await _base(system.library, actor, params)
         elif body.kind in MAY_MAKE_ADAPTERS:
             params = await with_base(system, actor, body.kind, params)
-        await check_target(system, actor, body.kind, params)
+        elif body.kind == QUANTIZE:
+            params |= await _quantizable(system.library, actor, params)
+        params = await check_target(system, actor, body.kind, params)
         job = await kernel.jobs.submit(
             body.kind,
             params,
@@ -124,11 +129,38 @@ async def _base(library: Library, actor: Actor, params: dict[str, Any]) -> dict[
         return {}
     version = await asyncio.to_thread(library.resolve, name, "model")
     policy.check(actor, "models.read", version.ref)
+    if is_quantized(version.manifest):
+        raise InvalidRequestError(
+            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
+            param="params.recipe",
+        )
     return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
 
 
-async def check_target(system: System, actor: Actor, kind: str, params: dict[str, Any]) -> None:
+async def _quantizable(library: Library, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"base": …}``, the version that a quantize request names.
+
+    Raises:
+        InvalidRequestError: there is no name, the request brings a base of its own, or the model
+            cannot be quantised.
+        ModelNotFoundError, InvalidNameError: there is no such model.
+        PermissionDeniedError: the actor may not read it.
+    """
+    name = params.get("model")
+    if not isinstance(name, str) or params.get("base") is not None:
+        raise InvalidRequestError("model must be the name of the model to quantise", param="model")
+    version = await asyncio.to_thread(library.resolve, name, "model")
+    policy.check(actor, "models.read", version.ref)
+    return {"base": base_params(version)}
+
+
+async def check_target(
+    system: System, actor: Actor, kind: str, params: dict[str, Any]
+) -> dict[str, Any]:
     """Refuse, before it runs, a job that would end by adding to another owner's name.
+
+    Returns the params; an import that may also make a quantised version makes none where the name
+    of that is another's.
 
     Raises:
         ConflictError: the name is not the actor's to add to.
@@ -136,11 +168,22 @@ async def check_target(system: System, actor: Actor, kind: str, params: dict[str
     """
     known = system.kernel.jobs.kinds.get(kind)
     if known is None or kind not in MAKES_A_MODEL:
-        return
-    name = known.schema(params).get("name")
+        return params
+    check, checked = system.library.check_name, known.schema(params)
+    name, dtype = checked.get("name"), checked.get("dtype", "auto")
     if isinstance(name, str):
-        made = "model" if kind == TRAIN else None
-        await asyncio.to_thread(system.library.check_name, name, actor.owner, made)
+        made = "model" if kind in (TRAIN, QUANTIZE) else None
+        await asyncio.to_thread(check, name, actor.owner, made)
+        if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
+            names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]
+            try:
+                for variant in names:
+                    await asyncio.to_thread(check, variant, actor.owner, "model")
+            except ConflictError:
+                if dtype != "auto":
+                    raise
+                return params | {"dtype": "stored"}
+    return params
 
 
 async def job_events(

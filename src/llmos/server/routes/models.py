@@ -110,7 +110,8 @@ def router(system: System) -> APIRouter:
     ) -> PlainTextResponse:
         """The model card, as Markdown."""
         version = await resolved(ref, actor, "models.read")
-        return PlainTextResponse(cards.render(version), media_type="text/markdown")
+        running = await asyncio.to_thread(system.tasks.running, version)
+        return PlainTextResponse(cards.render(version, running), media_type="text/markdown")
 
     @routes.post("/models/{ref:path}/aliases")
     async def set_alias(
@@ -125,12 +126,13 @@ def router(system: System) -> APIRouter:
 
     @routes.get("/models/{ref:path}")
     async def read_model(ref: str, actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
-        """One version, by reference or by task name; ``base+adapter`` gives the adapter, whose
-        ``ref`` then names both."""
+        """One version, by reference or by task name, and the version that ``runs_as`` it;
+        ``base+adapter`` gives the adapter, whose ``ref`` then names both."""
         base, plus, name = ref.partition("+")
         version = await resolved(name or ref, actor, "models.read")
         if not plus:
-            return JSONResponse(version_json(version))
+            running = await asyncio.to_thread(system.tasks.running, version)
+            return JSONResponse(version_json(version) | {"runs_as": running.ref})
         under = await resolved(base, actor, "models.read")
         return JSONResponse(version_json(version) | {"ref": f"{under.ref}+{version.ref}"})
 
@@ -171,7 +173,7 @@ def version_json(version: Version) -> dict[str, Any]:
 async def submit(system: System, actor: Actor, kind: str, params: dict[str, Any], name: str) -> Job:
     """Queue the making of a model, if the actor may add to its name. Raises as the kind does."""
     params = await with_base(system, actor, kind, params)
-    await check_target(system, actor, kind, params)
+    params = await check_target(system, actor, kind, params)
     return await system.kernel.jobs.submit(
         kind,
         params,

@@ -1,0 +1,1 @@
+"""Models made smaller: quantised to int8 and int4."""

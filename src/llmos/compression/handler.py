@@ -1,0 +1,125 @@
+"""The quantize job: from a model version to a smaller one of its own. Runs inside a job worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmos.compression.comparison import compare
+from llmos.engines.loading import set_threads
+from llmos.engines.native.extension import extension
+from llmos.engines.native.fused import check_layer
+from llmos.engines.native.quantize import QuantizedDtype, open_quantized, quantize_directory
+from llmos.errors import InvalidModelError, UnsupportedTaskError
+from llmos.library.manifest import parse_manifest
+from llmos.library.quantized import read_quantized
+from llmos.storage.files import disk_errors
+from llmos.types import FileRef, JobResult, NewVersion
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+_STEPS_AFTER = 2
+_SLOW = (
+    "there is no C++ extension here (no compiler, or a CPU without AVX512-VNNI): this machine will "
+    "compute the quantised model as float32, no faster and no smaller in memory"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model to quantise: what it is called, its digest and manifest, where its files lie."""
+
+    ref: str
+    digest: str
+    manifest: dict[str, Any]
+    directory: Path
+
+
+def run(context: JobContext) -> JobResult:
+    """Quantise ``params["base"]`` to ``params["dtype"]`` as a version of ``params["name"]``.
+
+    Raises:
+        UnsupportedTaskError: the model's layers are not Llama-like.
+        InvalidModelError, CorruptBlobError: its stored files are not usable.
+        DiskFullError: there is no room.
+        CancelledError: the job was cancelled.
+    """
+    given = context.params["base"]
+    directory = context.checkpoint_dir / "base"
+    context.progress(0, 1, "verifying the files")
+    with disk_errors():
+        files = {name: FileRef(**ref) for name, ref in given["files"].items()}
+        context.blobs.materialize(files, directory)
+        base = Base(given["ref"], given["digest"], given["manifest"], directory)
+        new = make_variant(context, base, context.params["dtype"], context.params["name"])
+    facts = {key: new.manifest[key] for key in ("task", "dtype", "parameters", "weights_bytes")}
+    return JobResult({"name": new.name, **facts, **new.manifest["metrics"]}, (new,))
+
+
+def make_variant(context: JobContext, base: Base, dtype: QuantizedDtype, name: str) -> NewVersion:
+    """Return the quantised version of a model, its files stored; raises as `run`."""
+    set_threads(context.threads or 1)
+    target = context.checkpoint_dir / "quantized"
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt that did not end
+
+    def on_progress(done: int, total: int) -> None:
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+        context.progress(done, total + _STEPS_AFTER, f"layer {done - 1} of {total - 1}")
+
+    found = quantize_directory(base.directory, target, dtype, on_progress)
+    total = len(found.layers) + 1 + _STEPS_AFTER
+    _check_runs(context, target)
+    context.raise_if_cancelled()
+    context.progress(total - 1, total, "comparing with the original")
+    manifest = _manifest(base, target)
+    difference = compare(base.directory, target, manifest, context.threads or 1)
+    metrics = dataclasses.asdict(difference)
+    context.metric(total, **{key: float(value) for key, value in metrics.items()})
+    context.log(
+        f"logits: relative error {difference.relative_error:.3g}, the same likeliest token at "
+        f"{difference.top1_agreement:.0%} of {difference.tokens} positions"
+    )
+    files = {
+        path.name: context.blobs.put_file(path, link=True) for path in sorted(target.iterdir())
+    }
+    context.progress(total, total, "done")
+    manifest["metrics"] = {"quantization": metrics}
+    return NewVersion("model", name, files, manifest, inputs=_inputs(base))
+
+
+def _check_runs(context: JobContext, target: Path) -> None:
+    """Refuse a model whose layers the extension would not reproduce: it would gain nothing."""
+    library = extension()
+    if library is None:
+        context.log(_SLOW)
+        return
+    try:
+        check_layer(library, open_quantized(target), target)
+    except InvalidModelError as error:
+        raise UnsupportedTaskError(
+            f"This model cannot be quantised, its layers compute something of their own: "
+            f"{error.message}"
+        ) from error
+
+
+def _manifest(base: Base, target: Path) -> dict[str, Any]:
+    """Return the base's manifest with what is different: the weights, and where they came from."""
+    sizes = read_quantized(target).manifest_keys()
+    quantization = sizes["quantization"] | {
+        "base": base.ref,
+        "base_digest": base.digest,
+        "base_weights_bytes": base.manifest.get("weights_bytes") or 0,
+    }
+    source = {"kind": "quantized", "base": base.ref}
+    changed = {"source": source, "metrics": {}, "recipe": None, "quantization": quantization}
+    return parse_manifest({**base.manifest, **sizes, **changed}).to_dict()
+
+
+def _inputs(base: Base) -> tuple[str, ...]:
+    """The digest finds it (``library.variants``); the ref, if it has a number, is for people."""
+    return (base.ref, base.digest) if ":" in base.ref else (base.digest,)
