@@ -57,8 +57,11 @@ starter: $(RUNTIME) ## Train the starter models anew and put them into the packa
 		&& rm -rf src/llmos/starter/models/starter-$$task \
 		&& $(BIN)/llmos export starter-$$task src/llmos/starter/models/starter-$$task || exit 1; done
 
-bench: $(DEV) ## Measure start-up and training speed (TEXT=FILE trains on another text)
+bench: $(DEV) ## Run the quick benchmarks (PEERS="NAMES" adds installed peers, TEXT=FILE trains on another text)
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/serve_http.py --quick --name quick_http
+	$(BIN)/python bench/serve_throughput.py --quick --name quick_throughput --peers "llmos int8" $(PEERS)
+	$(BIN)/python bench/serve_prefix.py --quick --name quick_prefix --peers "llmos int8" $(PEERS)
 	$(BIN)/python bench/train.py $(TEXT)
 
 wheel: $(DEV) ## Build the wheel into dist/

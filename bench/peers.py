@@ -175,14 +175,14 @@ class BatchedBench:
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
             assert process.stdout is not None
-            lines = [line for line in process.stdout if line.startswith("{")]
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode != 0 or not lines:
+            said: dict[str, Any] = {}
+            for line in process.stdout:
+                self._peak_bytes = max(self._peak_bytes, peak_rss(process.pid))
+                if line.startswith("{"):
+                    said = json.loads(line)
+            if process.wait() != 0 or not said:
                 log.seek(0)
                 sys.exit(f"{self.name} failed:\n{log.read()[-4000:]}")
-        said = json.loads(lines[-1])
-        self._peak_bytes = max(self._peak_bytes, usage.ru_maxrss * 1024)
         return Turn(said["t_pp"], said["t_tg"], rows * length, rows * num_tokens, rows)
 
     def peak_rss_bytes(self) -> int:

@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="One repeat of 12 arrivals.")
     options = parser.parse_args()
     if options.quick:
-        options.repeats, options.arrivals, options.batch_s = 1, 12, 15.0
+        options.repeats, options.arrivals, options.batch_s = 1, 12, 25.0
     return options
 
 
@@ -135,13 +135,15 @@ async def measure(
         ) / (load.ended - load.begun - SETTLE_S)
         for load in (alone, loaded)
     ]  # fmt: skip
+    if not rates[0]:
+        sys.exit(f"{server.name}: the batch alone wrote nothing: {failures(alone.batch)}")
     return {
         "idle": delays(idle.interactive),
         "loaded": delays(loaded.interactive),
         "work_kept": rates[1] / rates[0],
         "prefill_ms_per_token": 1000 * costs.prefill_s,
         "decode_ms_per_token": 1000 * costs.decode_s,
-        "failed": failures((*idle.interactive, *loaded.interactive, *loaded.batch)),
+        "failed": failures((*idle.interactive, *alone.batch, *loaded.interactive, *loaded.batch)),
     }
 
 

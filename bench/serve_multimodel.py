@@ -132,12 +132,19 @@ def run_server(
     server = make_server(name, files)
     server.start()
     try:
+        asyncio.run(warm_up(server, prompts))
         if isinstance(server, TransformersServer):
             return asyncio.run(serve_bursts(server, arrivals))
         found = asyncio.run(serve_bursts(server, arrivals))
         return found | asyncio.run(serve_pair(server, prompts, options.pair_requests))
     finally:
         server.stop()
+
+
+async def warm_up(server: Process, prompts: Prompts) -> None:
+    """Have one model loaded: what a server does once in its life is no swap."""
+    body = server.body(prompts.one(PAIR_IN), 2, model=MODELS[0])
+    await stream(server.port, body, server.headers)
 
 
 def make_server(name: str, files: Sequence[Files]) -> Process:

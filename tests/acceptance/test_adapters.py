@@ -114,7 +114,9 @@ def test_a_killed_engine_costs_no_stream(world: World) -> None:
 def test_what_does_not_fit_is_refused_by_name(world: World, tmp_path: Path) -> None:
     llmos = world.llmos
     assert "did you mean" in llmos.refused("run", "tiny-base+poem", "w1")
-    assert "'poet' is of kind adapter, where a name of kind model is wanted" in llmos.refused("run", "poet+tiny-base", "w1")
+    assert "'poet' is of kind adapter, where a name of kind model is wanted" in llmos.refused(
+        "run", "poet+tiny-base", "w1"
+    )
     assert "only models that generate text" in llmos.refused(
         "import", world.folder / "poet", "--name", "x", "--base", "starter-sentiment"
     )

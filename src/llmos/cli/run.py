@@ -50,8 +50,7 @@ def run(
         int | None, typer.Option("--seed", help="The same seed gives the same answer.")
     ] = None,
     stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", help="End before this text (repeatable)."),
+        list[str] | None, typer.Option("--stop", help="End before this text (repeatable).")
     ] = None,
     think: Annotated[
         bool | None,
@@ -70,16 +69,15 @@ def run(
       llmos run my-model "ROMEO:" --temperature 0.8 --seed 1
       echo "Where is the station?" | llmos run starter-chat
     """
-    options = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        "stop": list(stop) if stop else None,
-        "chat_template_kwargs": None if think is None else {"enable_thinking": think},
-    }
-    sampling = {name: value for name, value in options.items() if value is not None}
+    sampling = _given(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=list(stop) if stop else None,
+        chat_template_kwargs=None if think is None else {"enable_thinking": think},
+    )
     prompt = _piped() if prompt is None else prompt
     with open_client(server, home) as client:
         talk = Conversation(client, model, system, sampling)
@@ -87,6 +85,10 @@ def run(
             _chat(talk)
         else:
             talk.say(prompt)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _piped() -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmos.compression.comparison import compare
 from llmos.engines.loading import set_threads
 from llmos.engines.native.extension import extension
-from llmos.engines.native.fused import check_layer
+from llmos.engines.native.fused import check_layers
 from llmos.engines.native.quantize import QuantizedDtype, open_quantized, quantize_directory
 from llmos.errors import InvalidModelError, UnsupportedTaskError
 from llmos.library.manifest import parse_manifest
@@ -99,7 +99,7 @@ def _check_runs(context: JobContext, target: Path) -> None:
         context.log(_SLOW)
         return
     try:
-        check_layer(library, open_quantized(target), target)
+        check_layers(library, open_quantized(target), target)
     except InvalidModelError as error:
         raise UnsupportedTaskError(
             f"This model cannot be quantised, its layers compute something of their own: "
@@ -117,7 +117,8 @@ def _manifest(base: Base, target: Path) -> dict[str, Any]:
     }
     source = {"kind": "quantized", "base": base.ref}
     changed = {"source": source, "metrics": {}, "recipe": None, "quantization": quantization}
-    return parse_manifest({**base.manifest, **sizes, **changed}).to_dict()
+    merged = {**base.manifest, **sizes, **changed}
+    return merged | parse_manifest(merged).to_dict()
 
 
 def _inputs(base: Base) -> tuple[str, ...]:

@@ -18,40 +18,66 @@ from llmos.types import Grammar
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-_WHITESPACE = r"( |\r?\n[ \t]{0,64})"
-"""Allowed once wherever JSON allows any: without a bound a model can write spaces for ever."""
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""JSON on one line, as models were taught to write calls. Where more white space may come, a model
+that is unsure of what comes next writes that instead, token after token."""
+_SPACED = {"whitespace_pattern": r"( |\r?\n[ \t]{0,64})"}
+"""For a schema that asks for white space: once wherever JSON allows any, and not without a bound."""
 MAX_REASON_CHARS = 500
-_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
+_EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
+"""The lines of Lark that llguidance quotes below an error, with a caret."""
+NOT_WRITABLE = "this model's vocabulary cannot write what it asks for."
 _NO_FORCING = '%llguidance {"no_forcing": true}'
 """A text that the grammar forces may come in any tokens, so those the model likes best: to force
 the usual ones would take a second tokenizer, of as much memory again."""
 
 
-def compile_grammar(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
+def compile_grammar(
+    tokenizer: LLTokenizer, grammar: Grammar, *, writes_anything: bool = False
+) -> LLMatcher:
     """Return the grammar's matcher at the start of a text.
+
+    Args:
+        writes_anything: every text can be written in the tokenizer's vocabulary.
 
     Raises:
         GrammarError: it is not valid, asks for what llguidance cannot enforce, or is too large.
     """
+    lark = _lark(grammar)
+    matcher = _matcher(tokenizer, f"{lark}\n{_NO_FORCING}\n")
+    if not matcher.is_error():
+        return matcher
+    if grammar.kind == "lark" and _PLACE.match(matcher.get_error()):
+        alone = _matcher(tokenizer, lark)  # says what is wrong without a line that nobody wrote
+        matcher = alone if alone.is_error() else matcher
+    why = reason(matcher)
+    if place := _PLACE.match(why):
+        line, column = place.groups()
+        # Where it is in the Lark that stands for a schema tells nobody anything.
+        where = f"line {line}, column {column}: " if grammar.kind == "lark" else ""
+        why = where + why[place.end() :]
+    if why == NOT_WRITABLE and writes_anything:
+        why = "no text matches it: it asks for itself, or for what never ends."
+    raise GrammarError(f"{_NAMES[grammar.kind]}: {why}")
+
+
+def _matcher(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
     from llguidance import LLMatcher
 
-    source = LLMatcher.grammar_from_lark(f"{_lark(grammar)}\n{_NO_FORCING}\n")
+    source = LLMatcher.grammar_from_lark(lark)
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=_limits())
     if not matcher.is_error():
         matcher.compute_bitmask()  # builds what the first token needs, and may be where limits bite
-    if matcher.is_error():
-        why = reason(matcher)
-        if grammar.kind != "lark":  # where it is in the Lark that stands for it tells nobody
-            why = _PLACE.sub("", why).partition(" 1 | start:")[0]
-        raise GrammarError(f"{_NAMES[grammar.kind]}: {why}")
     return matcher
 
 
 def reason(matcher: LLMatcher) -> str:
     """Return why a matcher failed, in a line."""
-    text = " ".join(matcher.get_error().replace("<non-verbose/>", "").split())
+    told = _EXCERPT.sub("", matcher.get_error().replace("<non-verbose/>", ""))
+    text = " ".join(told.split())
     if text == "NoExtensionBias":
-        return "this model's vocabulary cannot write what it asks for."
+        return NOT_WRITABLE
     return text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "…"
 
 
@@ -103,6 +129,13 @@ def _lark(grammar: Grammar) -> str:
 
 
 def json_rule(schema: dict[str, Any]) -> str:
-    """Return what stands in a Lark rule for any JSON value of the schema."""
-    options = {"whitespace_pattern": _WHITESPACE, **schema.get("x-guidance", {})}
+    """Return what stands in a Lark rule for any JSON value of the schema.
+
+    Compact JSON with at most a space after ``,`` and ``:``, unless its ``x-guidance`` says else.
+    """
+    own = schema.get("x-guidance", {})
+    if not isinstance(own, dict):
+        raise ValueError("x-guidance must be an object")  # noqa: TRY004 - as other invalid JSON
+    is_spaced = own.get("whitespace_flexible") or "whitespace_pattern" in own
+    options = {**(_SPACED if is_spaced else _COMPACT), **own}
     return f"%json {json.dumps(schema | {'x-guidance': options})}"

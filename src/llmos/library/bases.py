@@ -11,6 +11,7 @@ import msgspec
 from llmos.errors import InvalidModelError, InvalidNameError, ModelNotFoundError
 from llmos.library import catalog
 from llmos.library.files import ADAPTER_CONFIG_FILE, MANIFEST_FILE
+from llmos.library.variants import is_quantized
 
 if TYPE_CHECKING:
     from llmos.library.artifacts import Library
@@ -71,6 +72,12 @@ def find_base(
         exported = _content(blobs, files.get(MANIFEST_FILE)).get("base_digest")
         named = _content(blobs, files.get(ADAPTER_CONFIG_FILE)).get("base_model_name_or_path")
         version = _with_digest(library, exported) or _named(library, named)
+    if is_quantized(version.manifest):
+        raise InvalidModelError(
+            f"{version.ref} is quantised, and an adapter is checked against the stored weights: "
+            "name the model that it was made of, which then still runs quantised",
+            param="base",
+        )
     if version.manifest.get("engine") != "native":
         raise InvalidModelError(
             f"{version.ref} is no base for an adapter: only models that generate text take one",

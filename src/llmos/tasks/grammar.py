@@ -32,8 +32,6 @@ HELPER_MEMORY_BYTES = 2**30
 _HELPER_STACK_BYTES = 2**20
 """Less than any engine's: nesting that an engine's stack would not bear breaks the helper first."""
 _MAX_REMEMBERED = 1024
-_COMPACT = {"whitespace_pattern": "[ ]?"}
-"""How models were taught to write calls; more white space only spends tokens."""
 
 
 class Check(msgspec.Struct, frozen=True, tag="check"):
@@ -175,7 +173,6 @@ def tools_grammar(
     else:
         calls, one = f'{_marker("[TOOL_CALLS]", ids)} " "? call', "object"
         call = _list_schema(call, tool_use.parallel)
-    call["x-guidance"] = _COMPACT
     source = f"start: {calls}\ncall: {one}\nobject: {json_rule(call)}\n"
     return Grammar("lark", source)
 

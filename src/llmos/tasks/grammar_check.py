@@ -39,7 +39,7 @@ def refusal(grammar: Grammar) -> str | None:
     source = grammar.source.encode() if grammar.kind == "lark" else b""
     try:
         stand_in = cast(TokenizerWrapper, _StandIn(source))
-        compile_grammar(LLTokenizer(stand_in, slices=[]), grammar)
+        compile_grammar(LLTokenizer(stand_in, slices=[]), grammar, writes_anything=True)
     except GrammarError as error:
         return error.message
     return None

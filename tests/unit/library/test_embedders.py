@@ -117,7 +117,9 @@ def test_what_the_engine_would_compute_otherwise_is_refused(
         build_manifest(encoder)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "[1]", '[{"path": ""}]', "[" * 10_000, "[}", " " * 200_000])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "[1]", '[{"path": ""}]', "[" * 10_000, "[}", " " * 200_000]
+)
 def test_broken_modules_are_one_clear_sentence(encoder: Path, text: str) -> None:
     sentence(encoder)
     (encoder / "modules.json").write_text(text)

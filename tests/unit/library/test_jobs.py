@@ -125,8 +125,8 @@ def test_bad_pull_params_are_refused(params: dict[str, Any]) -> None:
 def test_the_kinds_name_their_handlers() -> None:
     kinds = {kind.name: kind for kind in llmos_job_kinds()}
     assert set(kinds) == {"import", "pull"}
-    assert kinds["import"].handler == "llmos.library.importers:run"
-    assert kinds["pull"].handler == "llmos.library.hub:run"
+    assert kinds["import"].handler == "llmos.compression.importing:run_import"
+    assert kinds["pull"].handler == "llmos.compression.importing:run_pull"
     whole = {"files": FILES | {"tokenizer.json": DIGEST}}
     converting = kinds["import"].estimate({"files": FILES})
     assert 0 < kinds["import"].estimate(whole) < converting

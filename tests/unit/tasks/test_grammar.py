@@ -322,6 +322,82 @@ def test_a_named_tool_and_a_single_call_are_kept_to(form: str) -> None:
     assert not takes(single, write(call("get", key), call("get", key)))
 
 
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "ages": {"type": "array", "minItems": 2}},
+    "required": ["name", "ages"],
+}
+COMPACT = ['{"name":"a","ages":[1,{"b":2}]}', '{"name": "a", "ages": [1, {"b": 2}]}']
+SPACED = [
+    '{ "name":"a","ages":[1,2]}',
+    '{\r\n"name":"a","ages":[1,2]}',
+    '{"name" :"a","ages":[1,2]}',
+    '{"name":  "a","ages":[1,2]}',
+    '{"name":\n"a","ages":[1,2]}',
+    '{"name":"a","ages":[1,2] }',
+    '{"name":"a","ages":[1,2]} ',
+    '{"name":"a","ages":[1, {"b" : 2}]}',
+]
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [Grammar("json_object"), Grammar("json_schema", json.dumps(PERSON))],
+    ids=lambda grammar: grammar.kind,
+)
+def test_json_has_no_white_space_but_a_space_after_commas_and_colons(grammar: Grammar) -> None:
+    assert [takes(grammar, text) for text in COMPACT] == [True] * len(COMPACT)
+    assert [takes(grammar, text) for text in SPACED] == [False] * len(SPACED)
+
+
+def test_a_schema_may_ask_for_white_space() -> None:
+    schema = {**PERSON, "x-guidance": {"whitespace_flexible": True}}
+    grammar = Grammar("json_schema", json.dumps(schema))
+    assert takes(grammar, json.dumps({"name": "a", "ages": [1, 2]}, indent=2))
+    bounded = Grammar("json_schema", json.dumps({**PERSON, "x-guidance": 5}))
+    with pytest.raises(GrammarError, match="x-guidance must be an object"):
+        takes(bounded, "{}")
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_calls_have_no_white_space_to_drown_in(form: str) -> None:
+    write = WRITERS[form]
+    key = "parameters" if form == "llama3" else "arguments"
+    grammar = tools_grammar(ToolUse(TOOLS, "required"), form)
+    one, other = call("get", key, a=1), call("get", key)
+    assert takes(grammar, write(one, other))
+    for drowned in (one.replace("{", "{ ", 1), one[:-1] + " }", one.replace(": ", ":\n", 1)):
+        assert not takes(grammar, write(one, drowned))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('start: a\na: "x" b\n', 'line 2, column 4: unknown name: "b"'),
+        ('start: "x" (', "line 1, column 13: Expected"),
+        ('start: "x"\n\nb: ~', "line 3, column 5: Expected"),
+        ("start:", "line 1, column"),
+        ('start: "x', "line 1, column"),
+    ],
+)
+async def test_what_is_wrong_with_lark_is_told_by_the_users_own_lines(
+    grammars: Grammars, source: str, expected: str
+) -> None:
+    with pytest.raises(GrammarError) as caught:
+        await grammars.check(Grammar("lark", source), "grammar")
+    message = caught.value.message
+    assert expected in message
+    assert not re.search(r"llguidance|no_forcing|\d \||\^", message), message
+
+
+@pytest.mark.parametrize("schema", ['{"$ref": "#"}', '{"anyOf": [{"$ref": "#"}]}'])
+async def test_a_schema_of_nothing_but_itself_is_said_to_match_nothing(
+    grammars: Grammars, schema: str
+) -> None:
+    with pytest.raises(GrammarError, match="no text matches it: it asks for itself"):
+        await grammars.check(Grammar("json_schema", schema), "response_format")
+
+
 def test_mistral_may_put_a_space_before_the_list() -> None:
     grammar = tools_grammar(ToolUse(TOOLS, "required"), "mistral")
     assert takes(grammar, mistral(call("get")).replace("][", "] ["))

@@ -87,7 +87,6 @@ class CStep(ctypes.Structure):
         ("chunk", c_void_p),
         ("wanted_tokens", c_void_p),
         ("logits", c_void_p),
-        ("best", c_void_p),
         ("states", c_void_p),
     )
 
@@ -111,7 +110,7 @@ def declare(library: ctypes.CDLL) -> None:
     library.llmos_decoder_set_cache.argtypes = [c_void_p, c_void_p, c_void_p, c_int64]
     library.llmos_decoder_set_cache.restype = None
     library.llmos_decoder_step.argtypes = [c_void_p, POINTER(CStep)]
-    library.llmos_decoder_step.restype = None
+    library.llmos_decoder_step.restype = c_int32
     sizes = (c_int32 * len(STRUCTS))()
     library.llmos_struct_sizes(sizes)
     assert list(sizes) == [ctypes.sizeof(one) for one in STRUCTS], "structs differ"

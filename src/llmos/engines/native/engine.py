@@ -25,7 +25,7 @@ from llmos.engines.native.execution import accepted, execute, load_of
 from llmos.engines.native.predictor import FREE, Predictor, StepLoad
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sequences import Sequence, Sequences
-from llmos.engines.native.served import ServedModel, load_model
+from llmos.engines.native.served import MAX_STEP_TOKENS, ServedModel, load_model
 from llmos.engines.native.speculation import PromptLookup, Speculator
 from llmos.errors import (
     DeadlineExceededError,
@@ -45,7 +45,6 @@ from llmos.types import (
     WorkOut,
 )
 
-MAX_STEP_TOKENS = 2048
 ITL_TARGET_MS = 200
 LOGITS_BYTES = 2**26
 """What the logits of prompts whose log-probabilities are wanted may take in a step."""

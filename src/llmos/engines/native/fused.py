@@ -9,9 +9,11 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from ctypes import byref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.binding import CChunk, CLayer, CLinear, CShape, CStep, declare
 from llmos.engines.native.fused_adapters import FusedAdapter
 from llmos.engines.native.lora import read_adapter
-from llmos.engines.native.quantize import Layer, Matrix, Quantized, restore
-from llmos.errors import InvalidModelError
+from llmos.engines.native.quantize import Excerpt, Layer, Matrix, Quantized, restore
+from llmos.errors import InvalidModelError, OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ BLOCK_SIZE = 16
 _MAX_ERROR = 0.05
 """Of a layer's output, relative: 8-bit activations cost a tenth of it, a wrong structure all."""
 _CHECK_TOKENS = 24
+_MAX_CHECKED_WINDOW = 512
+"""A prompt longer than a wider window would make every load slow."""
 
 
 class FusedRunner:
@@ -91,7 +95,7 @@ class FusedRunner:
             self._library.llmos_decoder_free(decoder)
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
-        """Make the cache: keys, then values, of every layer. What it holds at first is never used."""
+        """Make the cache: keys, then values, of every layer. What it holds at first is not used."""
         assert block_size == BLOCK_SIZE, "the extension's blocks hold 16 tokens"
         num_layers = len(self._quantized.layers)
         layer_size = num_blocks * block_size * self._numbers_per_token
@@ -99,17 +103,26 @@ class FusedRunner:
         keys, values = self._cache[0].data_ptr(), self._cache[1].data_ptr()
         self._library.llmos_decoder_set_cache(self._decoder, keys, values, layer_size)
 
+    def workspace_bytes(self, num_tokens: int) -> int:
+        """Return what the extension takes beside weights and cache for a step of so many tokens."""
+        shape = self._quantized.structure
+        layer = self._quantized.layers[0].matrices
+        wide = layer["qkv"].packed.n + layer["output"].packed.k + layer["down"].packed.k
+        numbers = 3 * shape.hidden + wide
+        as_int8 = shape.hidden + layer["output"].packed.k + layer["down"].packed.k
+        return num_tokens * (4 * numbers + as_int8)
+
     def run(self, chunks: Sequence[RowChunk]) -> Tensor:
         """Return float32 logits ``[sum of num_logits, vocab]``, in order."""
         wanted = sum(chunk.num_logits for chunk in chunks)
-        logits = torch.empty(wanted, self._vocab)
+        logits = torch.empty(wanted, self._vocab, dtype=torch.float32)
         self._step(chunks, logits=logits if wanted else None)
         return logits
 
     def states(self, chunks: Sequence[RowChunk]) -> Tensor:
         """Return what the head would be given ``[sum of num_logits, hidden]``."""
         wanted = sum(chunk.num_logits for chunk in chunks)
-        states = torch.empty(wanted, self._quantized.structure.hidden)
+        states = torch.empty(wanted, self._quantized.structure.hidden, dtype=torch.float32)
         self._step(chunks, states=states)
         return states
 
@@ -127,16 +140,16 @@ class FusedRunner:
 
     def _step(
         self, chunks: Sequence[RowChunk], logits: Tensor | None = None, states: Tensor | None = None
-    ) -> list[int]:
+    ) -> None:
         token_ids = np.fromiter((t for c in chunks for t in c.token_ids), dtype=np.int32)
-        positions = np.concatenate([np.arange(c.start, c.end, dtype=np.int32) for c in chunks])
+        spans = [np.arange(chunk.start, chunk.end, dtype=np.int32) for chunk in chunks]
         tables = [np.asarray(chunk.blocks, dtype=np.int32) for chunk in chunks]
         slots = np.concatenate(
             [
                 table[span // BLOCK_SIZE] * BLOCK_SIZE + span % BLOCK_SIZE
-                for table, span in zip(tables, _spans(chunks), strict=True)
+                for table, span in zip(tables, spans, strict=True)
             ]
-        ).astype(np.int32)
+        )
         lasts = np.cumsum([len(chunk.token_ids) for chunk in chunks])
         described = (CChunk * len(chunks))(
             *(
@@ -156,8 +169,9 @@ class FusedRunner:
                 for chunk, last in zip(chunks, lasts.tolist(), strict=True)
             ]
         )
-        best = np.full(len(wanted), -1, dtype=np.int32)
-        cos, sin = self._rotary(positions)
+        for out in (logits, states):
+            assert out is None or (out.dtype is torch.float32 and len(out) == len(wanted))
+        cos, sin = self._rotary(np.concatenate(spans))
         step = CStep(
             tokens=len(token_ids),
             chunks=len(chunks),
@@ -169,12 +183,10 @@ class FusedRunner:
             chunk=ctypes.addressof(described),
             wanted_tokens=_at(wanted),
             logits=None if logits is None else logits.data_ptr(),
-            best=_at(best),
             states=None if states is None else states.data_ptr(),
         )
-        self._library.llmos_decoder_step(self._decoder, byref(step))
-        tokens: list[int] = best.tolist()
-        return tokens
+        if not self._library.llmos_decoder_step(self._decoder, byref(step)):
+            raise OutOfMemoryError("There is no memory for a step of this size.")
 
     def _rotary(self, positions: Any) -> tuple[Tensor, Tensor]:
         """Return cosines and sines ``[kinds, tokens, rotary_dim]``, as transformers computes."""
@@ -187,43 +199,58 @@ class FusedRunner:
 def fused_runner(
     library: ctypes.CDLL, quantized: Quantized, path: Path, threads: int
 ) -> FusedRunner | None:
-    """Return a runner that was seen to do what the model's own first layer does; None if not."""
+    """Return a runner that was seen to do what the model's own layers do; None if not."""
     try:
-        check_layer(library, quantized, path)
+        check_layers(library, quantized, path)
     except InvalidModelError as error:
         log.warning("the model of %s is run by torch: %s", path, error)
         return None
     return FusedRunner(library, quantized, threads)
 
 
-def check_layer(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
-    """Compare the first layer, and logits made of it, with transformers' own on the same weights.
+def check_layers(library: ctypes.CDLL, quantized: Quantized, path: Path) -> None:
+    """Compare a layer of each kind, and their logits, with transformers' on the same weights.
 
     Raises:
-        InvalidModelError: the extension does not reproduce it.
+        InvalidModelError: the extension does not reproduce them.
     """
-    found = quantized.structure
-    first = Quantized(
-        found, quantized.embedding, quantized.head, quantized.norm, quantized.layers[:1], 0
-    )
-    runner = FusedRunner(library, first, threads=1)
-    runner.allocate(-(-_CHECK_TOKENS // BLOCK_SIZE), BLOCK_SIZE)
-    ids = [i * 7919 % found.vocab for i in range(_CHECK_TOKENS)]
-    blocks = list(range(-(-_CHECK_TOKENS // BLOCK_SIZE)))
-    chunk = RowChunk("check", ids, 0, blocks, len(ids))
-    states, logits = _reference(first, path, ids)
+    sample, indices = _one_of_each_kind(quantized)
+    window = max(kind.window for kind in sample.structure.layers)
+    num_tokens = window + _CHECK_TOKENS if window <= _MAX_CHECKED_WINDOW else _CHECK_TOKENS
+    num_blocks = -(-num_tokens // BLOCK_SIZE)
+    runner = FusedRunner(library, sample, threads=1)
+    runner.allocate(num_blocks, BLOCK_SIZE)
+    ids = [i * 7919 % sample.structure.vocab for i in range(num_tokens)]
+    chunk = RowChunk("check", ids, 0, list(range(num_blocks)), len(ids))
+    states, logits = _reference(sample, path, indices, ids)
     ours = (runner.states([chunk]), states), (runner.run([chunk])[:, ids], logits)
     error = max(float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in ours)
     if not error <= _MAX_ERROR:
         raise InvalidModelError(
-            f"The extension does not reproduce the first layer (relative error {error:.3f})."
+            f"The extension does not reproduce its layers (relative error {error:.3f})."
         )
 
 
+def _one_of_each_kind(quantized: Quantized) -> tuple[Quantized, list[int]]:
+    """Return a model of the first layer of each kind, and which layers those are."""
+    kinds = [
+        (kind, *layer.norms)
+        for kind, layer in zip(quantized.structure.layers, quantized.layers, strict=True)
+    ]
+    indices = [i for i, kind in enumerate(kinds) if kinds.index(kind) == i]
+    structure = msgspec.structs.replace(
+        quantized.structure, layers=tuple(quantized.structure.layers[i] for i in indices)
+    )
+    layers = tuple(quantized.layers[i] for i in indices)
+    return replace(quantized, structure=structure, layers=layers), indices
+
+
 @torch.inference_mode()
-def _reference(first: Quantized, path: Path, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the states after the layer, and the logits of the tokens themselves."""
-    model = restore(first, path, ids)
+def _reference(
+    sample: Quantized, path: Path, indices: Sequence[int], ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the states after the layers, and the logits of the tokens themselves."""
+    model = restore(sample, path, Excerpt(indices, ids))
     positions = torch.arange(len(ids))[None]
     states: Tensor = model.model(positions, use_cache=False).last_hidden_state
     logits: Tensor = model(positions, use_cache=False).logits
@@ -247,10 +274,6 @@ def _layer(layer: Layer, window: int, rotary: int) -> CLayer:
     norms = {name: norm.data_ptr() for name, norm in layer.norms.items()}
     matrices = {name: _linear(matrix) for name, matrix in layer.matrices.items()}
     return CLayer(**matrices, **norms, window=window, rotary=rotary)
-
-
-def _spans(chunks: Sequence[RowChunk]) -> list[Any]:
-    return [np.arange(chunk.start, chunk.end) for chunk in chunks]
 
 
 def _at(array: Any) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
 
 from llmos.engines.loading import Model, load_pretrained
 
@@ -23,10 +25,21 @@ def open_mapped(path: Path) -> Model:
     model = load_pretrained(
         AutoModelForCausalLM, path, {}, "cpu", dtype="auto", attn_implementation="eager"
     )
+    _widen_buffers(model)
     for module in model.modules():
         if next(module.parameters(recurse=False), None) is not None:
             _compute_in_float32(module)
     return model
+
+
+def _widen_buffers(model: Model) -> None:
+    """Make what the network itself computed (scales, frequencies) what it would be in float32."""
+    with no_init_weights():  # memory that is never touched
+        twin = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    stored = model.state_dict().keys()
+    for name, buffer in twin.named_buffers():
+        if name not in stored:
+            model.get_buffer(name).data = buffer.data
 
 
 def _compute_in_float32(module: nn.Module) -> None:

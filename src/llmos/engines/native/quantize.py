@@ -225,23 +225,34 @@ def open_quantized(path: Path) -> Quantized:
     return Quantized(s, embedding, head, tensors["norm"], layers, header.weights_bytes)
 
 
-def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) -> Model:
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Part of a model, enough to check some layers: which, and the tokens that become its whole
+    vocabulary, in their order."""
+
+    layers: Sequence[int]
+    token_ids: Sequence[int]
+
+
+def restore(quantized: Quantized, path: Path, excerpt: Excerpt | None = None) -> Model:
     """Return the transformers model of a directory with the quantised weights as float32.
 
-    With ``ids`` one that has only as many layers as ``quantized``, and those tokens as its whole
-    vocabulary, in their order: enough to check a layer.
+    With an ``excerpt``, the layers of ``quantized`` are those it names.
 
     Raises:
         InvalidModelError: config.json is that of another network.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    if ids is not None:
-        _shrink(config.get_text_config(), len(quantized.layers), len(ids))
+    if excerpt is not None:
+        _shrink(config.get_text_config(), excerpt)
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    model = model.float().eval().requires_grad_(False)
+        # Another dtype would be every thread's default while the network is built.
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        )
+    model = model.eval().requires_grad_(False)
     try:
-        _fill_model(quantized, model, ids)
+        _fill_model(quantized, model, excerpt)
     except UNSUITED as error:
         raise InvalidModelError(
             f"config.json names another network than the weights are of: {error}"
@@ -249,21 +260,22 @@ def restore(quantized: Quantized, path: Path, ids: Sequence[int] | None = None) 
     return model
 
 
-def _fill_model(quantized: Quantized, model: Model, ids: Sequence[int] | None) -> None:
+def _fill_model(quantized: Quantized, model: Model, excerpt: Excerpt | None) -> None:
     for layer, module in zip(quantized.layers, model.model.layers, strict=True):
         _restore_layer(quantized.structure, layer, module)
     _restore_norm(model.model.norm, quantized.norm, quantized.structure.hidden)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     for module, matrix in ((embedding, quantized.embedding), (head, quantized.head)):
         packed = matrix.packed
-        module.weight.copy_(unpack(packed) if ids is None else unpack_rows(packed, ids))
+        rows = unpack_rows(packed, excerpt.token_ids) if excerpt else unpack(packed)
+        module.weight.copy_(rows)
 
 
-def _shrink(config: Any, num_layers: int, vocab_size: int) -> None:
-    config.num_hidden_layers = num_layers
-    config.vocab_size = vocab_size
+def _shrink(config: Any, excerpt: Excerpt) -> None:
+    config.num_hidden_layers = len(excerpt.layers)
+    config.vocab_size = len(excerpt.token_ids)
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:num_layers]
+        config.layer_types = [config.layer_types[i] for i in excerpt.layers]
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, name, None)
 

@@ -25,6 +25,9 @@ from llmos.engines.native.speculation import Drafter
 from llmos.errors import OutOfMemoryError
 from llmos.library.files import QUANTIZED_FILE
 
+MAX_STEP_TOKENS = 2048
+"""Computed in one step at most, unless an engine is told another number."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -76,7 +79,8 @@ def _load_quantized(
         return _load(model, path, manifest, device, block_size)
     found = quantized.structure
     numbers = sum(matrix.packed.rows * matrix.packed.columns for matrix in quantized.matrices())
-    limits = Limits(found.vocab, base.context_tokens(manifest), numbers, quantized.num_bytes)
+    taken_bytes = quantized.num_bytes + runner.workspace_bytes(MAX_STEP_TOKENS)
+    limits = Limits(found.vocab, base.context_tokens(manifest), numbers, taken_bytes)
     return _serve(runner, limits, path, manifest, device, block_size)
 
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "attention.h"
 #include "linear.h"
@@ -52,8 +53,7 @@ struct Step {
   const float *cos, *sin;  // [kinds of rotary][tokens][rotary_dim]
   const Chunk* chunk;
   const int32_t* wanted_tokens;  // whose logits to compute
-  float* logits;                 // [wanted][vocab]
-  int32_t* best;                 // [wanted] the likeliest token; -1: not finite
+  float* logits;                 // null, or [wanted][vocab]
   float* states;                 // null, or [wanted][hidden] after the last norm
 };
 
@@ -63,9 +63,10 @@ struct Buffer {
   size_t size = 0;
   T* reserve(size_t wanted) {
     if (wanted > size) {
-      size = wanted;
       const size_t bytes = (wanted * sizeof(T) + 63) / 64 * 64;
       data.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+      size = data ? wanted : 0;
+      if (!data) throw std::bad_alloc();
     }
     return data.get();
   }
@@ -103,7 +104,6 @@ class Decoder {
     step_ = step;
     prepare();
     pool_.run([this](int thread) { compute(thread); });
-    for (int i = 0; i < step.wanted; ++i) step.best[i] = best_token(i);
   }
 
  private:
@@ -137,7 +137,6 @@ class Decoder {
         for (int head = 0; head < shape_.kv_heads; ++head)
           tasks_.push_back({c, first, std::min(most, step_.chunk[c].count - first), head});
     for (int i = 0; i < kPhases * shape_.layers + 8; ++i) counters_[i].store(0, std::memory_order_relaxed);
-    best_.assign(static_cast<size_t>(pool_.num_threads()) * step_.wanted, {-INFINITY, -1});
   }
 
   // Calls work(i) for every i < count, shared among the threads, and waits for all.
@@ -178,7 +177,7 @@ class Decoder {
       });
       branch(phase, layer.down, wide_, layer.post_mlp_norm, 4 * l + 3, middle_, middle);
     }
-    predict(phase, thread);
+    predict(phase);
   }
 
   // Adds what the rows' adapters add to a linear layer's out [m][n], from its input x [m][stride]. What
@@ -337,12 +336,7 @@ class Decoder {
     }
   }
 
-  struct Best {
-    float logit;
-    int token;
-  };
-
-  void predict(int& phase, int thread) {
+  void predict(int& phase) {
     const int hidden = shape_.hidden;
     share(phase++, step_.wanted, [&](int i) {
       float* out = row(normed_, i, hidden);
@@ -351,7 +345,6 @@ class Decoder {
       quantize_row(narrow_, i, out, hidden);
     });
     if (!step_.logits) return;
-    Best* best = best_.data() + static_cast<size_t>(thread) * step_.wanted;
     const Storing store{step_.logits, shape_.vocab, shape_.vocab};
     share(phase++, head_.n / kTile, [&](int tile) {
       linear_tile(head_, tile, narrow_, step_.wanted, [&](int r, int at, __m512* v) {
@@ -360,30 +353,8 @@ class Decoder {
           for (int j = 0; j < 4; ++j) v[j] = _mm512_mul_ps(tanh_ps(_mm512_div_ps(v[j], cap)), cap);
         }
         store(r, at, v);
-        note_best(best[r], at, v);
       });
     });
-  }
-
-  void note_best(Best& best, int tile, const __m512* v) const {
-    for (int j = 0; j < 4; ++j) {
-      const int first = tile * kTile + 16 * j;
-      const __mmask16 real = tail_mask(shape_.vocab - first);
-      const float most = _mm512_mask_reduce_max_ps(real, v[j]);
-      if (most < best.logit || (most == best.logit && first > best.token)) continue;
-      const __mmask16 here = _mm512_mask_cmp_ps_mask(real, v[j], _mm512_set1_ps(most), _CMP_EQ_OQ);
-      if (here) best = {most, first + __builtin_ctz(here)};
-    }
-  }
-
-  int best_token(int i) const {
-    Best found{-INFINITY, -1};
-    for (int thread = 0; thread < pool_.num_threads(); ++thread) {
-      const Best& best = best_[static_cast<size_t>(thread) * step_.wanted + i];
-      if (best.token < 0) continue;
-      if (best.logit > found.logit || (best.logit == found.logit && best.token < found.token)) found = best;
-    }
-    return step_.wanted && std::isfinite(narrow_.scale[i]) && std::isfinite(found.logit) ? found.token : -1;
   }
 
   static float dot(const float* x, const float* y, int n) {
@@ -419,7 +390,6 @@ class Decoder {
   std::vector<Task> tasks_;
   std::vector<const LowRank*> adapters_;  // of each token
   bool is_adapted_ = false;
-  std::vector<Best> best_;
   Buffer<float> hidden_buffer_, normed_buffer_, qkv_buffer_, attended_buffer_, middle_buffer_,
       branch_buffer_, adapted_buffer_;
   RowsBuffer narrow_buffer_, heads_buffer_, wide_buffer_;
@@ -443,7 +413,15 @@ void llmos_decoder_set_cache(Decoder* decoder, uint16_t* keys, uint16_t* values,
   decoder->set_cache(keys, values, layer_size);
 }
 
-void llmos_decoder_step(Decoder* decoder, const Step* step) { decoder->step(*step); }
+// Returns whether there was memory for it.
+int32_t llmos_decoder_step(Decoder* decoder, const Step* step) {
+  try {
+    decoder->step(*step);
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+  return 1;
+}
 
 // Sizes of the structs, for the caller to check that both sides mean the same.
 void llmos_struct_sizes(int32_t out[6]) {
