@@ -287,8 +287,9 @@ class VllmServer(Process):
         self._model = model
 
     def command(self) -> list[str]:
-        python = environment_python(self._home, "vllm")
-        command = [str(python.with_name("vllm")), "serve", str(self._model)]
+        # Its own command looks for a package named vllm, which the CPU build is not.
+        module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model)]
+        command = [str(environment_python(self._home, "vllm")), *module]
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--dtype", "bfloat16", "--max-model-len", str(CONTEXT_TOKENS)]
         return [*command, "--max-num-seqs", "64", "--scheduling-policy", "priority"]

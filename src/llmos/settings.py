@@ -45,8 +45,9 @@ class Settings:
     threads: int = _setting(0, "CPU threads of engines and jobs; 0 means all cores.", least=0)
     dtype: str = _setting(
         "auto",
-        "Weights that a CPU computes with: auto (quantised ones where there are) or stored.",
-        choices=("auto", "stored"),
+        "Weights that a CPU computes with: auto (quantised ones where there are, else float32, or "
+        "bfloat16 where only that fits), stored (never quantised ones), float32 or bfloat16.",
+        choices=("auto", "stored", "float32", "bfloat16"),
     )
     memory_bytes: int = _setting(
         0, "Memory that may be reserved; 0 means 80% of the free.", least=0

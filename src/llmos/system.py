@@ -151,7 +151,14 @@ def _assemble(
         rng=random.Random(),
         audit=audit.record,
     )
-    tasks = TaskContext(library, kernel.residency, Tokenizers(blobs), Templates(), settings)
+    tasks = TaskContext(
+        library,
+        kernel.residency,
+        Tokenizers(blobs),
+        Templates(),
+        settings,
+        capacity_bytes=kernel.ledger.capacity_bytes,
+    )
     return System(settings, lock, plugins, database, blobs, keys, library, kernel, tasks)
 
 

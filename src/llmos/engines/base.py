@@ -175,11 +175,27 @@ def _estimate_alone(manifest: Mapping[str, Any], device: str) -> Estimate:
 
 
 def compute_dtype(manifest: Mapping[str, Any], device: str) -> str:
-    """Return the dtype a model computes in: float32 on a CPU, else the manifest's or bfloat16."""
+    """Return the dtype a model computes in: on a CPU float32, unless the manifest's
+    ``compute_dtype`` says another; elsewhere that of its weights, or bfloat16."""
     if device.partition(":")[0] == "cpu":
-        return "float32"
+        return str(manifest.get("compute_dtype") or "float32")
     dtype = str(manifest.get("dtype"))
     return dtype if dtype in ITEM_BYTES else "bfloat16"
+
+
+def cpu_dtype(manifest: Mapping[str, Any], wanted: str, capacity_bytes: int) -> str:
+    """Return what a model whose weights are not quantised computes in on a CPU.
+
+    Args:
+        wanted: float32 or bfloat16; anything else leaves it open: float32, which is exact for any
+            stored weights, or bfloat16 where only that fits.
+        capacity_bytes: what may be reserved.
+    """
+    if wanted in ("float32", "bfloat16"):
+        return wanted
+    as_float32 = estimate({**manifest, "compute_dtype": "float32"}).total_bytes
+    as_bfloat16 = estimate({**manifest, "compute_dtype": "bfloat16"}).total_bytes
+    return "bfloat16" if as_bfloat16 <= capacity_bytes < as_float32 else "float32"
 
 
 def context_tokens(manifest: Mapping[str, Any]) -> int:

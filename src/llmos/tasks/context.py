@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+import sys
 from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from llmos.engines.base import context_tokens, estimate, is_cpu
+from llmos.engines.base import context_tokens, cpu_dtype, estimate, is_cpu
 from llmos.engines.native.extension import is_likely
 from llmos.errors import UnsupportedTaskError
 from llmos.kernel.adapters import AdapterSpec
@@ -107,6 +108,8 @@ class TaskContext:
     templates: Templates
     settings: Settings
     grammars: Grammars = field(default_factory=Grammars)
+    capacity_bytes: int = sys.maxsize
+    """Memory that may be reserved."""
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Known to this server alone. What it keeps apart, cached prefixes, lives no longer than it."""
     _layouts: dict[str, asyncio.Task[str]] = field(default_factory=dict, init=False, repr=False)
@@ -129,12 +132,13 @@ class TaskContext:
         if manifest.task not in tasks:
             raise _wrong_task(version.ref, manifest.task, tasks)
         tokenizer = await self.tokenizers.get(version.files)
+        loaded = self._with_dtype(running)
         spec = ModelSpec(
             key=running.digest,
             engine=manifest.engine,
             path=await self._path(running),
-            manifest=running.manifest,
-            estimate_bytes=estimate(running.manifest).total_bytes,
+            manifest=loaded,
+            estimate_bytes=estimate(loaded).total_bytes,
             name=running.ref,
             adapter=None if adapter is None else await self._adapter_spec(adapter),
         )
@@ -144,11 +148,20 @@ class TaskContext:
         """Return what runs when ``version`` is asked for: on a CPU its quantised version, if it has
         one and the setting ``dtype`` lets it. Blocks on the database."""
         is_native = version.manifest.get("engine") == "native"
-        if self.settings.dtype == "stored" or not is_native or is_quantized(version.manifest):
+        if self.settings.dtype != "auto" or not is_native or is_quantized(version.manifest):
             return version
         if not is_cpu(self.settings.device) or not is_likely():
             return version
         return runs_as(version, self.library.made_from(version.digest), adapter)
+
+    def _with_dtype(self, version: Version) -> dict[str, Any]:
+        """Return a manifest that says what a CPU is to compute in, where that is open."""
+        manifest = version.manifest
+        is_open = manifest.get("engine") == "native" and not is_quantized(manifest)
+        if not is_open or not is_cpu(self.settings.device):
+            return manifest
+        dtype = cpu_dtype(manifest, self.settings.dtype, self.capacity_bytes)
+        return manifest if dtype == "float32" else {**manifest, "compute_dtype": dtype}
 
     def _resolve(self, ref: str) -> tuple[Version, Version | None, Version]:
         version, adapter = resolve_pair(self.library, ref)

@@ -115,3 +115,27 @@ def test_auto_is_the_first_cuda_device_where_torch_can_use_it(
     monkeypatch.setattr(base, "NVIDIA_DRIVER", driver)
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
     assert find_device("auto") == device
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capacity_bytes", "dtype"),
+    [
+        ("auto", 10**9, "float32"),
+        ("auto", 300, "bfloat16"),
+        ("auto", 100, "float32"),  # neither fits: the error is to speak of the real size
+        ("stored", 300, "bfloat16"),
+        ("float32", 300, "float32"),
+        ("bfloat16", 10**9, "bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_only_that_fits(
+    wanted: str, capacity_bytes: int, dtype: str
+) -> None:
+    manifest = {"engine": "native", "dtype": "bfloat16", "parameters": 100}
+    assert base.cpu_dtype(manifest, wanted, capacity_bytes) == dtype
+
+
+def test_the_estimate_is_of_what_is_computed_in() -> None:
+    manifest = {"engine": "native", "dtype": "bfloat16", "parameters": 100}
+    half = base.estimate({**manifest, "compute_dtype": "bfloat16"})
+    assert half.weights_bytes == 200 and base.estimate(manifest).weights_bytes == 400

@@ -83,3 +83,10 @@ def test_nothing_more_comes_from_a_cancelled_work() -> None:
     engine.cancel("a")
     engine.cancel("unknown")
     assert {name for name, _ in engine.step()} == {"b"}
+
+
+def test_a_step_takes_as_long_as_the_manifest_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr("llmos.engines.echo.time.sleep", naps.append)
+    run(GenerateWork((5, 6), SamplingParams()), step_s=0.1)
+    assert naps == [0.1, 0.1, 0.1]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import math
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from llmos.engines.native.grammar import Grammars, GrammarState
-from llmos.errors import DeadlineExceededError, LlmosError
+from llmos.errors import DeadlineExceededError, EngineError, LlmosError
 from llmos.types import GenerateWork
 
 
@@ -35,14 +35,22 @@ class Compiling:
             return self.grammar.result()
         if isinstance(error, LlmosError):
             return error
-        raise error
+        # Also a panic of the compiler, which is no Exception: it is about this work alone.
+        traceback.print_exception(error)
+        return EngineError(f"The grammar could not be compiled: {error}")
 
 
 class CompilingWorks:
-    """The works that wait for their grammars."""
+    """The works that wait for their grammars.
 
-    def __init__(self, grammars: Grammars) -> None:
+    Args:
+        grammars: compiles them.
+        on_done: called when one is compiled, from any thread.
+    """
+
+    def __init__(self, grammars: Grammars, on_done: Callable[[], None] = lambda: None) -> None:
         self._grammars = grammars
+        self._on_done = on_done
         self._works: dict[str, Compiling] = {}
 
     def __len__(self) -> int:
@@ -56,6 +64,7 @@ class CompilingWorks:
         assert work.grammar is not None
         future = self._grammars.start(work.grammar, work.eos_ids, work.generated_ids)
         self._works[work_id] = Compiling(work_id, work, now, future)
+        future.add_done_callback(lambda _: self._on_done())
 
     def cancel(self, work_id: str) -> None:
         """Forget a work; unknown ids are ignored."""
@@ -70,10 +79,9 @@ class CompilingWorks:
             del self._works[compiling.id]
         return done
 
-    def wait(self, seconds: float) -> None:
-        """Let some time pass, unless one is ready sooner."""
-        futures = [compiling.grammar for compiling in self]
-        concurrent.futures.wait(futures, seconds, concurrent.futures.FIRST_COMPLETED)
+    def done(self) -> list[GenerateWork]:
+        """Return the works that a step would take up, or fail."""
+        return [compiling.work for compiling in self if compiling.grammar.done()]
 
     def close(self) -> None:
         """Forget all."""

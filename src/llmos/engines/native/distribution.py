@@ -23,6 +23,8 @@ Weights = NDArray[np.floating[Any]]
 
 FIRST_CANDIDATES = 1024
 """Looked at first when only top-p is given; all tokens only where that is not enough."""
+MIN_TEMPERATURE = 1e-6
+"""Below it a distribution is its likeliest token, and float32 would divide by zero."""
 _GROUP = 64
 _BLOCK = 128
 

@@ -178,7 +178,7 @@ def _sample_row(logits: distribution.Scores, row: SampledRow) -> int | None:
     likeliest = int(scores.argmax())  # the first NaN, where there is one
     if not np.isfinite(scores[likeliest]):
         return None
-    if row.params.temperature == 0 or row.params.top_k == 1:
+    if row.params.temperature < distribution.MIN_TEMPERATURE or row.params.top_k == 1:
         return likeliest
     return distribution.pick(scores, row.params, row.number)
 
@@ -192,7 +192,8 @@ def _sample_on_device(logits: Tensor, rows: Sequence[SampledRow]) -> list[int | 
             _alter(scores[i], logits[i], row)
     best, tokens = scores.max(dim=-1)
     is_finite &= best.isfinite()
-    warm = [i for i, row in enumerate(rows) if row.params.temperature > 0]
+    coldest = distribution.MIN_TEMPERATURE
+    warm = [i for i, row in enumerate(rows) if row.params.temperature >= coldest]
     if warm:
         index = torch.tensor(warm, device=logits.device)
         params, numbers = [rows[i].params for i in warm], [rows[i].number for i in warm]

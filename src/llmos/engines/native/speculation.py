@@ -21,12 +21,18 @@ NGRAMS = (4, 3, 2)
 MEMORY = 0.98
 """Weight of a guess's outcome when the next one is known."""
 PRIOR_GUESSES, PRIOR_RATE = 4.0, 0.5
+INDEXED_TOKENS = 1024
+"""Read for prompt lookup in a step at most, some 2 ms: long prompts are read over several."""
 RECOVERY = 0.99
 """Weight of past outcomes after each step in which they kept from drafting: to try again."""
 
 
 class Drafter(Protocol):
     """Guesses tokens."""
+
+    def begin(self) -> None:
+        """A step begins: what follows is for it."""
+        ...
 
     def kind(self, sequence: Sequence) -> int | None:
         """Return which kind of guess it has for the sequence (each kind has a record of its own);
@@ -82,6 +88,7 @@ class Speculator:
         step_s = cost.seconds(StepLoad(0, len(sequences), num_keys))
         pace_s = step_s / max(1, len(sequences))
         chosen: list[tuple[Sequence, int]] = []
+        self.drafter.begin()
         for sequence, most in zip(sequences, room, strict=True):
             sequence.drafts = []
             token_s = cost.decode_s(len(sequence.token_ids)) + self._draft_token_s
@@ -145,10 +152,17 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._indices: dict[str, _NgramIndex] = {}
+        self._tokens_left = INDEXED_TOKENS
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._tokens_left = INDEXED_TOKENS
 
     def kind(self, sequence: Sequence) -> int | None:
-        """Return how many of the last tokens appeared together before."""
+        """Return how many of the last tokens appeared together before; None, too, until all
+        tokens are read."""
         index = self._indices.setdefault(sequence.id, _NgramIndex())
+        self._tokens_left -= index.read(sequence.token_ids, self._tokens_left)
         return index.find(sequence.token_ids)
 
     def draft(self, sequences: Listing[Sequence], counts: Listing[int]) -> list[list[int]]:
@@ -176,13 +190,20 @@ class _NgramIndex:
     _after: dict[tuple[int, ...], int] = field(default_factory=dict)
     _num_indexed: int = 0
 
-    def find(self, token_ids: list[int]) -> int | None:
-        """Return the length of the longest n-gram at the end that was there before."""
-        for end in range(self._num_indexed, len(token_ids)):
+    def read(self, token_ids: list[int], most: int) -> int:
+        """Index up to so many tokens more; return how many."""
+        first = self._num_indexed
+        self._num_indexed = min(len(token_ids), first + most)
+        for end in range(first, self._num_indexed):
             for size in NGRAMS:
                 if end >= size:
                     self._after[tuple(token_ids[end - size : end])] = end
-        self._num_indexed = len(token_ids)
+        return self._num_indexed - first
+
+    def find(self, token_ids: list[int]) -> int | None:
+        """Return the length of the longest n-gram at the end that was there before."""
+        if self._num_indexed < len(token_ids):
+            return None
         for size in NGRAMS:
             if len(token_ids) > size:
                 position = self._after.get(tuple(token_ids[-size:]))
