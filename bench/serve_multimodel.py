@@ -111,10 +111,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, default=TRACE)
     parser.add_argument("--name", default="serve_multimodel", help="Of the files under results/.")
     parser.add_argument("--peers-home", type=Path, default=PEERS_HOME)
-    parser.add_argument("--quick", action="store_true", help="One repeat of 40 s.")
+    parser.add_argument("--quick", action="store_true", help="One repeat of 60 s.")
     options = parser.parse_args()
     if options.quick:
-        options.repeats, options.seconds, options.every, options.pair_requests = 1, 40.0, 15.0, 4
+        options.repeats, options.seconds, options.pair_requests = 1, 60.0, 4
     return options
 
 

@@ -180,6 +180,9 @@ class DeadlineExceededError(LlmosError):
     code = "deadline_exceeded"
     exit_code = 8
 
+    def __init__(self, message: str | None = None, *, param: str | None = "deadline_ms") -> None:
+        super().__init__(message, param=param)
+
 
 class CorruptBlobError(LlmosError):
     """A stored file no longer matches its digest and was set aside: import or pull it again."""

@@ -57,7 +57,7 @@ class Settings:
     )
     max_workers: int = _setting(1, "Jobs that compute at the same time.", least=1)
     max_queue: int = _setting(
-        256, "Requests of one class that may be at one model; more are answered 429.", least=1
+        256, "Answers of one class under way at one model; more are answered 429.", least=1
     )
     itl_target_ms: float = _setting(
         200.0, "Longest pause between tokens of an interactive or standard stream.", least=1

@@ -23,8 +23,8 @@ from llmos.engines.native.mapped import open_mapped
 
 KINDS = ("llama", "qwen2", "gemma3")
 NUM_TOKENS = 12
-TINY_MEMORY_BYTES = 12_000_000
-"""Room for one of the models and its cache, not for two."""
+TINY_MEMORY_BYTES = 17_000_000
+"""Room for one of the models with its cache and workspace, not for two."""
 
 
 def add_tokenizer(directory: Path) -> Path:
@@ -44,10 +44,10 @@ class World:
 
     def ask(self, model: str, seed: int = 0) -> list[int]:
         """What the server answers greedily, as token ids."""
-        client = openai.OpenAI(base_url=f"{self.llmos.url}/v1", api_key=self.llmos.key)
-        done = client.completions.create(
-            model=model, prompt=random_ids(9, seed), max_tokens=NUM_TOKENS, temperature=0
-        )
+        with openai.OpenAI(base_url=f"{self.llmos.url}/v1", api_key=self.llmos.key) as client:
+            done = client.completions.create(
+                model=model, prompt=random_ids(9, seed), max_tokens=NUM_TOKENS, temperature=0
+            )
         assert done.model == f"{model}:1"
         return [int(word.removeprefix("w")) for word in done.choices[0].text.split()]
 

@@ -137,8 +137,8 @@ def test_models_are_listed_shown_and_seen_running(client: ollama.Client) -> None
     assert (shown.modelinfo or {})["echo.context_length"] == 2000
     client.chat("talker", messages=HI)
     running = {model.model: model for model in client.ps().models}
-    assert running["talker:1"].context_length == 2000
-    assert running["talker:1"].expires_at is not None
+    assert running["talker:latest"].context_length == 2000
+    assert running["talker:latest"].expires_at is not None
 
 
 def test_a_model_is_pulled_with_its_progress(client: ollama.Client) -> None:

@@ -170,6 +170,19 @@ def test_a_row_that_fills_the_context_ends_with_length(cases: Cases) -> None:
     assert not engine.has_work
 
 
+def test_a_prompt_that_is_only_scored_may_fill_the_context(cases: Cases) -> None:
+    engine = cases("gpt2").engine()
+    prompt = tuple(range(CONTEXT))
+    sampling = SamplingParams(max_tokens=1, logprobs=1)
+    engine.submit("a", GenerateWork(prompt, sampling, prompt_logprobs=1))
+    outs = [out for _ in range(3) for _, out in engine.step()]
+    assert [piece.token_id for piece in outs[0].prompt] == list(prompt[1:])  # type: ignore[union-attr]
+    assert (outs[0].pieces, outs[0].finish_reason) == ((), "length")  # type: ignore[union-attr]
+    assert not engine.has_work
+    with pytest.raises(ContextLengthError):
+        engine.submit("b", GenerateWork(prompt, sampling))
+
+
 def test_the_end_token_stops_a_row_and_is_not_reported(cases: Cases) -> None:
     case = cases("llama")
     expected = case.expected["3"]

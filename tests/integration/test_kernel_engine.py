@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -267,7 +267,7 @@ async def test_beyond_the_queue_of_a_class_requests_are_refused_and_the_others_f
         asyncio.ensure_future(hold(kernel, spec("a"), Priority.STANDARD, let_go)) for _ in range(8)
     ]
     async with kernel.residency.lease(spec("a"), Priority.BATCH) as lease:
-        with pytest.raises(OverloadedError, match="8 standard requests are at a") as refused:
+        with pytest.raises(OverloadedError, match="standard requests are at a") as refused:
             await ask(kernel, spec("a"))
         assert refused.value.retry_after_s >= 1
         assert await tokens(lease, work()) == list(PROMPT)
@@ -277,6 +277,54 @@ async def test_beyond_the_queue_of_a_class_requests_are_refused_and_the_others_f
     tally = kernel.residency.telemetry.of("a").classes
     assert tally[Priority.STANDARD].outcomes == {"ok": 9, "overloaded": 1}
     assert tally[Priority.BATCH].outcomes == {"ok": 1}
+
+
+async def test_works_count_and_a_tenant_keeps_none_of_the_others_out(kernel: Kernel) -> None:
+    async def admitted(tenant: str, num_works: int) -> bool:
+        try:
+            lease = kernel.residency.lease(spec("a"), tenant=tenant, num_works=num_works)
+            async with lease:
+                return True
+        except OverloadedError:
+            return False
+
+    async with kernel.residency.lease(spec("a"), tenant="greedy", num_works=8):
+        assert [await admitted("greedy", 1), await admitted("other", 4)] == [False, True]
+        assert not await admitted("other", 5)
+    assert await admitted("greedy", 8)
+
+
+async def until_ended(lease: Lease) -> None:
+    """Return when the engine has nothing more to do for a lease."""
+    for live in list(lease._live):
+        if live.state != "ended":
+            ended = asyncio.Event()
+            on_end = live.on_end
+
+            def told(on_end: Callable[[], None] = on_end, ended: asyncio.Event = ended) -> None:
+                on_end()
+                ended.set()
+
+            live.on_end = told
+            await ended.wait()
+
+
+async def test_what_has_ended_holds_nothing_however_late_it_is_read(kernel: Kernel) -> None:
+    streams = []
+    leases = kernel.residency.lease(spec("a"), tenant="t", num_works=2, ends_early=True)
+    async with leases as lease:
+        for _ in range(2):
+            assert kernel.residency.status()[0]["requests"] == 1
+            stream = lease.generate(work())
+            first = await anext(stream)
+            await until_ended(lease)
+            streams.append((stream, first))
+        assert kernel.residency.status()[0]["requests"] == 0
+        assert not kernel.residency._models["a"].queues[Priority.STANDARD].num_works
+        for stream, first in streams:
+            rest = [piece async for out in stream for piece in out.pieces]
+            assert [piece.token_id for piece in (*first.pieces, *rest)] == list(PROMPT)
+    assert kernel.residency.status()[0]["requests"] == 0
 
 
 async def test_a_deadline_fires_while_the_model_is_waited_for(kernel: Kernel) -> None:

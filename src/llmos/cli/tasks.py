@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import print_json, print_table
-from llmos.errors import InvalidRequestError
+from llmos.errors import InvalidRequestError, ModelNotFoundError
 
 PANEL = "Use"
 CJK_SHARE = 0.3
@@ -115,7 +117,7 @@ def embed(
         list[str] | None,
         typer.Argument(
             metavar="TEXT…",
-            help="Texts; the lines of standard input where left out.",
+            help="Texts; the lines of standard input where left out, blank ones skipped.",
             show_default=False,
         ),
     ] = None,
@@ -139,8 +141,8 @@ def embed(
       llmos embed --model my-embedder < lines.txt > vectors.jsonl
       llmos default embeddings my-embedder
     """
-    given = texts or read_text(None).splitlines()
-    with open_client(server, home) as client:
+    given = texts or read_lines()
+    with open_client(server, home) as client, _naming_the_way("embeddings", model):
         vectors = client.embed(given, model=model, dimensions=dimensions, prompt_name=prompt)
     for vector in vectors:
         typer.echo(json.dumps(vector))
@@ -152,7 +154,7 @@ def rerank(
         list[str] | None,
         typer.Argument(
             metavar="DOCUMENT…",
-            help="Texts; the lines of standard input where left out.",
+            help="Texts; the lines of standard input where left out, blank ones skipped.",
             show_default=False,
         ),
     ] = None,
@@ -170,8 +172,8 @@ def rerank(
       llmos rerank "capital of France" "Paris is in France." "Cats sleep." --model my-ranker
       llmos rerank "capital of France" --top 3 < lines.txt
     """
-    given = documents or read_text(None).splitlines()
-    with open_client(server, home) as client:
+    given = documents or read_lines()
+    with open_client(server, home) as client, _naming_the_way("rerank", model):
         results = client.rerank(query, given, model=model, top_n=top)
     if as_json:
         print_json(results)
@@ -193,6 +195,30 @@ def read_text(argument: str | None) -> str:
     if not argument or not argument.strip():
         raise InvalidRequestError("no text was given: pass one as an argument or pipe it in")
     return argument
+
+
+def read_lines() -> list[str]:
+    """Return the lines of what is piped in, without blank ones.
+
+    Raises:
+        InvalidRequestError: there are none.
+    """
+    return [line for line in read_text(None).splitlines() if line.strip()]
+
+
+@contextmanager
+def _naming_the_way(task: str, model: str) -> Iterator[None]:
+    """Say how to name a model where none was named and the task has no default."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        if model != task:
+            raise
+        raise ModelNotFoundError(
+            f"no model answers for {task} yet: name one with `--model`, or set one with "
+            f"`llmos default {task} MODEL`",
+            param="model",
+        ) from error
 
 
 def detect_language(text: str) -> str:

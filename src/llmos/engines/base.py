@@ -6,7 +6,7 @@ An engine instance holds one loaded model. It deals in token ids and scores; tex
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,10 @@ class Urgency:
     """Best class among the works."""
     tenants: tuple[str, ...] = ()
     """Whose works of that class there are, each once."""
+    stream_slack_s: float = math.inf
+    """Seconds left until a row that is being answered token by token misses its target."""
+    step_limit_s: float = math.inf
+    """How long a step may take, of any model, for such rows to keep their pace."""
 
 
 class Engine(Protocol):
@@ -92,7 +96,9 @@ class Engine(Protocol):
         ...
 
     @property
-    def has_work(self) -> bool: ...
+    def has_work(self) -> bool:
+        """Whether there is something to do for ``step`` now."""
+        ...
 
     def step(self) -> list[tuple[str, WorkOut | LlmosError]]:
         """Advance the queued work a little; return what there is to report, in order.
@@ -131,6 +137,12 @@ class Engine(Protocol):
 
     def set_virtual_times(self, virtual_ms: Mapping[str, float]) -> None:
         """Take each tenant's virtual time before a step: the lower goes first in its class."""
+
+    def set_step_limit(self, seconds: float) -> None:
+        """Take how long the next step should take at most, for the sake of other models."""
+
+    def set_waker(self, wake: Callable[[], None]) -> None:
+        """Take what to call, from any thread, where ``has_work`` becomes true by itself."""
 
     def stats(self) -> EngineStats | None:
         """Return what the model does; called about once a second."""
@@ -227,7 +239,8 @@ def check_generate(work: GenerateWork, vocab_size: int, context: int) -> None:
         raise InvalidRequestError(
             f"A token id is outside the vocabulary (0 to {vocab_size - 1}).", param="prompt"
         )
-    if len(work.prompt_ids) >= context:
+    is_scored = work.prompt_logprobs is not None  # then nothing need follow
+    if len(work.prompt_ids) >= context + is_scored:
         raise ContextLengthError(
             f"The prompt has {len(work.prompt_ids)} tokens, but the model's context holds "
             f"{context}, the answer included: shorten the prompt.",

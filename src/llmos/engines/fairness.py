@@ -18,8 +18,14 @@ AGEING_S = 2.0
 """A class counts as one better for each such time that it waits for a step."""
 STARVING_S = 15.0
 """A model that had no step for so long goes first in its class."""
+HORIZON_STEPS = 2.0
+"""A work is late when its slack is below so many of the longest steps."""
 FAIR_LEAD_MS = 1000.0
 """Lateness puts works first only while their tenant and model are no further ahead of others."""
+STREAM_STEPS = 1.5
+"""Streams are late where the slack to their next token is below so many of the longest steps."""
+MAX_STALL_S = 0.2
+"""Past their target by so much, streams go first whoever had more."""
 MAX_IDLE_FLOWS = 4096
 
 
@@ -50,10 +56,14 @@ def pick(
     step; then the better. So class ``p`` waits at most ``(p + 1) * ageing_s`` for a step, and
     then for classes that waited as long.
 
-    Within a class a model that starves goes first, then late works, then the tenant with the lowest
-    virtual time, and of one tenant's models the one that had the least.
+    Within a class a model that starves goes first, then late streams, then other late works, then
+    the tenant with the lowest virtual time, and of one tenant's models the one that had the least.
     """
-    slacks_s = {one.key: _pressing_s(one, candidates, horizon_s) for one in candidates}
+    streams_s = {one.key: _stream_s(one, candidates, horizon_s) for one in candidates}
+    slacks_s = {
+        one.key: min(_pressing_s(one, candidates, horizon_s), streams_s[one.key])
+        for one in candidates
+    }
     classes: dict[int, list[Candidate]] = {}
     for one in candidates:
         classes.setdefault(one.urgency.priority, []).append(one)
@@ -63,9 +73,10 @@ def pick(
         is_late = any(slacks_s[one.key] < math.inf for one in classes[priority])
         return not (is_late or aged < 0), aged, priority
 
-    def rank(one: Candidate) -> tuple[int, float, float, float, str]:
+    def rank(one: Candidate) -> tuple[int, float, float, float, float, str]:
         starved = int(one.waited_s // STARVING_S)
-        return -starved, slacks_s[one.key], one.virtual_ms, one.model_ms, one.key
+        late = (streams_s[one.key], slacks_s[one.key])
+        return -starved, *late, one.virtual_ms, one.model_ms, one.key
 
     return min(classes[min(classes, key=class_rank)], key=rank).key
 
@@ -74,10 +85,24 @@ def _pressing_s(one: Candidate, candidates: Sequence[Candidate], horizon_s: floa
     """Return the slack of late works; infinity for others, and for who had more than the peers."""
     if one.urgency.slack_s > horizon_s:
         return math.inf
+    return one.urgency.slack_s if _may_press(one, candidates) else math.inf
+
+
+def _stream_s(one: Candidate, candidates: Sequence[Candidate], horizon_s: float) -> float:
+    """Return the slack of streams that would miss their target behind a step of another model;
+    infinity for others, and for who had more than the peers, unless that makes a stall."""
+    slack_s = one.urgency.stream_slack_s
+    if slack_s > STREAM_STEPS / HORIZON_STEPS * horizon_s:
+        return math.inf
+    is_stall = slack_s < -MAX_STALL_S
+    return slack_s if is_stall or _may_press(one, candidates) else math.inf
+
+
+def _may_press(one: Candidate, candidates: Sequence[Candidate]) -> bool:
     peers = [other for other in candidates if other.urgency.priority <= one.urgency.priority]
     tenant_ms = one.virtual_ms - min(peer.virtual_ms for peer in peers)
     model_ms = one.model_ms - min(peer.model_ms for peer in peers)
-    return math.inf if max(tenant_ms, model_ms) > FAIR_LEAD_MS else one.urgency.slack_s
+    return max(tenant_ms, model_ms) <= FAIR_LEAD_MS
 
 
 class VirtualTimes:

@@ -22,7 +22,7 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separato
 """JSON on one line, as models were taught to write calls. Where more white space may come, a model
 that is unsure of what comes next writes that instead, token after token."""
 _SPACED = {"whitespace_pattern": r"( |\r?\n[ \t]{0,64})"}
-"""For a schema that asks for white space: once wherever JSON allows any, and not without a bound."""
+"""For a schema that asks for white space: wherever JSON allows any, but not without a bound."""
 MAX_REASON_CHARS = 500
 _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
 _EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
@@ -135,7 +135,7 @@ def json_rule(schema: dict[str, Any]) -> str:
     """
     own = schema.get("x-guidance", {})
     if not isinstance(own, dict):
-        raise ValueError("x-guidance must be an object")  # noqa: TRY004 - as other invalid JSON
+        raise ValueError("x-guidance must be an object")
     is_spaced = own.get("whitespace_flexible") or "whitespace_pattern" in own
     options = {**(_SPACED if is_spaced else _COMPACT), **own}
     return f"%json {json.dumps(schema | {'x-guidance': options})}"

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 
 from llmos.engines import fairness
 from llmos.engines.base import Engine, Urgency
-from llmos.engines.fairness import Candidate, VirtualTimes
+from llmos.engines.fairness import HORIZON_STEPS, Candidate, VirtualTimes
 from llmos.errors import LlmosError
 from llmos.types import EngineStats, Priority, Work, WorkOut
 
 SMOOTHING = 0.2
 """Weight of the newest step in a model's mean step time."""
-HORIZON_STEPS = 2.0
-"""A work is late when its slack is below so many of the longest steps."""
 
 
 @dataclass(slots=True)
@@ -101,6 +99,7 @@ class Turns:
         self._models = VirtualTimes()
         self._classes: dict[int, float] = {}  # since when each that has work has had no step
         self._picked = 0  # the class of the last pick
+        self._step_limit_s = math.inf
 
     def next(self, models: Mapping[str, HostedModel]) -> str | None:
         """Return the key of the model to step now; None when none has work."""
@@ -118,9 +117,10 @@ class Turns:
         self._activate({key: models[key] for key in busy})
         classes = {urgency.priority for urgency in busy.values()}
         self._classes = {priority: self._classes.get(priority, now) for priority in classes}
-        key = next(iter(busy))
+        key, self._step_limit_s = next(iter(busy)), math.inf
         if len(busy) > 1:
             key = self._pick(models, busy, now)
+            self._step_limit_s = min(urgency.step_limit_s for urgency in busy.values())
         self._picked = busy[key].priority
         return key
 
@@ -144,6 +144,7 @@ class Turns:
     def step(self, key: str, model: HostedModel) -> list[tuple[str, WorkOut | LlmosError]]:
         """Step a model and account for it; returns and raises what the engine does."""
         model.engine.set_virtual_times(self._tenants.view())
+        model.engine.set_step_limit(self._step_limit_s)
         begun = self._clock()
         try:
             return model.engine.step()

@@ -66,6 +66,8 @@ class Adapter:
     last_used_at: float = 0.0
     load_s: float = 0.0
     load_deaths: int = 0
+    is_retired: bool = False
+    """Nobody is expected to ask for it again."""
 
     @property
     def key(self) -> str:
@@ -126,8 +128,10 @@ class Adapters:
     @contextlib.asynccontextmanager
     async def hold(
         self, model: ModelSpec, priority: Priority, deadline_s: float | None
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Callable[[], None]]:
         """Keep a model's adapter, if it has one, loading it first if need be; the model is held.
+
+        Yields what lets go of it before the end.
 
         Raises:
             DeadlineExceededError: it was not there within ``deadline_s`` seconds.
@@ -135,20 +139,25 @@ class Adapters:
             LlmosError: it cannot be loaded, or its model is gone.
         """
         if (spec := model.adapter) is None:
-            yield
+            yield lambda: None
             return
         wanted = Adapter(model.key, spec, spec.estimate_bytes)
         adapter = self._adapters.setdefault(wanted.key, wanted)
         adapter.num_users += 1
+        adapter.is_retired = False
         adapter.last_used_at = self._clock()
-        try:
+        with contextlib.ExitStack() as held:
+            held.callback(self._let_go, adapter)
             if adapter.state != "ready":
                 await self._wait(adapter, priority, deadline_s)
-            yield
-        finally:
-            adapter.num_users -= 1
-            adapter.last_used_at = self._clock()
-            self._forget_if_unused(adapter)
+            yield held.close
+
+    def _let_go(self, adapter: Adapter) -> None:
+        adapter.num_users -= 1
+        adapter.last_used_at = self._clock()
+        if adapter.is_retired:
+            self.evict(adapter.key)
+        self._forget_if_unused(adapter)
 
     async def _wait(self, adapter: Adapter, priority: Priority, deadline_s: float | None) -> None:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -215,6 +224,13 @@ class Adapters:
         if adapter and adapter.state == "ready" and not adapter.num_users:
             self._drop(adapter)
             self._on_change()
+
+    def retire(self, adapter_key: str) -> None:
+        """Drop an adapter wherever it is loaded: at once, or when the last who uses it is done."""
+        for adapter in list(self._adapters.values()):
+            if adapter.spec.key == adapter_key:
+                adapter.is_retired = True
+                self.evict(adapter.key)
 
     def refuse(self, key: str, error: LlmosError) -> None:
         """Fail everyone who waits for an adapter."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class EngineLink:
         self._child: Child | None = None
         self._kill_reason = ""
         self._task: asyncio.Task[None] | None = None
+        self._down_at: float | None = None
+        """When the last process died (monotonic seconds), until the next one says something."""
 
     @property
     def is_up(self) -> bool:
@@ -75,7 +78,6 @@ class EngineLink:
     def kill(self, reason: str) -> None:
         """End the process at once, if there is one; `on_down` follows with ``reason``."""
         if self._child:
-            log.warning("the engine %s", reason)
             self._kill_reason = reason
             self._child.signal(signal.SIGKILL)
 
@@ -91,6 +93,7 @@ class EngineLink:
             await self._needed.wait()
             self._needed.clear()
             reason = await self._live()
+            self._down_at = self._down_at or time.monotonic()
             try:
                 self._on_down(reason)
             except Exception:  # the engine's top loop: the next life must not depend on this one
@@ -115,6 +118,7 @@ class EngineLink:
         try:
             self._on_up()
             while messages := await child.channel.receive():
+                self._note_back()
                 for message in messages:
                     self._on_message(message)
         except ValueError as error:
@@ -124,3 +128,9 @@ class EngineLink:
             self._child = None
             status = await child.end(grace_s)
         return reason or self._kill_reason or describe_exit(status)
+
+    def _note_back(self) -> None:
+        if self._down_at is not None:
+            passed_s = time.monotonic() - self._down_at
+            log.info("the engine is back, %.1f s after the last one ended", passed_s)
+            self._down_at = None

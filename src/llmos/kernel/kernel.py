@@ -19,8 +19,9 @@ from llmos.kernel.child import thread_environ
 from llmos.kernel.events import EventBus
 from llmos.kernel.jobs import Job, JobEvent, JobKind, JobState
 from llmos.kernel.ledger import Ledger, format_bytes
+from llmos.kernel.models import too_large
 from llmos.kernel.queue import Commit, JobQueue, topic
-from llmos.kernel.residency import ENGINE_MODULE, Residency, too_large
+from llmos.kernel.residency import ENGINE_MODULE, Residency
 from llmos.kernel.scheduler import ActiveJob, ReadyJob, State, decide
 from llmos.kernel.transitions import Audit
 from llmos.kernel.usage import Usage

@@ -26,6 +26,8 @@ class Lease:
         max_works: works that may be under way at a time.
         deadline_at: monotonic seconds at which every work fails.
         adapter: key of the adapter that generations use; empty: none.
+        num_works: works there will be, if that is known.
+        on_done: called when so many have ended. What came of them can still be read.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Lease:
         max_works: int,
         deadline_at: float | None,
         adapter: str = "",
+        num_works: int | None = None,
+        on_done: Callable[[], None] = lambda: None,
     ) -> None:
         self._start = start
         self._drop = drop
@@ -46,6 +50,8 @@ class Lease:
         self._max_works = max_works
         self._deadline_at = deadline_at
         self._adapter = adapter
+        self._num_left = num_works
+        self._on_done = on_done
         self._begun_at: float | None = clock()
         self._live: set[LiveWork] = set()
 
@@ -101,8 +107,15 @@ class Lease:
         begun_at, self._begun_at = self._begun_at or now, None
         meter = Meter(self._tallies[work.priority], work, begun_at)
         live = self._start(work, meter, min(deadlines, default=None))
+        live.on_end = self._one_ended
         self._live.add(live)
         return live
+
+    def _one_ended(self) -> None:
+        if self._num_left is not None:
+            self._num_left -= 1
+            if self._num_left == 0:
+                self._on_done()
 
     def _end(self, live: LiveWork) -> None:
         self._live.discard(live)

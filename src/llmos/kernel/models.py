@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmos.errors import OutOfMemoryError, OverloadedError
 from llmos.kernel.adapters import AdapterSpec
-from llmos.kernel.scheduler import ResidentModel
+from llmos.kernel.ledger import Ledger, format_bytes
+from llmos.kernel.scheduler import ResidentModel, WantedModel
 from llmos.types import EngineStats, PerClass, Priority
 
 DEMAND_HALF_LIFE_S = 300.0
@@ -38,13 +41,34 @@ class Queue:
 
     num_users: int = 0
     """Leases held or waited for."""
+    num_works: Counter[str] = field(default_factory=Counter)
+    """Works they are for, by tenant."""
     interval_s: float = 0.0
     """Smoothed time between two that ended; 0 until two have."""
     last_end_at: float | None = None
 
-    def ended(self, now: float) -> None:
-        """Note that a request ended."""
+    def admits(self, tenant: str, num_works: int, most: int) -> bool:
+        """Whether a request of so many works may come in, where ``most`` may be there in all.
+
+        A full queue takes whoever has no more than an equal share of it then, so that nobody keeps
+        others out; an empty one takes any request.
+        """
+        total = self.num_works.total()
+        if not total or total + num_works <= most:
+            return True
+        share = most // len(self.num_works.keys() | {tenant})
+        return self.num_works[tenant] + num_works <= share
+
+    def begin(self, tenant: str, num_works: int) -> None:
+        """Note a request and its works."""
+        self.num_users += 1
+        self.num_works[tenant] += num_works
+
+    def ended(self, now: float, tenant: str = "", num_works: int = 0) -> None:
+        """Note that a request ended, with its works."""
         self.num_users -= 1
+        self.num_works[tenant] -= num_works
+        self.num_works += Counter()  # drops the zeros
         if self.last_end_at is not None:
             passed_s = max(now - self.last_end_at, 0.0)
             weight = PACE_SMOOTHING if self.interval_s else 1.0
@@ -110,6 +134,15 @@ class Model:
                 else:
                     waiter.set_exception(error)
 
+    def overloaded(self, priority: Priority) -> OverloadedError:
+        """Return what to tell whoever finds the queue of a class full."""
+        retry_after_s = self.queues[priority].retry_after_s()
+        return OverloadedError(
+            f"Too many {priority.name.lower()} requests are at {self.spec.name} already: try "
+            f"again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
+
     def resident(self, now: float) -> ResidentModel | None:
         """Return the scheduler's view of a model that holds memory; None for one that does not."""
         if self.state == "absent":
@@ -149,6 +182,15 @@ class Model:
             counts[priority] += 1
         interactive, standard, batch, background = counts
         return interactive, standard, batch, background
+
+
+def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:
+    """Return the error for a model that cannot fit beside the running jobs."""
+    return OutOfMemoryError(
+        f"This needs about {format_bytes(model.num_bytes)} of memory; llmos may use "
+        f"{format_bytes(ledger.capacity_bytes)}, running jobs included: wait for them, cancel one, "
+        "or raise memory_bytes."
+    )
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -21,14 +21,13 @@ from llmos.errors import (
     InvalidModelError,
     LlmosError,
     OutOfMemoryError,
-    OverloadedError,
     by_code,
 )
 from llmos.kernel import protocol
 from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
 from llmos.kernel.leases import Lease as Lease
-from llmos.kernel.ledger import Ledger, format_bytes
+from llmos.kernel.ledger import Ledger
 from llmos.kernel.models import Model
 from llmos.kernel.models import ModelSpec as ModelSpec
 from llmos.kernel.scheduler import ResidentModel, WantedModel
@@ -44,7 +43,7 @@ class Residency:
 
     Args:
         clock: Unix seconds.
-        max_queue: requests of one class that may be at one model at a time.
+        max_queue: works of one class that may be at one model at a time, see `Queue.admits`.
         stall_s: an engine that has work and says nothing for so long is ended.
         module: the engine process, run as ``python -m module FD``.
         environ: added to the environment of that process.
@@ -98,11 +97,19 @@ class Residency:
         spec: ModelSpec,
         priority: Priority = Priority.STANDARD,
         deadline_s: float | None = None,
+        *,
+        tenant: str = "",
+        num_works: int = 1,
+        ends_early: bool = False,
     ) -> AsyncIterator[Lease]:
         """Hold a model in memory, loading it first if need be.
 
         Args:
             deadline_s: seconds from now after which waiting, and every work of this lease, fails.
+            tenant: whose works they will be; see `Queue.admits`.
+            num_works: places that they take in the queue of their class.
+            ends_early: let go of everything when ``num_works`` works have ended, whoever still
+                reads what came of them.
 
         Raises:
             OverloadedError: too many requests of this class are at this model.
@@ -110,44 +117,49 @@ class Residency:
             OutOfMemoryError: it does not fit beside the running jobs.
             LlmosError: it cannot be loaded; everyone who waits for it gets the same error.
         """
-        with self.telemetry.of(spec.name).classes[priority].request():
-            async with self._hold(spec, priority, deadline_s) as lease:
+        tallies = self.telemetry.of(spec.name).classes
+        with tallies[priority].request(), contextlib.ExitStack() as held:
+            model = self._admit(spec, priority, tenant, num_works)
+            held.callback(self._let_go, model, priority, tenant, num_works)
+            lease = Lease(
+                functools.partial(self._start_work, model),
+                self._works.drop,
+                tallies,
+                self._monotonic,
+                max_works=max(self._max_queue, num_works),
+                deadline_at=None if deadline_s is None else self._monotonic() + deadline_s,
+                adapter=spec.adapter.key if spec.adapter else "",
+                num_works=num_works if ends_early else None,
+                on_done=held.close,
+            )
+            held.callback(lease.close)
+            if model.state != "ready":
+                await self._wait_until_ready(model, priority, deadline_s)
+            async with self._adapters.hold(spec, priority, deadline_s) as let_go:
+                held.callback(let_go)
                 yield lease
 
-    @contextlib.asynccontextmanager
-    async def _hold(
-        self, spec: ModelSpec, priority: Priority, deadline_s: float | None
-    ) -> AsyncIterator[Lease]:
+    def _admit(self, spec: ModelSpec, priority: Priority, tenant: str, num_works: int) -> Model:
+        """Begin a lease's use of a model. Raises OverloadedError: there is no room for it."""
         if self._stopped:
             raise _stopping()
         bare = dataclasses.replace(spec, adapter=None)
         model = self._models.setdefault(spec.key, Model(bare, spec.estimate_bytes))
         queue = model.queues[priority]
-        if queue.num_users >= self._max_queue:
-            raise self._overloaded(model, priority)
+        if not queue.admits(tenant, num_works, self._max_queue):
+            raise model.overloaded(priority)
         model.use(self._clock(), num_leases=1)
-        queue.num_users += 1
-        lease = Lease(
-            functools.partial(self._start_work, model),
-            self._works.drop,
-            self.telemetry.of(spec.name).classes,
-            self._monotonic,
-            max_works=self._max_queue,
-            deadline_at=None if deadline_s is None else self._monotonic() + deadline_s,
-            adapter=spec.adapter.key if spec.adapter else "",
-        )
-        try:
-            if model.state != "ready":
-                await self._wait_until_ready(model, priority, deadline_s)
-            async with self._adapters.hold(spec, priority, deadline_s):
-                yield lease
-        finally:
-            lease.close()
-            queue.ended(self._clock())
-            model.use(self._clock())
-            self._forget_if_unused(model)
-            if self.wake_on_release:
-                self._on_change()
+        queue.begin(tenant, num_works)
+        return model
+
+    def _let_go(self, model: Model, priority: Priority, tenant: str, num_works: int) -> None:
+        """End a lease's use of a model, and its places in the queue."""
+        now = self._clock()
+        model.queues[priority].ended(now, tenant, num_works)
+        model.use(now)
+        self._forget_if_unused(model)
+        if self.wake_on_release:
+            self._on_change()
 
     @property
     def engine_pid(self) -> int | None:
@@ -195,6 +207,11 @@ class Residency:
         if model and model.num_users == 0:
             self._start_unload(model)
         self._adapters.evict(key)
+
+    def retire(self, key: str) -> None:
+        """Let go of a model or an adapter that was removed, the latter as soon as it is unused."""
+        self.evict(key)
+        self._adapters.retire(key)
 
     def refuse(self, key: str, error: LlmosError) -> None:
         """Fail everyone who waits for a model."""
@@ -253,14 +270,6 @@ class Residency:
     def _forget_if_unused(self, model: Model) -> None:
         if model.state == "absent" and model.num_users == 0:
             self._models.pop(model.spec.key, None)
-
-    def _overloaded(self, model: Model, priority: Priority) -> OverloadedError:
-        retry_after_s = model.queues[priority].retry_after_s()
-        return OverloadedError(
-            f"{self._max_queue} {priority.name.lower()} requests are at {model.spec.name} already: "
-            f"try again in {retry_after_s} s.",
-            retry_after_s=retry_after_s,
-        )
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -327,6 +336,7 @@ class Residency:
     # -- the engine ------------------------------------------------------------------------------
 
     def _engine_up(self) -> None:
+        self.telemetry.engine_starts += 1
         for model in list(self._models.values()):
             if model.state == "loading":
                 self._send_load(model)
@@ -366,16 +376,14 @@ class Residency:
 
     def _engine_down(self, reason: str) -> None:
         """Load again what is in use, as its memory is still reserved; let the rest go."""
+        self.telemetry.engine_deaths += 1
         self._adapters.engine_down(reason)
-        loading = [model for model in self._models.values() if model.state == "loading"]
-        if loading:
-            loading[0].load_deaths += 1
+        for first in [one for one in self._models.values() if one.state == "loading"][:1]:
+            first.load_deaths += 1
         for model in list(self._models.values()):
             if model.load_deaths >= MAX_DEATHS:
-                text = (
-                    f"The engine {reason} while it loaded {model.spec.name}: see {self._log_path}."
-                )
-                self._fail_load(model, EngineError(text))
+                text = f"The engine {reason} while it loaded {model.spec.name}"
+                self._fail_load(model, EngineError(f"{text}: see {self._log_path}."))
             elif model.state in ("loading", "ready") and model.num_users:
                 self._start_load(model)
             elif model.state != "absent":
@@ -385,12 +393,3 @@ class Residency:
 
 def _stopping() -> EngineError:
     return EngineError("llmos is stopping: try again later.")
-
-
-def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:
-    """Return the error for a model that cannot fit beside the running jobs."""
-    return OutOfMemoryError(
-        f"This needs about {format_bytes(model.num_bytes)} of memory; llmos may use "
-        f"{format_bytes(ledger.capacity_bytes)}, running jobs included: wait for them, cancel one, "
-        "or raise memory_bytes."
-    )

@@ -115,9 +115,16 @@ class Meter:
 
 
 class Telemetry:
-    """The tallies of one system, by model name."""
+    """The tallies of one system, by model name.
+
+    Attributes:
+        engine_starts: engine processes that came up.
+        engine_deaths: those that ended without being told to, or could not be started.
+    """
 
     def __init__(self) -> None:
+        self.engine_starts = 0
+        self.engine_deaths = 0
         self._models: dict[str, ModelTally] = {}
 
     def of(self, name: str) -> ModelTally:

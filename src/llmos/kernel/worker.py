@@ -59,8 +59,10 @@ def attempt(handler: str, context: JobContext) -> JobDone | JobFailed:
     except CancelledError as error:
         return JobFailed(error.code, error.message, False)
     except LlmosError as error:
-        if error.status >= 500:
+        if type(error) is LlmosError:  # nobody foresaw it
             traceback.print_exc()
+        else:
+            print(f"attempt {context.attempt}: {error.message}", file=sys.stderr, flush=True)
         return JobFailed(error.code, error.message, error.retryable)
     except Exception as error:  # the top loop: whatever a handler raises is the job's error
         traceback.print_exc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from llmos.types import GenerateWork, PipelineOut, TokensOut, Work, WorkOut
 
 MAX_DEATHS = 3
 SUSPECT_DEATHS = 2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +38,8 @@ class LiveWork:
     deadline_at: float | None = None
     timer: asyncio.TimerHandle | None = None
     """Fires at the deadline."""
+    on_end: Callable[[], None] = lambda: None
+    """Called when the engine has nothing more to do for it."""
     generated_ids: list[int] = field(default_factory=list)
     deaths: int = 0
     """Engine deaths in a row while this was in it and gave nothing."""
@@ -174,12 +179,17 @@ class Works:
 
     def engine_died(self, reason: str) -> None:
         """Make what was in the engine wait for the next one; fail what it died over too often."""
-        for live in [live for live in self._works.values() if live.state == "sent"]:
+        sent = [live for live in self._works.values() if live.state == "sent"]
+        num_failed = 0
+        for live in sent:
             live.deaths += 1
             live.state = "waiting"
             if live.deaths >= MAX_DEATHS:
                 times = f"{live.deaths} times in a row"
                 self.fail(live.id, EngineError(f"The engine {reason}, {times} at this request."))
+                num_failed += 1
+        going_on = f"{len(sent) - num_failed} works go on in the next one"
+        log.warning("the engine %s: %s, %d are given up", reason, going_on, num_failed)
 
     def _dispatch_one(self, live: LiveWork) -> None:
         if live.state != "waiting" or not self._is_ready(live) or not self._may_go(live):
@@ -204,5 +214,8 @@ class Works:
         live.state = "ended"
         if live.timer is not None:
             live.timer.cancel()
-        if self._works.pop(live.id, None) and live.is_suspect:
+        if self._works.pop(live.id, None) is None:
+            return
+        live.on_end()
+        if live.is_suspect:
             self.dispatch()

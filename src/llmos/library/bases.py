@@ -11,11 +11,11 @@ import msgspec
 from llmos.errors import InvalidModelError, InvalidNameError, ModelNotFoundError
 from llmos.library import catalog
 from llmos.library.files import ADAPTER_CONFIG_FILE, MANIFEST_FILE
+from llmos.library.refs import ModelRef
 from llmos.library.variants import is_quantized
 
 if TYPE_CHECKING:
     from llmos.library.artifacts import Library
-    from llmos.library.refs import ModelRef
     from llmos.library.versions import Version
     from llmos.storage.blobs import BlobStore
 
@@ -120,7 +120,9 @@ def _named(library: Library, name: Any) -> Version:
     entry = catalog.find(name)
     for candidate in (name, entry.name if entry else "", name.rstrip("/").rpartition("/")[2]):
         try:
-            return library.resolve(candidate, "model")
+            found = library.resolve(candidate, "model")
+            if found.full_name == ModelRef.parse(candidate).full_name:  # and not a task's default
+                return found
         except (InvalidNameError, ModelNotFoundError):
             continue
     raise ModelNotFoundError(

@@ -9,7 +9,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from llmos.errors import InvalidRequestError
 from llmos.sdk.wire import MAX_N, MAX_PROMPT_IDS, Body, PriorityName, SamplingBody, Stops, TokenId
@@ -49,14 +56,16 @@ class ToolCallBody(Body):
     id: CallId
     type: Literal["function"] = "function"
     function: FunctionCallBody
-    index: int | None = None
+    index: StrictInt | None = None
 
 
 class MessageBody(Body):
     """A turn. What asks for more than text must be null."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: list[ToolCallBody] | None = Field(None, max_length=MAX_TOOLS)
+    tool_calls: (
+        Annotated[list[ToolCallBody], Field(fail_fast=True, max_length=MAX_TOOLS)] | None
+    ) = None
     tool_call_id: CallId | None = Field(None, validate_default=True)
     refusal: str | None = None
     content: str | None = Field(None, validate_default=True)
@@ -88,6 +97,8 @@ class MessageBody(Body):
         says_other = role == "assistant" and (said.get("tool_calls") or said.get("refusal"))
         if value is None and not says_other:
             raise ValueError(f"a message of the {role} needs content")
+        if value == []:
+            raise ValueError("it has no parts: give a text, or at least one part")
         return "".join(map(_part_text, value)) if isinstance(value, list) else value
 
     def to_message(self) -> Message:
@@ -124,7 +135,7 @@ class FunctionBody(Body):
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class ToolBody(Body):
@@ -140,7 +151,7 @@ class JsonSchemaBody(Body):
     name: Name
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     description: str | None = None
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class ResponseFormat(Body):
@@ -169,7 +180,9 @@ class FormatBody(Body):
 
     response_format: ResponseFormat | None = None
     regex: str | None = Field(None, min_length=1, max_length=MAX_GRAMMAR_CHARS)
-    choice: Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: (
+        Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)] | None
+    ) = None
     grammar: str | None = Field(None, min_length=1, max_length=MAX_GRAMMAR_CHARS)
     """In Lark's syntax."""
 
@@ -199,10 +212,11 @@ class FormatBody(Body):
 class ConversationBody(Body):
     """What a request may say about a conversation, besides its messages."""
 
-    tools: Annotated[list[ToolBody], Field(max_length=MAX_TOOLS)] | None = None
+    max_items = {"chat_template_kwargs": len(TEMPLATE_OPTIONS)}  # noqa: RUF012 - as in Body
+    tools: Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: str | None = None
     """none, auto, required, or the name of a function."""
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
 
     @field_validator("tool_choice", mode="before")
@@ -226,6 +240,8 @@ class ConversationBody(Body):
             if name not in TEMPLATE_OPTIONS:
                 known = ", ".join(sorted(TEMPLATE_OPTIONS))
                 raise ValueError(f"{name[:40]!r} cannot be set: there are {known}")
+            if name == "enable_thinking" and not isinstance(option, bool):
+                raise ValueError(f"{name} is true or false")
             if isinstance(option, str) and len(option) > MAX_OPTION_CHARS:
                 raise ValueError(f"{name} has more than {MAX_OPTION_CHARS} characters")
         return value
@@ -254,13 +270,18 @@ class GenerateBody(SamplingBody, FormatBody, ConversationBody):
 
     max_items = {"messages": MAX_MESSAGES, "prompt": MAX_PROMPT_IDS}  # noqa: RUF012 - as in Body
     model: str
-    prompt: str | list[TokenId] | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
-    stream: bool = False
+    prompt: (
+        str | Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_PROMPT_IDS)] | None
+    ) = None
+    messages: (
+        Annotated[list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+        | None
+    ) = None
+    stream: StrictBool = False
     stop: Stops | None = None
-    n: int = Field(1, ge=1, le=MAX_N)
-    logprobs: int | None = Field(None, ge=0, le=20)
-    echo: bool = False
+    n: StrictInt = Field(1, ge=1, le=MAX_N)
+    logprobs: StrictInt | None = Field(None, ge=0, le=20)
+    echo: StrictBool = False
     priority: PriorityName | None = None
 
     @model_validator(mode="after")

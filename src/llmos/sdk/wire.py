@@ -5,17 +5,38 @@ Unknown fields are refused. A field left out means the model's own generation de
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from llmos.errors import InvalidRequestError
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
 MAX_JSON_DEPTH = 32
+MAX_VALUES = 200_000
+"""Of one body, lists of integers counted as one: more are not looked at."""
+MAX_FIELDS = 200
+"""Of one object with known fields: unknown ones are named, but not by the million."""
+MAX_NAMES = 1000
+MAX_FILES = 20_000
 MAX_INT32 = 2**31 - 1
 INT64 = range(-(2**63), 2**63)
 """Integers that the database and the engines' messages can hold."""
@@ -27,57 +48,80 @@ MAX_BIAS = 100
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
-TokenCount = Annotated[int, Field(ge=1, le=MAX_INT32)]
+Stops = Annotated[
+    list[Stop],
+    Field(fail_fast=True, max_length=MAX_STOPS),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""One text or several. Not a union: an error names the place in what was given."""
+TokenId = Annotated[StrictInt, Field(ge=0, le=MAX_INT32)]
+TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_INT32)]
 JobNumber = Annotated[int, Field(ge=1, lt=2**63)]
 PriorityName = Literal["interactive", "standard", "batch", "background"]
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 
 
 class Body(BaseModel):
-    """A JSON body of known fields, none of which holds what cannot be stored or sent."""
+    """A JSON body of known fields. Every list has a bound and ends at its first error, so that a
+    bad body costs no more than a good one."""
 
     model_config = ConfigDict(extra="forbid")
     max_items: ClassVar[dict[str, int]] = {}
-    """Longest lists, by field: what is far too long is refused before it is looked into."""
+    """Longest lists and objects, by field, those of the bases included: what is far too long is
+    refused before it is looked into."""
 
     @model_validator(mode="before")
     @classmethod
-    def _storable(cls, values: Any) -> Any:
-        for field, limit in cls.max_items.items() if isinstance(values, dict) else ():
+    def _not_endless(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if len(values) > MAX_FIELDS:
+            raise InvalidRequestError(
+                f"There are {len(values)} fields where at most {MAX_FIELDS} can be."
+            )
+        for field, limit in _limits(cls).items():
             given = values.get(field)
-            if isinstance(given, list) and len(given) > limit:
+            if isinstance(given, list | dict) and len(given) > limit:
                 raise InvalidRequestError(
                     f"{field} has {len(given)} entries, over the limit of {limit}.", param=field
                 )
-        _check_storable(values, "", depth=0)
         return values
 
 
-class SamplingBody(Body):
-    """How tokens are picked: what every request to generate may say, by SamplingParams' names."""
+@functools.cache
+def _limits(body: type[Body]) -> dict[str, int]:
+    limits: dict[str, int] = {}
+    for base in reversed(body.__mro__):
+        limits |= vars(base).get("max_items", {})
+    return limits
 
+
+class SamplingBody(Body):
+    """How tokens are picked: what every request to generate may say, by SamplingParams' names.
+
+    Numbers must be numbers: neither texts nor truth values are taken for them.
+    """
+
+    max_items = {"logit_bias": MAX_BIASES}
     max_tokens: TokenCount | None = None
-    temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=MAX_INT32)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=INT64.start, lt=INT64.stop)
-    no_repeat_ngram_size: int | None = Field(None, ge=0, le=1024)
-    logit_bias: dict[str, float] | None = None
+    temperature: StrictFloat | None = Field(None, ge=0, le=100, allow_inf_nan=False)
+    top_p: StrictFloat | None = Field(None, ge=0, le=1)
+    top_k: StrictInt | None = Field(None, ge=0, le=MAX_INT32)
+    min_p: StrictFloat | None = Field(None, ge=0, le=1)
+    repetition_penalty: StrictFloat | None = Field(None, ge=0.01, le=100)
+    presence_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    frequency_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    seed: StrictInt | None = Field(None, ge=INT64.start, lt=INT64.stop)
+    no_repeat_ngram_size: StrictInt | None = Field(None, ge=0, le=1024)
+    logit_bias: dict[str, StrictFloat] | None = None
     """What to add to the logits of tokens, by their ids."""
-    ignore_eos: bool = False
-    deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+    ignore_eos: StrictBool = False
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
     @field_validator("logit_bias")
     @classmethod
     def _are_biases(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and len(value) > MAX_BIASES:
-            raise ValueError(f"it has {len(value)} tokens, but at most {MAX_BIASES} are taken")
         for token_id, bias in (value or {}).items():
             if not _TOKEN_ID.fullmatch(token_id):
                 raise ValueError(f"{token_id[:40]!r} is not a token id")
@@ -125,6 +169,7 @@ class EntitiesBody(Body):
 class ImportBody(Body):
     """Make a model of uploaded files: ``files`` maps file names to blob digests."""
 
+    max_items = {"files": MAX_FILES}
     name: str
     files: dict[str, str]
     base: str | None = None
@@ -139,7 +184,7 @@ class ImportPlanBody(Body):
     """Ask which files of a directory a model would be made of, before sending any."""
 
     name: str
-    filenames: list[str]
+    filenames: Annotated[list[str], Field(fail_fast=True, max_length=MAX_FILES)]
 
 
 class PullBody(Body):
@@ -173,7 +218,7 @@ class JobBody(Body):
     name: str
     params: dict[str, JsonValue] = {}
     priority: PriorityName | None = None
-    after: list[JobNumber] = Field([], max_length=1000)
+    after: list[JobNumber] = Field([], fail_fast=True, max_length=1000)
 
 
 class KeyBody(Body):
@@ -181,8 +226,8 @@ class KeyBody(Body):
 
     name: str = Field(min_length=1, max_length=128)
     role: Literal["admin", "user"] = "user"
-    actions: list[str] | None = None
-    models: list[str] | None = None
+    actions: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
+    models: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
     best_priority: PriorityName = "standard"
     expires_in_s: float | None = Field(None, gt=0)
 
@@ -193,12 +238,19 @@ class GcBody(Body):
     grace_s: float | None = Field(None, ge=0)
 
 
-def _check_storable(value: Any, field: str, depth: int) -> None:
-    """Refuse what cannot be stored or sent: NaN, half characters, huge integers, endless nesting.
+def check_storable(body: Any) -> None:
+    """Refuse a body, as JSON has it, with what cannot be stored or sent: NaN, half characters, huge
+    integers, endless nesting, too many values.
 
     Raises:
-        InvalidRequestError: naming ``field``, the place of the value in the body.
+        InvalidRequestError: naming the place of the value in the body.
     """
+    _check_storable(body, "", 0, itertools.count(1))
+
+
+def _check_storable(value: Any, field: str, depth: int, counted: Iterator[int]) -> None:
+    if next(counted) > MAX_VALUES:
+        raise InvalidRequestError(f"The body has more than {MAX_VALUES} values: send less at once.")
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
@@ -213,11 +265,11 @@ def _check_storable(value: Any, field: str, depth: int) -> None:
             raise _not_storable(field, f"values nested more than {MAX_JSON_DEPTH} deep")
         if isinstance(value, dict):
             for key in value:
-                _check_storable(key, field, depth + 1)
+                _check_storable(key, field, depth + 1, counted)
         elif set(map(type, value)) == {int} and min(value) in INT64 and max(value) in INT64:
             return  # a prompt is a million good ones
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_storable(item, f"{field}.{key}" if field else str(key), depth + 1)
+            _check_storable(item, f"{field}.{key}" if field else str(key), depth + 1, counted)
 
 
 def _not_storable(field: str, what: str) -> InvalidRequestError:

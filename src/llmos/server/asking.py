@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmos.errors import ModelNotFoundError
 from llmos.security import policy
 from llmos.server.access import priority_for
 from llmos.tasks.generate import sampling_for
@@ -66,7 +67,11 @@ class Answer:
 
 async def served_for(tasks: TaskContext, actor: Actor, ref: str, kinds: Collection[str]) -> Served:
     """Return the model, if this actor may use it. Raises as ``TaskContext.serve`` does."""
-    served = await tasks.serve(ref, kinds)
+    try:
+        served = await tasks.serve(ref, kinds)
+    except ModelNotFoundError as error:
+        error.param = "model"
+        raise
     for name in served.names:
         policy.check(actor, "generate", name)
     return served

@@ -14,6 +14,7 @@ from llmos.sdk.vectors import numbers, to_base64
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.asking import served_for
+from llmos.server.bodies import BodyRoute
 from llmos.server.embeddings_wire import EmbeddingsBody, RerankBody
 from llmos.server.sse import answer
 from llmos.tasks.embed import EMBED_TASKS, Embeddings, embed
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/v1", tags=["embeddings"])
+    routes = APIRouter(prefix="/v1", tags=["embeddings"], route_class=BodyRoute)
 
     @routes.post("/embeddings")
     async def embeddings(

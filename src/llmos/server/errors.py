@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llmos.errors import InvalidRequestError, LlmosError, NotFoundError, OverloadedError
+from llmos.sdk.wire import MAX_JSON_DEPTH
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 _MAX_SHOWN_CHARS = 100
+_TAG = re.compile(r"constrained-\w+|function-\w+\[.*\]|(list|dict)\[.*\]|str|int|float|bool")
 
 
 class MethodNotAllowedError(InvalidRequestError):
@@ -66,8 +69,13 @@ def validation_error(error: RequestValidationError) -> InvalidRequestError:
     kind, message = str(first["type"]), str(first["msg"])
     if kind == "json_invalid":
         reason = first.get("ctx", {}).get("error", message)
-        return InvalidRequestError(f"The body is not valid JSON: {reason}.")
-    field = ".".join(str(part) for part in first["loc"][1:])
+        return InvalidRequestError(f"The body is not JSON: {_uncapital(str(reason))}.")
+    inner = [part for part in first["loc"][2:] if not _is_tag(part)]
+    field = ".".join(map(str, [*first["loc"][1:2], *inner]))
+    if not field and isinstance(first.get("input"), bytes):
+        return InvalidRequestError(
+            "The body was not taken for JSON: send it with Content-Type: application/json."
+        )
     if not field:
         return InvalidRequestError(f"The request is not valid: {_uncapital(_plain(message))}.")
     if kind == "extra_forbidden":
@@ -76,7 +84,7 @@ def validation_error(error: RequestValidationError) -> InvalidRequestError:
         )
     if kind == "missing":
         return InvalidRequestError(f"The field {field!r} is missing.", param=field)
-    given = repr(first.get("input"))
+    given = _repr(first.get("input"))
     shown = f" (given: {given})" if len(given) <= _MAX_SHOWN_CHARS else ""
     text = _uncapital(_plain(message))
     return InvalidRequestError(f"The field {field!r} is not valid: {text}{shown}.", param=field)
@@ -97,6 +105,13 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     path = request.url.path
     if isinstance(error.__cause__, LlmosError):  # FastAPI wraps what reading the body raises
         return error_response(error.__cause__, path)
+    if isinstance(error.__cause__, RecursionError):
+        deep = InvalidRequestError(
+            f"The body is nested too deeply: at most {MAX_JSON_DEPTH} levels are taken."
+        )
+        return error_response(deep, path)
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return error_response(InvalidRequestError("The body is not UTF-8."), path)
     where = path[:_MAX_SHOWN_CHARS]
     if error.status_code == HTTPStatus.NOT_FOUND:
         return error_response(NotFoundError(f"There is nothing at {where}: see /docs."), path)
@@ -110,6 +125,16 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     response = error_response(plain, path)
     response.status_code = error.status_code
     return response
+
+
+def _is_tag(part: Any) -> bool:
+    """Whether a part of a place is pydantic's name of a type, not a field or a number."""
+    return isinstance(part, str) and _TAG.fullmatch(part) is not None
+
+
+def _repr(value: Any) -> str:
+    """Return a value as Python writes it, if it is a plain one."""
+    return "…" * (_MAX_SHOWN_CHARS + 1) if isinstance(value, dict | list) else repr(value)
 
 
 def _plain(message: str) -> str:

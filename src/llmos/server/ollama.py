@@ -6,6 +6,7 @@ models is ``ollama_models``'.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import time
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 
-from llmos.errors import InvalidRequestError, LlmosError
+from llmos.errors import ConflictError, InvalidRequestError, LlmosError, PermissionDeniedError
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.asking import Answer, Prompt, generate_request, served_for
+from llmos.server.bodies import BodyRoute
 from llmos.server.ollama_wire import (
     UNLIMITED_TOKENS,
     ChatBody,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from llmos.tasks.context import Served
 
 
-class AnyTypeRoute(APIRoute):
+class AnyTypeRoute(BodyRoute):
     """Reads a body as JSON whatever type it says it is, as ``curl -d`` says it is a form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -184,14 +185,38 @@ async def _ask(
 async def _load(
     system: System, served: Served, actor: Actor, body: ChatBody | GenerateBody, shape: Shape
 ) -> JSONResponse:
-    """Load the model, or let it go: what a request without a prompt is for."""
+    """Load the model, or let it go: what a request without a prompt is for.
+
+    Raises:
+        PermissionDeniedError: it is to go, and the key is no admin's.
+        ConflictError: it is to go, and somebody uses it.
+    """
     if body.unloads:
+        _check_unload(system, served, actor)
         _unload(system, served, actor)
     else:
         async with system.tasks.residency.lease(served.spec, priority_for(actor, None)):
             pass
     end = {"done_reason": "unload" if body.unloads else "load"}
     return JSONResponse(_said(Piece(end=end), body.model, shape))
+
+
+def _check_unload(system: System, served: Served, actor: Actor) -> None:
+    if actor.role != "admin":
+        idle_s = system.settings.idle_s
+        raise PermissionDeniedError(
+            f"Only an admin's key may unload {served.ref}; it leaves the memory by itself after "
+            f"{idle_s:g} s without a request."
+        )
+    num_users = _status(system, served).get("requests", 0)
+    if num_users:
+        raise ConflictError(f"{served.ref} is in use by {num_users} requests: unload it later.")
+
+
+def _status(system: System, served: Served) -> Event:
+    """Return what is known of the model in memory; nothing where it is not there."""
+    statuses = system.tasks.residency.status()
+    return next((one for one in statuses if one["key"] == served.spec.key), {})
 
 
 def _unload(system: System, served: Served, actor: Actor) -> None:
@@ -205,8 +230,7 @@ class _Told:
     """Chunks to pieces, with the times that Ollama tells at the end, in nanoseconds."""
 
     def __init__(self, system: System, served: Served, *, hides_thinking: bool) -> None:
-        self._residency = system.tasks.residency
-        self._key = served.spec.key
+        self._status = functools.partial(_status, system, served)
         self._hides_thinking = hides_thinking
         self._was_loaded = self._status().get("state") == "ready"
 
@@ -231,19 +255,24 @@ class _Told:
         now = time.perf_counter_ns()
         usage = chunk.usage or Usage(0, 0)
         load_ns = 0 if self._was_loaded else int(self._status().get("load_s", 0.0) * 1e9)
+        ran_ns = max(now - begun - load_ns, 0)
+        eval_ns = _eval_ns(ran_ns, now - first, usage.completion_tokens)
         return {
             "done_reason": "length" if chunk.finish_reason == "length" else "stop",
             "total_duration": now - begun,
             "load_duration": load_ns,
             "prompt_eval_count": usage.prompt_tokens,
-            "prompt_eval_duration": max(first - begun - load_ns, 0),
+            "prompt_eval_duration": ran_ns - eval_ns,
             "eval_count": usage.completion_tokens,
-            "eval_duration": now - first,
+            "eval_duration": eval_ns,
         }
 
-    def _status(self) -> Event:
-        statuses = self._residency.status()
-        return next((one for one in statuses if one["key"] == self._key), {})
+
+def _eval_ns(ran_ns: int, since_first_ns: int, num_tokens: int) -> int:
+    """Return how long an answer took to write: since its first piece came. Where all came at once
+    (a short one, calls of tools) that says nothing, and reading counts as long as one token."""
+    one_ns = ran_ns // (num_tokens + 1)
+    return min(since_first_ns if since_first_ns > one_ns else ran_ns - one_ns, ran_ns)
 
 
 async def _then(

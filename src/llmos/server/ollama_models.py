@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from llmos import __version__
-from llmos.errors import JobFailedError, by_code
+from llmos.errors import JobFailedError, LlmosError, by_code
 from llmos.kernel.jobs import JobState
 from llmos.library.manifest import Manifest, parse_manifest
+from llmos.library.refs import ModelRef
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
@@ -62,11 +63,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
     @routes.get("/ps")
     async def running_models(actor: Annotated[Actor, allow("system.read")]) -> JSONResponse:
         """The models in memory."""
-        models = [
-            await _running(system, status)
-            for status in kernel.residency.status()
-            if status["state"] == "ready" and policy.has_model(actor, status["name"])
-        ]
+        statuses = [one for one in kernel.residency.status() if one["state"] == "ready"]
+        models = await asyncio.to_thread(_running, system, actor, statuses)
         return JSONResponse({"models": models})
 
     @routes.post("/show")
@@ -82,25 +80,57 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
     async def pull_model(
         body: PullBody, request: Request, actor: Annotated[Actor, allow("models.write")]
     ) -> Response:
-        """Pull a model from the hub. It goes on when the client leaves."""
+        """Pull a model from the hub; one that is here already is done at once. It goes on when
+        the client leaves."""
         policy.check(actor, "jobs.write")
+        if await asyncio.to_thread(_is_here, system, actor, body.ref):
+            progress = _said({"status": "success"})
+            return await _pulled(body, request, progress, lifetime)
         repo = hub_name(body.model)
         job = await submit(system, actor, "pull", {"repo": repo}, repo)
-        progress = _progress(system, job)
-        if body.streams:
-            return EventStream(progress, until=lifetime.ending, framing=NDJSON)
-        return JSONResponse(await answer(request, _last(progress)))
+        return await _pulled(body, request, _progress(system, job), lifetime)
 
     return routes
+
+
+async def _pulled(
+    body: PullBody, request: Request, progress: AsyncGenerator[Event, None], lifetime: Lifetime
+) -> Response:
+    if body.streams:
+        return EventStream(progress, until=lifetime.ending, framing=NDJSON)
+    return JSONResponse(await answer(request, _last(progress)))
+
+
+async def _said(event: Event) -> AsyncGenerator[Event, None]:
+    yield event
+
+
+def _is_here(system: System, actor: Actor, ref: str) -> bool:
+    """Whether the library has a model of this very name that the actor may see."""
+    try:
+        wanted = ModelRef.parse(ref)
+        found = system.library.resolve(wanted, "model")
+    except LlmosError:
+        return False
+    is_named_so = found.full_name == wanted.full_name  # and not a task's default
+    return is_named_so and policy.has_model(actor, found.full_name)
 
 
 def _tags(versions: Iterable[Version]) -> Iterator[Event]:
     """Yield the newest version of each name as ``name:latest``, before it the older ones."""
     fitting = [one for one in versions if one.manifest.get("task") in TASKS]
-    newest = {one.full_name: one.id for one in sorted(fitting, key=lambda one: one.number)}
+    names = _names(fitting)
     for one in sorted(fitting, key=lambda one: -one.created_at):
-        is_newest = newest[one.full_name] == one.id
-        yield _tag(one, f"{one.full_name}:latest" if is_newest else one.ref)
+        yield _tag(one, names[one.id])
+
+
+def _names(versions: Sequence[Version]) -> dict[int, str]:
+    """Return what Ollama's clients call each version, by its id."""
+    newest = {one.full_name: one.id for one in sorted(versions, key=lambda one: one.number)}
+    return {
+        one.id: f"{one.full_name}:latest" if newest[one.full_name] == one.id else one.ref
+        for one in versions
+    }
 
 
 def _tag(version: Version, name: str) -> Event:
@@ -133,12 +163,32 @@ def _count(parameters: int) -> str:
     return str(parameters)
 
 
-async def _running(system: System, status: dict[str, Any]) -> Event:
-    version = await asyncio.to_thread(system.library.resolve, status["name"], "model")
+def _running(system: System, actor: Actor, statuses: Sequence[Event]) -> list[Event]:
+    """Return the resident models that the actor may see, by the names that /api/tags has."""
+    versions = system.library.list("model")
+    by_ref, names = {one.ref: one for one in versions}, _names(versions)
+    shown = []
+    for status in statuses:
+        if (running := by_ref.get(status["name"])) is None:  # removed since
+            continue
+        version = _asked_for(system, running, versions)
+        if policy.has_model(actor, version.full_name):
+            shown.append(_resident(system, version, names[version.id], status))
+    return shown
+
+
+def _asked_for(system: System, running: Version, versions: Iterable[Version]) -> Version:
+    """Return the version that ``running`` is the quantised one of and stands for, else itself."""
+    digest = (running.manifest.get("quantization") or {}).get("base_digest")
+    sources = [one for one in versions if digest is not None and one.digest == digest]
+    return next((one for one in sources if system.tasks.running(one).id == running.id), running)
+
+
+def _resident(system: System, version: Version, name: str, status: Event) -> Event:
     since = system.keys.clock() if status["requests"] else status["last_used_at"]
     on_gpu = system.settings.device.startswith("cuda")
     return {
-        **_tag(version, status["name"]),
+        **_tag(version, name),
         "size": status["bytes"],
         "size_vram": status["bytes"] if on_gpu else 0,
         "expires_at": timestamp(since + system.settings.idle_s),

@@ -20,7 +20,7 @@ from llmos.types import Grammar, Message, Tool, ToolCall, ToolUse
 
 MAX_INPUTS = 2048
 UNLIMITED_TOKENS = MAX_INT32
-"""As many as the context has room for."""
+"""As many as the context has room for: Ollama's num_predict of 0, -1 and -2."""
 
 _DURATION = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|µs|ms|s|m|h))+|-?[0-9]+(?:\.[0-9]+)?")
 _MACHINE_OPTIONS = frozenset(
@@ -84,6 +84,7 @@ class Options(SamplingBody):
     """Ollama's options; those left out are the model's own defaults."""
 
     max_tokens: None = None
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     num_predict: int | None = Field(None, ge=-2, le=MAX_INT32)
     repeat_penalty: float | None = Field(None, ge=0.01, le=100)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -202,7 +203,9 @@ class ChatMessage(Body):
     content: str | None = None
     thinking: str | None = None
     images: NoImages = None
-    tool_calls: list[CalledTool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_calls: Annotated[list[CalledTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = (
+        None
+    )
     tool_name: str | None = Field(None, validation_alias=AliasChoices("tool_name", "name"))
     tool_call_id: CallId | None = None
 
@@ -222,8 +225,8 @@ class ToolBody(Body):
 class ChatBody(_Generating):
     """``POST /api/chat``; without messages it loads the model."""
 
-    messages: list[ChatMessage] = Field([], max_length=MAX_MESSAGES)
-    tools: list[ToolBody] | None = Field(None, max_length=MAX_TOOLS)
+    messages: list[ChatMessage] = Field([], fail_fast=True, max_length=MAX_MESSAGES)
+    tools: Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
 
     @field_validator("messages", mode="before")
     @classmethod
@@ -262,7 +265,7 @@ class GenerateBody(_Generating):
 class EmbedBody(_Asking):
     """``POST /api/embed``"""
 
-    input: str | Annotated[list[str], Field(max_length=MAX_INPUTS)]
+    input: str | Annotated[list[str], Field(fail_fast=True, max_length=MAX_INPUTS)]
     truncate: bool | None = None
     dimensions: int | None = Field(None, ge=1, le=MAX_INT32)
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from llmos.errors import ModelNotFoundError
 from llmos.library.bases import resolve_pair
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.asking import collect, generate_request, served_for
+from llmos.server.bodies import BodyRoute
 from llmos.server.openai_answers import (
     chat_choice,
     chat_events,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=BodyRoute)
 
     @routes.get("/models")
     async def list_models(actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
@@ -51,7 +53,11 @@ def router(system: System) -> APIRouter:
         model: str, actor: Annotated[Actor, allow("models.read")]
     ) -> JSONResponse:
         """One model, by reference or by task name."""
-        base, adapter = await asyncio.to_thread(resolve_pair, system.library, model)
+        try:
+            base, adapter = await asyncio.to_thread(resolve_pair, system.library, model)
+        except ModelNotFoundError as error:
+            error.param = "model"
+            raise
         version = adapter or base
         for asked in (version, base) if "+" in model else (version,):
             policy.check(actor, "models.read", asked.ref)
@@ -73,7 +79,11 @@ def router(system: System) -> APIRouter:
             head["object"] += ".chunk"
             return EventStream(chat_events(chunks, head, with_usage=body.wants_usage_chunk))
         answers, usage = await answer(request, collect(chunks, asked.n))
-        choices = [chat_choice(one, with_logprobs=bool(body.logprobs)) for one in answers]
+        must_call = asked.tool_use.choice not in ("auto", "none")
+        choices = [
+            chat_choice(one, with_logprobs=bool(body.logprobs), must_call=must_call)
+            for one in answers
+        ]
         return JSONResponse({**head, "choices": choices, "usage": usage_json(usage)})
 
     @routes.post("/completions")

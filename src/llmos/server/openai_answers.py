@@ -26,13 +26,18 @@ def usage_json(usage: Usage) -> Event:
 # -- chat ------------------------------------------------------------------------------------------
 
 
-def chat_choice(one: Answer, *, with_logprobs: bool) -> Event:
-    """Return one choice of a chat.completion."""
+def chat_choice(one: Answer, *, with_logprobs: bool, must_call: bool = False) -> Event:
+    """Return one choice of a chat.completion.
+
+    Args:
+        must_call: it could be nothing but tool calls, even where none was finished.
+    """
     message: Event = {"role": "assistant", "content": one.text, "refusal": None}
     if one.reasoning:
         message["reasoning_content"] = one.reasoning
-    if one.tool_calls:
+    if one.tool_calls or must_call:
         message["content"] = one.text or None
+    if one.tool_calls:
         message["tool_calls"] = [
             {
                 "id": call.id,

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from llmos.errors import InvalidRequestError
 from llmos.sdk.conversation import MAX_MESSAGES, ConversationBody, FormatBody, MessageBody
@@ -24,6 +32,8 @@ from llmos.sdk.wire import (
 )
 
 MAX_PROMPTS = 128
+MAX_ANSWERS = 256
+"""Of one request: its prompts, ``n`` times each."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -64,17 +74,17 @@ def _are_ids(value: list[Any]) -> bool:
 
 
 class StreamOptions(Body):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
 
 
 class _Asking(SamplingBody, FormatBody):
     model: str
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    temperature: StrictFloat | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     stop: Stops | None = None
-    n: int | None = Field(None, ge=1, le=MAX_N)
+    n: StrictInt | None = Field(None, ge=1, le=MAX_N)
     priority: PriorityName | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -120,10 +130,12 @@ class ChatBody(_Asking, ConversationBody):
     """``POST /v1/chat/completions``"""
 
     max_items = {"messages": MAX_MESSAGES}  # noqa: RUF012 - as in Body
-    messages: list[MessageBody] = Field(min_length=1)
+    messages: Annotated[
+        list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    ]
     max_completion_tokens: TokenCount | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=20)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
@@ -156,15 +168,26 @@ class CompletionBody(_Asking):
 
     max_items = {"prompt": MAX_PROMPT_IDS}  # noqa: RUF012 - as in Body
     prompt: Annotated[str | list[int] | list[str] | list[list[int]], WrapValidator(_checked_prompt)]
-    max_tokens: int | None = Field(None, ge=0, le=MAX_INT32)
-    logprobs: int | None = Field(None, ge=0, le=20)
-    echo: bool | None = None
+    max_tokens: StrictInt | None = Field(None, ge=0, le=MAX_INT32)
+    logprobs: StrictInt | None = Field(None, ge=0, le=20)
+    echo: StrictBool | None = None
 
     @model_validator(mode="after")
     def _nothing_needs_echo(self) -> CompletionBody:
         if self.max_tokens == 0 and not self.echo:
             raise InvalidRequestError(
                 "max_tokens is 0, which asks for nothing unless echo is true.", param="max_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _few_answers(self) -> CompletionBody:
+        num_prompts, n = len(self.prompts), self.n or 1
+        if num_prompts * n > MAX_ANSWERS:
+            raise InvalidRequestError(
+                f"{num_prompts} prompts with n = {n} ask for {num_prompts * n} answers, but one "
+                f"request may ask for {MAX_ANSWERS}: send several.",
+                param="n",
             )
         return self
 

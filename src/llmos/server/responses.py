@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from llmos.errors import InvalidRequestError, LlmosError, PermissionDeniedError
@@ -17,9 +19,10 @@ from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.asking import generate_request, served_for
+from llmos.server.bodies import BodyRoute
 from llmos.server.response_events import ResponseEvents
 from llmos.server.response_store import Conversation, ResponseStore
-from llmos.server.responses_wire import Item, ResponseBody, to_messages
+from llmos.server.responses_wire import ITEM_TYPES, Item, ResponseBody, to_messages
 from llmos.server.sse import Event, EventStream, Framing, answer
 from llmos.tasks.chat import CHAT_TASKS
 from llmos.tasks.generate import generate
@@ -29,11 +32,27 @@ if TYPE_CHECKING:
     from llmos.system import System
 
 Keep = Callable[[], Awaitable[None]]
+_FIELDS = {"messages": "input", "response_format": "text.format.schema"}
+"""What the tasks, which know OpenAI's other API, call a field, and what it is called here."""
+_MESSAGE = re.compile(r"\bmessages(\.\d+)?\b")
+
+
+class _Route(BodyRoute):
+    """Lets errors name the fields of this API."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            with _own_names():
+                return await handler(request)
+
+        return handle
 
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/v1/responses", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1/responses", tags=["OpenAI"], route_class=_Route)
     store = ResponseStore(system.database, system.keys.clock)
 
     async def earlier(body: ResponseBody, actor: Actor) -> Conversation:
@@ -175,7 +194,7 @@ async def _events(
 ) -> AsyncGenerator[Event, None]:
     """Yield typed events. The first waits for the first token: an error before it is an answer."""
     async with aclosing(chunks) as stream:
-        with _naming_input():
+        with _own_names():
             first = await anext(stream)
         for event in made.begin():
             yield event
@@ -198,23 +217,34 @@ async def _whole(
 ) -> dict[str, Any]:
     """Return the response once it is complete."""
     async with aclosing(chunks) as stream:
-        with _naming_input():
-            async for chunk in stream:
-                for _ in made.push(chunk):
-                    pass
+        async for chunk in stream:
+            for _ in made.push(chunk):
+                pass
     await keep()
     return made.response
 
 
 @contextmanager
-def _naming_input() -> Iterator[None]:
-    """Let errors about the conversation name the field it came in."""
+def _own_names() -> Iterator[None]:
+    """Let errors name the fields that a client of this API knows."""
     try:
         yield
     except LlmosError as error:
-        if error.param and error.param.partition(".")[0] == "messages":
-            error.param = "input"
+        field = (error.param or "").partition(".")[0]
+        if field in _FIELDS:
+            error.param = _FIELDS[field]
+            error.message = _MESSAGE.sub("input", error.message)
         raise
+    except RequestValidationError as error:
+        errors = [{**one, "loc": _untagged(one["loc"])} for one in error.errors()]
+        raise RequestValidationError(errors, body=error.body) from None
+
+
+def _untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return where in the body something is, without the type by which pydantic tells items
+    apart: ``input.0.message.content`` is nowhere in what was sent."""
+    is_tagged = len(place) > 3 and place[1] == "input" and place[3] in ITEM_TYPES
+    return (*place[:3], *place[4:]) if is_tagged else place
 
 
 def _named(event: Event) -> bytes:

@@ -24,7 +24,7 @@ from pydantic import (
 
 from llmos.errors import InvalidRequestError
 from llmos.sdk.conversation import MAX_MESSAGES, MAX_TOOLS, CallId, Name
-from llmos.sdk.wire import Body, PriorityName, SamplingBody, TokenCount
+from llmos.sdk.wire import MAX_PROMPT_IDS, Body, PriorityName, SamplingBody, TokenCount
 from llmos.types import Grammar, Message, Tool, ToolCall, ToolUse
 
 MAX_METADATA = 16
@@ -57,8 +57,8 @@ class Part(Body):
     type: str
     text: str | None = None
     refusal: str | None = None
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+    annotations: list[Any] | None = Field(None, max_length=MAX_MESSAGES)
+    logprobs: list[Any] | None = Field(None, max_length=MAX_PROMPT_IDS)
 
     @field_validator("type")
     @classmethod
@@ -74,7 +74,9 @@ class Part(Body):
         return self
 
 
-Parts = Annotated[list[Part], BeforeValidator(_as_parts), Field(max_length=MAX_MESSAGES)]
+Parts = Annotated[
+    list[Part], Field(fail_fast=True, max_length=MAX_MESSAGES), BeforeValidator(_as_parts)
+]
 
 
 class _InputItem(Body):
@@ -104,8 +106,8 @@ class FunctionOutputItem(_InputItem):
 
 class ReasoningItem(_InputItem):
     type: Literal["reasoning"]
-    summary: list[Part] = Field([], max_length=MAX_MESSAGES)
-    content: list[Part] | None = Field(None, max_length=MAX_MESSAGES)
+    summary: list[Part] = Field([], fail_fast=True, max_length=MAX_MESSAGES)
+    content: Annotated[list[Part], Field(fail_fast=True, max_length=MAX_MESSAGES)] | None = None
     encrypted_content: None = None
 
 
@@ -113,9 +115,10 @@ def _kind(item: Any) -> str:
     """Return which kind of item a value is; one that says nothing is a message."""
     if isinstance(item, dict):
         return str(item.get("type") or "message")
-    return str(getattr(item, "type", "message"))
+    return str(getattr(item, "type", ""))
 
 
+ITEM_TYPES = frozenset({"message", "function_call", "function_call_output", "reasoning"})
 InputItem = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
@@ -124,8 +127,8 @@ InputItem = Annotated[
     Discriminator(
         _kind,
         custom_error_type="item",
-        custom_error_message="an item's type is message, function_call, function_call_output "
-        "or reasoning",
+        custom_error_message="an item is an object whose type is message, function_call, "
+        "function_call_output or reasoning",
     ),
 ]
 
@@ -153,7 +156,7 @@ class NamedTool(Body):
 class AllowedTools(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
 
 
 def _as_choice(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -213,9 +216,12 @@ class StreamOptions(Body):
 class ResponseBody(SamplingBody):
     """``POST /v1/responses``"""
 
+    max_items = {"metadata": MAX_METADATA}  # noqa: RUF012 - as in Body
     model: str
     input: Annotated[
-        list[InputItem], BeforeValidator(_as_items), Field(min_length=1, max_length=MAX_MESSAGES)
+        list[InputItem],
+        Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        BeforeValidator(_as_items),
     ]
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=128)
@@ -223,12 +229,12 @@ class ResponseBody(SamplingBody):
     max_output_tokens: TokenCount | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    include: list[str] | None = Field(None, max_length=16)
+    include: Annotated[list[str], Field(fail_fast=True, max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
-    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: (
         Annotated[
             Literal["none", "auto", "required"] | NamedTool | AllowedTools,
@@ -249,6 +255,11 @@ class ResponseBody(SamplingBody):
     def _refuse_unsupported(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if values.get("max_tokens") is not None:
+            raise InvalidRequestError(
+                "There is no field 'max_tokens' here: it is called max_output_tokens.",
+                param="max_tokens",
+            )
         for name in sorted(values.keys() & UNSUPPORTED.keys()):
             if values[name] is not None and values[name] not in UNSUPPORTED[name]:
                 raise InvalidRequestError(

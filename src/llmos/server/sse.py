@@ -20,12 +20,14 @@ from llmos.server.errors import ClientGoneError, error_body
 
 if TYPE_CHECKING:
     from fastapi import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 Event = dict[str, Any]
 T = TypeVar("T")
 
 KEEP_ALIVE_S = 15.0
+SEND_TIMEOUT_S = 60.0
+"""A client that takes nothing for so long, while there is something for it, is given up."""
 DONE = b"data: [DONE]\n\n"
 log = logging.getLogger("llmos.server")
 
@@ -58,6 +60,7 @@ class EventStream(Response):
         until: for events that may be long in coming: the answer begins at once, and ends, without
             ``[DONE]``, when this is set.
         framing: how the events are written.
+        send_timeout_s: how long a client may take to take something.
     """
 
     def __init__(
@@ -65,15 +68,28 @@ class EventStream(Response):
         events: AsyncGenerator[Event, None],
         until: asyncio.Event | None = None,
         framing: Framing = SSE,
+        send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=framing.media_type)
         del self.headers["content-length"]
         self._events = events
         self._until = until
         self._framing = framing
+        self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = self._send(send) if self._until is None else self._send_until(send, self._until)
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await send(message)
+            except TimeoutError:
+                raise ClientGoneError from None
+
+        work = (
+            self._send(send_in_time)
+            if self._until is None
+            else self._send_until(send_in_time, self._until)
+        )
         with contextlib.suppress(ClientGoneError):
             await unless_gone(receive, work)
 
@@ -116,6 +132,8 @@ class EventStream(Response):
             async for event in events:
                 await send(self._body(event))
             return self._framing.end
+        except ClientGoneError:
+            raise
         except LlmosError as error:
             await send(self._body(self._framing.error(error)))
         except Exception:  # the server's boundary, where the status has already been sent

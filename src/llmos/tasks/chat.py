@@ -10,12 +10,14 @@ from typing import Any
 
 from llmos.errors import InvalidRequestError
 from llmos.tasks.context import Served, TaskContext
+from llmos.tasks.forgery import ChatText, without_forgeries
 from llmos.tasks.tools import MISTRAL, ToolFormat, takes_tools, tool_format
 from llmos.types import Message, Tool, ToolUse
 
 CHAT_TASKS = frozenset({"chat", "generate"})
 """Any decoder may be asked; one without a template says so when it renders."""
 _MISTRAL_ID = re.compile(r"[a-zA-Z0-9]{9}")
+_MARK = "system message number {}."
 
 
 async def chat_prompt(
@@ -24,11 +26,16 @@ async def chat_prompt(
     messages: Sequence[Message],
     tool_use: ToolUse,
     options: dict[str, Any],
-) -> str:
+    owner: str = "",
+) -> ChatText:
     """Return the prompt of the next assistant turn.
+
+    Special tokens are the template's alone: where a message, a tool or an option spells one, it
+    stays text.
 
     Args:
         options: more variables of the template, such as ``enable_thinking``.
+        owner: who asks, see `Templates.render`.
 
     Raises:
         InvalidRequestError: the model's template refuses the messages.
@@ -39,13 +46,39 @@ async def chat_prompt(
     template = manifest.chat_template
     form = tool_format_of(served)
     tools = () if tool_use.choice == "none" else tool_use.tools
-    variables: dict[str, Any] = {
+    given: dict[str, Any] = {
         **options,
         "messages": [_turn(message, form) for message in messages],
         "tools": [_function(tool) for tool in tools] or None,
-        **{name: token for name, token in special.items() if token is not None},
     }
-    return await context.templates.render(template, variables)
+    given, forged = await without_forgeries(given, served.tokenizer, template or "")
+    own = {name: token for name, token in special.items() if token is not None}
+    variables = {**given, **own}
+    text = await context.templates.render(template, variables, owner=owner)
+    if any(turn["role"] == "system" for turn in given["messages"][1:]):
+        await _check_placed(context, served, variables, owner)
+    return ChatText(text, forged)
+
+
+async def _check_placed(
+    context: TaskContext, served: Served, variables: dict[str, Any], owner: str
+) -> None:
+    """Refuse system messages behind the first that the template leaves out, each found by a mark
+    that it is given for content."""
+    marked = [
+        {**turn, "content": _MARK.format(index)} if index and turn["role"] == "system" else turn
+        for index, turn in enumerate(variables["messages"])
+    ]
+    template = served.manifest.chat_template
+    marked_variables = {**variables, "messages": marked}
+    text = await context.templates.render(template, marked_variables, owner=owner)
+    for index, turn in enumerate(marked):
+        if turn is not variables["messages"][index] and turn["content"] not in text:
+            raise InvalidRequestError(
+                f"The chat template of {served.ref} has no place for a system message behind the "
+                "first message: put it first.",
+                param=f"messages.{index}.role",
+            )
 
 
 def tool_format_of(served: Served) -> ToolFormat:
@@ -78,6 +111,26 @@ def check_messages(messages: Sequence[Message]) -> None:
         _check_answered(asker, open_ids)
         asker, open_ids = index, {call.id for call in message.tool_calls}
     _check_answered(asker, open_ids)
+
+
+def check_answerable(messages: Sequence[Message]) -> None:
+    """Refuse conversations that leave an assistant nothing to answer.
+
+    Raises:
+        InvalidRequestError: only the system speaks, or the assistant spoke last.
+    """
+    last = len(messages) - 1
+    if all(message.role == "system" for message in messages):
+        raise InvalidRequestError(
+            f"messages has nothing but system messages: add one of the user after messages.{last}.",
+            param="messages",
+        )
+    if messages[last].role == "assistant":
+        raise InvalidRequestError(
+            f"messages.{last}, the last one, is the assistant's own: end with a message of the "
+            "user, or with a tool's answer.",
+            param=f"messages.{last}.role",
+        )
 
 
 def check_tools(served: Served, tool_use: ToolUse) -> None:

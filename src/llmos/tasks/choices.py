@@ -67,6 +67,7 @@ class Choice:
         self._eos_ids = frozenset(eos_ids)
         self._with_logprobs = with_logprobs
         self._echo_ids = echo_ids
+        self._has_echoed = not echo_ids
         self._shows_output = shows_output
         self._reasoning = reasoning
         self._tools = tools
@@ -79,7 +80,7 @@ class Choice:
     def push(self, out: TokensOut) -> Chunk | None:
         """Take tokens; return what they add to the answer, or None when that is nothing yet."""
         self.num_cached = max(self.num_cached, out.num_cached)
-        if self._echo_ids and out.prompt:
+        if not self._has_echoed and (out.prompt or len(self._echo_ids) == 1):
             return self._echo(out)
         return self._push(out)
 
@@ -170,6 +171,7 @@ class Choice:
 
     def _echo(self, out: TokensOut) -> Chunk:
         """Return the prompt with its log-probabilities, and what was generated already."""
+        self._has_echoed = True
         first, *others = self._echo_ids
         logprobs = [self._token(first, None), *map(self._logprob, out.prompt)]
         assert len(others) == len(out.prompt), "the engine reports every token but the first"

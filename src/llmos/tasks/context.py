@@ -57,7 +57,14 @@ class Residency(Protocol):
     """Gives out leases; the kernel."""
 
     def lease(
-        self, spec: ModelSpec, priority: Priority, deadline_s: float | None = None
+        self,
+        spec: ModelSpec,
+        priority: Priority,
+        deadline_s: float | None = None,
+        *,
+        tenant: str = "",
+        num_works: int = 1,
+        ends_early: bool = False,
     ) -> AbstractAsyncContextManager[Lease]: ...
 
     def status(self) -> list[dict[str, Any]]: ...

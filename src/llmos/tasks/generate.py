@@ -20,7 +20,7 @@ from llmos.tasks.chat import check_tools, tool_format_of
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
 from llmos.tasks.grammar import tools_grammar
-from llmos.tasks.prompts import Prompt, is_chat, prompt_of
+from llmos.tasks.prompts import Prompt, check_queue, is_chat, prompt_of, shows_prompt_alone
 from llmos.tasks.reasoning import ReasoningSplitter
 from llmos.tasks.tools import ToolParser
 from llmos.types import (
@@ -76,23 +76,30 @@ async def generate(
         OverloadedError, OutOfMemoryError, EngineError: the model cannot be run now.
     """
     deadline = Deadline(request.deadline_ms)
+    check_queue(context, [request])
     _check_bias(served, request)
     grammar = await _grammar(context, served, request)
     prompt = await prompt_of(context, served, request, is_constrained=grammar is not None)
     choices = [_choice(served, request, prompt, index) for index in range(request.n)]
-    if request.echo and not request.sampling.max_tokens and request.sampling.logprobs is None:
+    if shows_prompt_alone(request) and request.sampling.logprobs is None:
         for chunk in _echoed(served, prompt, choices):  # nothing is left for an engine to do
             yield chunk
         return
     work = _work(context, served, request, prompt, grammar)
+    slides = _slides(served, request, grammar)
     async with context.residency.lease(
-        served.spec, request.priority, deadline_s=deadline.left_s()
+        served.spec,
+        request.priority,
+        deadline.left_s(),
+        tenant=request.owner,
+        num_works=request.n,
+        ends_early=not slides,  # one that slides has more works than choices
     ) as lease:
         if request.echo and work.prompt_logprobs is None:
             text = served.tokenizer.decode(prompt.ids)
             for choice in choices:
                 yield Chunk(index=choice.index, text=text)
-        window_tokens = served.context_tokens if _slides(served, request, grammar) else None
+        window_tokens = served.context_tokens if slides else None
         streams = [
             _chunks(
                 _outs(
@@ -152,7 +159,7 @@ async def _grammar(
             known = {marker: i for marker, i in ids.items() if i is not None}
             grammar = tools_grammar(tool_use, form.name, known)
     if grammar is not None:
-        await context.grammars.check(grammar, _grammar_field(request))
+        await context.grammars.check(grammar, _grammar_field(request), request.owner)
     return grammar
 
 
@@ -239,8 +246,9 @@ def _tool_parser(served: Served, request: GenerateRequest) -> ToolParser | None:
     return ToolParser(
         tool_format_of(served),
         [tool.name for tool in tool_use.tools],
-        eager=request.stream or tool_use.choice != "auto",
+        eager=request.stream,
         is_parallel=tool_use.parallel and tool_use.choice in ("auto", "required"),
+        is_constrained=tool_use.choice != "auto",
     )
 
 
@@ -344,7 +352,8 @@ async def _merged(streams: Sequence[AsyncGenerator[Chunk, None]]) -> AsyncGenera
 async def generate_all(
     context: TaskContext, served: Served, requests: Sequence[GenerateRequest]
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield the chunks of several requests as one: choices are numbered on, usage is summed."""
+    """Yield the chunks of several prompts as one: choices go on counting, usage is summed."""
+    check_queue(context, requests)
     first_index = 0
     streams = []
     for request in requests:

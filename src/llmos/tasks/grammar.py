@@ -22,8 +22,6 @@ from llmos.tasks.sandbox import Sandbox, SandboxBrokenError, SandboxTimeoutError
 from llmos.types import Grammar, Tool, ToolUse
 
 CHECK_TIMEOUT_S = 1.0
-CHECK_WAIT_S = 0.8
-"""With the time to start the helper, an answer within 2 s whatever is asked."""
 MAX_SOURCE_BYTES = 256 * 2**10
 MAX_REGEX_CHARS = 16 * 2**10
 MAX_CHOICES = 4096
@@ -32,6 +30,16 @@ HELPER_MEMORY_BYTES = 2**30
 _HELPER_STACK_BYTES = 2**20
 """Less than any engine's: nesting that an engine's stack would not bear breaks the helper first."""
 _MAX_REMEMBERED = 1024
+
+
+_SUBJECTS = {
+    "json_object": "The JSON object",
+    "json_schema": "The JSON schema",
+    "regex": "The regular expression",
+    "choice": "The list of choices",
+    "lark": "The grammar",
+}
+"""What errors call a grammar of each kind."""
 
 
 class Check(msgspec.Struct, frozen=True, tag="check"):
@@ -46,9 +54,8 @@ class Checked(msgspec.Struct, frozen=True, tag="checked"):
 class Grammars:
     """Checks grammars, one at a time, in a helper process; remembers what it found."""
 
-    def __init__(self, timeout_s: float = CHECK_TIMEOUT_S, wait_s: float = CHECK_WAIT_S) -> None:
+    def __init__(self, timeout_s: float = CHECK_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._wait_s = wait_s
         self._sandbox = Sandbox("llmos.tasks.grammar", Checked)
         self._found: OrderedDict[bytes, str | None] = OrderedDict()
 
@@ -56,30 +63,33 @@ class Grammars:
         """End the helper."""
         await self._sandbox.close()
 
-    async def check(self, grammar: Grammar, param: str) -> None:
+    async def check(self, grammar: Grammar, param: str, owner: str = "") -> None:
         """Refuse a grammar that no engine should be asked to follow.
 
         Args:
             param: the field of the request that it came from, named in errors.
+            owner: who asks; each has its turn at the helper.
 
         Raises:
             GrammarError: it is too large, not valid, or asks for what cannot be enforced.
             OverloadedError: the grammars of others took too long.
         """
         try:
-            check_size(grammar)
-            reason = await self._compiled(grammar)
+            check_size(grammar, "The schema of the tools" if param == "tools" else None)
+            reason = await self._compiled(grammar, owner)
         except GrammarError as error:
             raise GrammarError(error.message, param=param) from None
         if reason is not None:
             raise GrammarError(reason, param=param)
 
-    async def _compiled(self, grammar: Grammar) -> str | None:
+    async def _compiled(self, grammar: Grammar, owner: str) -> str | None:
         key = hashlib.sha256(msgspec.msgpack.encode(grammar)).digest()
         if key not in self._found:
             try:
-                answer = await self._sandbox.ask(Check(grammar), self._timeout_s, self._wait_s)
-            except SandboxTimeoutError:  # a busy machine may have been the cause: not remembered
+                answer = await self._sandbox.ask(
+                    Check(grammar), self._timeout_s, owner=owner, key=key
+                )
+            except SandboxTimeoutError:  # a busy machine may have been the cause: not kept for good
                 return f"The grammar takes more than {self._timeout_s:g} s to compile: simplify it."
             except SandboxBrokenError:
                 answer = Checked("The grammar is too deeply nested or too large: simplify it.")
@@ -90,13 +100,15 @@ class Grammars:
         return self._found[key]
 
 
-def check_size(grammar: Grammar) -> None:
-    """Refuse a grammar for its size or shape, without compiling it. Raises GrammarError."""
+def check_size(grammar: Grammar, subject: str | None = None) -> None:
+    """Refuse a grammar for its size or shape, without compiling it; the error begins with its
+    ``subject``. Raises GrammarError."""
+    subject = subject or _SUBJECTS[grammar.kind]
     size = len(grammar.source.encode("utf-8", "surrogatepass"))
     if size > MAX_SOURCE_BYTES:
-        raise GrammarError(f"It has {size} bytes, over the limit of {MAX_SOURCE_BYTES}.")
+        raise GrammarError(f"{subject} has {size} bytes, over the limit of {MAX_SOURCE_BYTES}.")
     if any("\ud800" <= char <= "\udfff" for char in grammar.source):
-        raise GrammarError("It has half of a surrogate pair, which is no character.")
+        raise GrammarError(f"{subject} has half of a surrogate pair, which is no character.")
     if grammar.kind == "regex" and len(grammar.source) > MAX_REGEX_CHARS:
         raise GrammarError(
             f"The regular expression has {len(grammar.source)} characters, over the limit of "
@@ -212,6 +224,8 @@ def _call_schema(tools: list[Tool], arguments_key: str) -> dict[str, Any]:
 def _parameters(tool: Tool, number: int) -> dict[str, Any]:
     """Return a tool's parameters as a definition of a larger schema: always an object, its
     references within itself led to where it now lies."""
+    if not tool.parameters:  # it takes none
+        return {"type": "object", "properties": {}, "additionalProperties": False}
     try:
         _check_schema(tool.parameters)
     except GrammarError as error:

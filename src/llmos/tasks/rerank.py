@@ -45,7 +45,8 @@ async def rerank(
 
     Raises:
         InvalidRequestError: the query or a document is empty, or there are none or too many.
-        ContextLengthError: the query with a document is longer than the model reads.
+        ContextLengthError: the query with a document is longer than the model reads (``param`` is
+            the query where it alone is).
         DeadlineExceededError: they were not done in time.
     """
     check_count(len(documents), "documents")
@@ -54,7 +55,7 @@ async def rerank(
         if not text.strip():
             raise InvalidRequestError(f"{name} is empty: give some text.", param=name)
     pairs = [(query, document) for document in documents]
-    rows = await rows_of(served, pairs, names, truncate=truncate)
+    rows = await rows_of(served, pairs, names, truncate=truncate, first_name="query")
     works = [PipelineWork("classify", row.ids, type_ids=row.type_ids) for row in rows]
     outs = await run_rows(context, served, works, terms)
     # One label: the probability of a match. Two: those of no match and of a match.

@@ -5,6 +5,7 @@ Rows of like length come after each other, so that the engine pads its micro-bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ MAX_TOKEN_CHARS = 64
 """Of a text that may be cut, what so many characters a token cannot reach is not looked at."""
 MAX_IN_FLIGHT = 128
 """Rows of one request in the engine at a time, two of its largest batches; the others wait here."""
+ROWS_PER_PLACE = 16
+"""Rows in the engine that count as one work in the queue of their class: each is a single step."""
 
 Text = str | tuple[str, str]
 
@@ -50,7 +53,10 @@ async def run_rows(
     longest_first = sorted(range(len(works)), key=lambda index: -len(works[index].input_ids))
     in_flight = min(MAX_IN_FLIGHT, context.settings.max_queue)
     deadline_s = None if terms.deadline_ms is None else terms.deadline_ms / 1000
-    async with context.residency.lease(served.spec, terms.priority, deadline_s) as lease:
+    num_places = math.ceil(min(in_flight, len(works)) / ROWS_PER_PLACE)
+    async with context.residency.lease(
+        served.spec, terms.priority, deadline_s, tenant=terms.tenant, num_works=num_places
+    ) as lease:
 
         async def one(index: int) -> PipelineOut:
             work = works[index]
@@ -74,12 +80,18 @@ def check_count(count: int, param: str) -> None:
 
 
 async def rows_of(
-    served: Served, texts: Sequence[Text], names: Sequence[str], *, truncate: bool
+    served: Served,
+    texts: Sequence[Text],
+    names: Sequence[str],
+    *,
+    truncate: bool,
+    first_name: str = "",
 ) -> list[Row]:
     """Return the tokens of texts, or of pairs of them; no more is tokenised than may be run.
 
     Args:
-        names: of the field each text came from.
+        names: of the field each text came from, of a pair the second.
+        first_name: of the field that the first text of each pair came from.
         truncate: whether texts that are too long are cut at their end (of a pair, the second).
 
     Raises:
@@ -93,34 +105,45 @@ async def rows_of(
         *first, last = (text,) if isinstance(text, str) else text
         if truncate:
             last = last[: limit * MAX_TOKEN_CHARS]
-        for part in first if truncate else (*first, last):
+        for part in (*first, last):
             is_huge = len(part) > CHUNK_CHARS // 4  # the others are as quickly tokenised whole
-            least = await served.tokenizer.least_tokens(part, limit) if is_huge else 0
+            if not is_huge or (truncate and part is last):
+                continue
+            least = await served.tokenizer.least_tokens(part, limit)
             if least > limit:
-                raise _too_long(served, f"at least {least}", name, truncate)
+                is_last = part is last
+                raise _too_long(
+                    served, f"at least {least}", name if is_last else first_name, is_last
+                )
         chunk.append((first[0], last) if first else last)
         num_chars += sum(map(len, (*first, last)))
         if num_chars >= CHUNK_CHARS or len(rows) + len(chunk) == len(texts):
             made = zip(await served.tokenizer.rows(chunk), names[len(rows) :], strict=False)
-            rows += [fitted(row, served, its_name, truncate) for row, its_name in made]
+            rows += [fitted(row, served, its_name, truncate, first_name) for row, its_name in made]
             check_total(rows, names[0])
             chunk, num_chars = [], 0
     return rows
 
 
-def fitted(row: Row, served: Served, name: str, truncate: bool) -> Row:
+def fitted(row: Row, served: Served, name: str, truncate: bool, first_name: str = "") -> Row:
     """Return a row that the model can read whole, cut if it may be.
+
+    Args:
+        name: of the field it came from, of a pair the second text.
+        first_name: of the field that a pair's first text came from.
 
     Raises:
         ContextLengthError: it is too long, or its first text alone is.
         InvalidRequestError: it has no tokens.
     """
-    kept = row.cut(served.context_tokens) if truncate else row
-    if not kept.ids:
+    cut = row.cut(served.context_tokens)
+    if not row.ids:
         raise InvalidRequestError(f"{name} has no tokens: give some text.", param=name)
-    if len(kept.ids) > served.context_tokens:
-        raise _too_long(served, str(len(kept.ids)), name, truncate)
-    return kept
+    if len(cut.ids) > served.context_tokens and first_name:  # whatever is cut of the second
+        raise _too_long(served, str(row.parts.count(0)), first_name, can_cut=False)
+    if len(row.ids) > served.context_tokens and not (truncate and cut is not row):
+        raise _too_long(served, str(len(row.ids)), name, can_cut=True)
+    return cut if truncate else row
 
 
 def check_total(rows: Sequence[Row], name: str) -> None:
@@ -135,10 +158,11 @@ def check_total(rows: Sequence[Row], name: str) -> None:
         )
 
 
-def _too_long(served: Served, number: str, name: str, truncate: bool) -> ContextLengthError:
-    advice = "its first part" if truncate else "or set truncate"
+def _too_long(served: Served, number: str, name: str, can_cut: bool) -> ContextLengthError:
+    """Return the error for a text that is too long, alone or (where it cannot be cut) in a pair."""
+    of_all, advice = ("", ", or set truncate") if can_cut else (" of a pair", "")
     return ContextLengthError(
-        f"{name} has {number} tokens, but {served.ref} reads at most {served.context_tokens}: "
-        f"shorten it, {advice}.",
+        f"{name} has {number} tokens, but {served.ref} reads at most {served.context_tokens}"
+        f"{of_all}: shorten it{advice}.",
         param=name,
     )

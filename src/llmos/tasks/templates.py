@@ -6,6 +6,7 @@ untrusted code: besides what ``sandbox`` does about that, the helper has a sandb
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -57,15 +58,19 @@ class Templates:
         variables: Mapping[str, Any],
         *,
         add_generation_prompt: bool = True,
+        owner: str = "",
     ) -> str:
         """Return the prompt text of a conversation.
 
         Args:
             template: the model's Jinja text, None where it has none.
             variables: as the template knows them: messages, tools, bos_token, eos_token, …
+            owner: who asks; it has its turns, and a template that took too long for it is refused
+                to it alone for a while, as what it said may have been the cause.
 
         Raises:
             UnsupportedTaskError: the model has no template.
+            OverloadedError: too many others wait for theirs.
             InvalidRequestError: the template refused the messages, failed, ran too long or wrote
                 too much; the message says which.
         """
@@ -78,7 +83,12 @@ class Templates:
         defaults = {"tools": None, "documents": None}
         variables = {**defaults, **variables, "add_generation_prompt": add_generation_prompt}
         try:
-            answer = await self._sandbox.ask(Render(template, variables), self._timeout_s)
+            answer = await self._sandbox.ask(
+                Render(template, variables),
+                self._timeout_s,
+                owner=owner,
+                key=hashlib.sha256(f"{owner}\0{template}".encode("utf-8", "replace")).digest(),
+            )
         except SandboxTimeoutError:
             reason = f"it did not finish within {self._timeout_s:g} s."
         except SandboxBrokenError:

@@ -95,6 +95,11 @@ class Tokenizer:
         self._is_byte_level = _has_byte_level(decoder)
         added = self._rust.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_names = tuple(
+            sorted({token.content for token in added.values() if token.special and token.content})
+        )
+        """What the control tokens are called: text that becomes them wherever it stands."""
+        self.plain_ids = lru_cache(maxsize=1024)(self._plain_ids)
         self.token_bytes = lru_cache(maxsize=65536)(self._token_bytes)
 
     @property
@@ -181,6 +186,20 @@ class Tokenizer:
     def _ids_now(self, text: str, special_tokens: bool) -> tuple[int, ...]:
         (encoding,) = self._rust.encode_batch_fast([text], add_special_tokens=special_tokens)
         return tuple(encoding.ids)
+
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
+        """Return a short text's tokens where no name of a special token counts as such."""
+        rust = self._rust
+        clean = rust.normalizer.normalize_str(text) if rust.normalizer else text
+        words = [clean]
+        if rust.pre_tokenizer:
+            words = [word for word, _ in rust.pre_tokenizer.pre_tokenize_str(clean)]
+        ids = tuple(token.id for word in words for token in rust.model.tokenize(word))
+        if self._special_ids.isdisjoint(ids):
+            return ids
+        if len(text) == 1:  # the vocabulary has no other word for it
+            return tuple(i for i in ids if i not in self._special_ids)
+        return self._plain_ids(text[:1]) + self._plain_ids(text[1:])
 
     def _least_now(self, text: str, limit: int) -> int:
         total = 0

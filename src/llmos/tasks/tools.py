@@ -144,10 +144,18 @@ class ToolParser:
         eager: whether arguments go out as they come; else a call goes out once it is whole, and
             one that never becomes so is given back as text.
         is_parallel: whether there may be several calls; else the text ends with the first.
+        is_constrained: the text can be nothing but calls: what is left of one that was cut off is
+            no content.
     """
 
     def __init__(
-        self, form: ToolFormat, names: Collection[str], *, eager: bool, is_parallel: bool = True
+        self,
+        form: ToolFormat,
+        names: Collection[str],
+        *,
+        eager: bool,
+        is_parallel: bool = True,
+        is_constrained: bool = False,
     ) -> None:
         self.num_calls = 0
         """Calls that are whole."""
@@ -155,6 +163,7 @@ class ToolParser:
         self._names = frozenset(names)
         self._eager = eager
         self._is_parallel = is_parallel
+        self._is_constrained = is_constrained
         around = {form.begins, *form.around, *form.ends}
         self._markers = sorted(around, key=len, reverse=True)
         self._is_announced = False
@@ -175,7 +184,7 @@ class ToolParser:
         parts: list[Part] = []
         while not self.is_done and self._step(parts):
             pass
-        return parts
+        return self._wanted(parts)
 
     def flush(self) -> list[Part]:
         """Return what was held back, once no more text comes."""
@@ -188,7 +197,10 @@ class ToolParser:
         elif (call is None or call.index is None) and (rest.strip() or not self.num_calls):
             parts += [rest] if rest else []
         self._raw = self._pending = ""
-        return parts
+        return self._wanted(parts)
+
+    def _wanted(self, parts: list[Part]) -> list[Part]:
+        return [one for one in parts if not (self._is_constrained and isinstance(one, str))]
 
     # A step takes from what is pending and says whether the next may find more to do there.
 

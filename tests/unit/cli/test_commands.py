@@ -46,8 +46,8 @@ RESIDENT: dict[str, Any] = {
     "state": "ready",
     "bytes": 2_500_000,
     "leases": 5,
-    "running": [1, 2, 0, 0],
-    "waiting": [0, 0, 4, 0],
+    "running": {"interactive": 1, "standard": 2, "batch": 0, "background": 0},
+    "waiting": {"interactive": 0, "standard": 0, "batch": 4, "background": 0},
     "idle_s": 0.0,
     "kv_use": 0.25,
     "prefix_hit_rate": None,
@@ -299,12 +299,32 @@ def test_embed_prints_a_vector_a_line_of_texts_given_or_piped_in(
 ) -> None:
     assert main.invoke(["embed", "one", "two", "--model", "m", "--dimensions", "2"]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [[0.5, -1]] * 2
-    monkeypatch.setattr("sys.stdin", io.StringIO("three\nfour\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("three\n\n  \nfour\n\n"))
     assert main.invoke(["embed", "--prompt", "query"]) == 0
     assert client.asked == [
         (["one", "two"], {"model": "m", "dimensions": 2, "prompt_name": None}),
         (["three", "four"], {"model": "embeddings", "dimensions": None, "prompt_name": "query"}),
     ]
+
+
+@pytest.mark.parametrize(("command", "task"), [("embed", "embeddings"), ("rerank", "rerank")])
+def test_without_a_model_the_two_ways_to_name_one_are_told(
+    client: StubClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    task: str,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ModelNotFoundError(f"there is no model {task!r}")
+
+    monkeypatch.setattr(client, command, refuse)
+    assert main.invoke([command, "query", "text"]) == 4
+    told = capsys.readouterr().err
+    assert "--model" in told
+    assert f"llmos default {task} MODEL" in told
+    assert main.invoke([command, "query", "text", "--model", "mine"]) == 4
+    assert "llmos default" not in capsys.readouterr().err
 
 
 def test_rerank_prints_the_best_document_first(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from llmos.engines.base import Urgency
 from llmos.engines.fairness import (
     AGEING_S,
     FAIR_LEAD_MS,
+    MAX_STALL_S,
     STARVING_S,
     Candidate,
     VirtualTimes,
@@ -237,3 +238,21 @@ def test_two_models_of_one_tenant_alternate_and_waste_no_step() -> None:
     now, _ = simulate(loads, 100)
     assert math.isclose(now, 5.0)
     assert math.isclose(loads[0].used_s, loads[1].used_s)
+
+
+def stream(key: str, slack_s: float, **fields: float) -> Candidate:
+    one = candidate(key, slack_s=slack_s, **fields)  # type: ignore[arg-type]
+    return replace(one, urgency=replace(one.urgency, stream_slack_s=slack_s))
+
+
+def test_late_streams_go_before_works_that_wait_for_their_first_token() -> None:
+    waiting = candidate("a", slack_s=-9.0)
+    assert pick([waiting, stream("b", HORIZON_S / 2)], HORIZON_S) == "b"
+    # Not before they are late: their model would have every step.
+    assert pick([waiting, stream("b", HORIZON_S * 0.9)], HORIZON_S) == "a"
+
+
+def test_a_stream_of_who_had_more_is_late_but_does_not_stand_still() -> None:
+    waiting, lead = candidate("a", slack_s=-9.0), FAIR_LEAD_MS + 1
+    for slack_s, picked in ((-0.1, "a"), (-MAX_STALL_S - 0.01, "b")):
+        assert pick([waiting, stream("b", slack_s, virtual_ms=lead)], HORIZON_S) == picked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,3 +127,37 @@ def test_what_an_engine_says_counts_more_than_what_its_works_say() -> None:
     model = HostedModel(TalkativeEngine())
     assert model.urgency(3.0) == Urgency(3.0, 0, ("x",))
     assert model.stats().generated_tokens == 7
+
+
+class StreamingEngine(EchoEngine):
+    """Streams, and asks others for short steps; notes what it is asked for itself."""
+
+    limit_s = math.inf
+
+    def urgency(self, now: float) -> Urgency:
+        return Urgency(step_limit_s=0.09)
+
+    def set_step_limit(self, seconds: float) -> None:
+        self.limit_s = seconds
+
+
+class ModestEngine(EchoEngine):
+    limit_s = math.inf
+
+    def set_step_limit(self, seconds: float) -> None:
+        self.limit_s = seconds
+
+
+def test_steps_are_limited_while_another_model_streams(clock: Clock) -> None:
+    engines = {"m": ModestEngine(), "n": StreamingEngine()}
+    models = {key: HostedModel(engine) for key, engine in engines.items()}
+    give(models["n"], "a", work("anna"))
+    turns = Turns(clock)
+    run(turns, models, 2)
+    assert engines["n"].limit_s == math.inf  # nobody else is there
+    give(models["m"], "b", work("bert"))
+    run(turns, models, 6)
+    assert engines["m"].limit_s == 0.09
+    models["n"].engine.cancel("a")
+    run(turns, models, 1)
+    assert engines["m"].limit_s == math.inf

@@ -252,3 +252,23 @@ async def test_a_model_takes_its_adapters_with_it(world: World) -> None:
         world.adapters.model_gone("m", EngineError("no more"))
         assert live.state == "ended"
     assert world.adapters.status("m") == []
+
+
+async def test_an_adapter_that_was_removed_is_dropped_when_nobody_uses_it(world: World) -> None:
+    async with world.held("a"):
+        pass
+    world.sent.clear()
+    world.adapters.retire("a")
+    assert world.sent == [UnloadAdapter("m", "a")]
+    assert (world.adapters.status("m"), world.ledger.reserved_bytes) == ([], 0)
+    async with world.held("b"):
+        world.sent.clear()
+        world.adapters.retire("b")
+        assert world.sent == []
+    assert world.sent == [UnloadAdapter("m", "b")]
+    assert world.adapters.status("m") == []
+    async with world.held("c"):
+        world.adapters.retire("c")
+        async with await world.enter("c"):  # it came back meanwhile, under another name
+            pass
+    assert [one["state"] for one in world.adapters.status("m")] == ["ready"]

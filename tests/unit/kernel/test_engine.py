@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,20 @@ async def test_a_task_that_died_all_the_same_is_replaced_when_an_engine_is_neede
     await FakeChild.started.get()
     await owner.link.stop()
     assert not owner.link.is_up
+
+
+async def test_an_engine_that_is_back_after_a_death_says_so_once(
+    owner: Owner, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "llmos"):
+        for said in ([], ["hello"]):
+            owner.link.need()
+            child = await FakeChild.started.get()
+            child.channel.inbox.put_nowait(said)
+            child.channel.inbox.put_nowait(said)
+            child.channel.inbox.put_nowait([])
+            await owner.downs.get()
+    await owner.link.stop()
+    back = [one.message for one in caplog.records if one.levelname == "INFO"]
+    assert len(back) == 1
+    assert back[0].startswith("the engine is back, 0.")

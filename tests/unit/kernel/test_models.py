@@ -40,3 +40,40 @@ async def test_status_counts_who_waits_in_the_engine_and_for_the_model() -> None
     status = model.status()
     assert (status["running"], status["waiting"]) == ([1, 0, 0, 0], [0, 2, 1, 0])
     assert (status["kv_use"], status["prefix_hit_rate"]) == (0.25, None)
+
+
+def busy_queue(**num_works: int) -> Queue:
+    queue = Queue()
+    for tenant, count in num_works.items():
+        queue.begin(tenant, count)
+    return queue
+
+
+def test_works_fill_a_queue_however_few_requests_they_are_of() -> None:
+    queue = busy_queue(a=6)
+    assert queue.admits("a", 2, 8)
+    assert not queue.admits("a", 3, 8)
+    queue.ended(0.0, "a", 6)
+    assert queue.admits("a", 3, 8)
+    assert queue.num_works == {}
+
+
+def test_a_tenant_that_fills_a_queue_keeps_no_other_out() -> None:
+    queue = busy_queue(a=8)
+    assert not queue.admits("a", 1, 8)
+    assert queue.admits("b", 4, 8)
+    assert not queue.admits("b", 5, 8)
+    queue.begin("b", 4)
+    assert not queue.admits("b", 1, 8)
+    assert queue.admits("c", 2, 8)
+
+
+def test_a_queue_has_an_end_however_many_tenants_come() -> None:
+    queue = busy_queue(a=8)
+    while queue.admits(tenant := f"t{queue.num_users}", 1, 8):
+        queue.begin(tenant, 1)
+    assert queue.num_works.total() < 2 * 8
+
+
+def test_an_empty_queue_takes_a_request_of_any_size() -> None:
+    assert busy_queue().admits("a", 100, 8)

@@ -83,6 +83,15 @@ def test_errors_say_whether_they_may_pass(
     assert run(name, context) == failed
 
 
+def test_only_what_nobody_foresaw_leaves_a_traceback_in_the_log(
+    context: JobContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("passing", context)
+    assert capsys.readouterr().err == "attempt 1: later\n"
+    run("unforeseen", context)
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("handler", ["test_worker_handlers", "no_such_module:f", "os:no_such", ""])
 def test_a_handler_that_cannot_be_found_is_final(context: JobContext, handler: str) -> None:
     failed = attempt(handler, context)

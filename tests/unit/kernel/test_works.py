@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from llmos.errors import (
@@ -99,6 +101,19 @@ async def test_dropping_sent_work_cancels_it_and_finished_work_does_not(engine: 
     assert engine.sent == [Cancel(live.id)]
     with pytest.raises(EngineError, match="given up"):
         await live.next()
+
+
+async def test_a_death_is_logged_with_what_becomes_of_the_work(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream(engine, 1)
+    stream(engine, 2)
+    with caplog.at_level(logging.WARNING, "llmos"):
+        engine.restart()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    expected = "the engine was killed by SIGKILL: 2 works go on in the next one, 0 are given up"
+    assert record.message == expected
 
 
 async def test_after_a_death_work_goes_on_after_the_tokens_it_gave(engine: Engine) -> None:

@@ -368,6 +368,17 @@ def test_the_base_is_found_by_what_peft_wrote_down(
     assert find_base(library, blobs, {"adapter_config.json": digest}, None).ref == found
 
 
+def test_a_tasks_default_is_no_base_of_that_name(
+    add: Any, library: Library, blobs: BlobStore
+) -> None:
+    add("plain")
+    library.set_task_default("chat", "plain", SYSTEM)
+    assert library.resolve("chat").ref == "plain:1"
+    digest = blobs.put_bytes(b'{"base_model_name_or_path": "org/chat"}').digest
+    with pytest.raises(ModelNotFoundError, match="trained on 'org/chat'"):
+        find_base(library, blobs, {"adapter_config.json": digest}, None)
+
+
 @pytest.mark.parametrize(
     "content", [b"{}", b"not json", b'{"base_model_name_or_path": "who/knows"}']
 )

@@ -60,6 +60,7 @@ MODELS: dict[str, dict[str, Any]] = {
         reasoning_format="think",
     ),
     "writer": manifest("generate"),
+    "slow": manifest("chat", chat_template=TEMPLATE, step_s=0.05),
     "translator": manifest(
         "translate", translation={"prefix": "", "pairs": [["en", "zh"], ["zh", "en"]]}
     ),
@@ -88,7 +89,8 @@ KINDS = {
 @asynccontextmanager
 async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[Any]:
     """A System in memory whose kernel runs models but no jobs."""
-    settings = Settings(home=home, max_body_bytes=100_000, max_upload_bytes=3_000_000)
+    limits: dict[str, Any] = {"max_body_bytes": 100_000, "max_upload_bytes": 3_000_000}
+    settings = Settings(home=home, **limits, **kernel_settings)
     settings.logs_path.mkdir()
     database, blobs = MemoryDatabase(), MemoryBlobStore()
     keys = Keys(database, time.time)

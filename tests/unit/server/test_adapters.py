@@ -68,12 +68,15 @@ async def test_adapters_are_listed_and_read_like_models(
 
 
 async def test_an_adapter_gets_aliases_and_goes_like_a_model(
-    client: httpx.AsyncClient, poet: Any
+    client: httpx.AsyncClient, system: Any, poet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = await client.post("/api/v1/models/poet/aliases", json={"alias": "good"})
     assert moved.json()["aliases"] == ["good", "latest"]
     assert (await client.get("/api/v1/models/poet@good")).json()["ref"] == "poet:1"
+    retired: list[str] = []
+    monkeypatch.setattr(system.kernel.residency, "retire", retired.append)
     assert (await client.delete("/api/v1/models/poet")).status_code == 200
+    assert retired == [poet.digest]
     assert code(await client.get("/api/v1/models/poet")) == (404, "model_not_found")
 
 

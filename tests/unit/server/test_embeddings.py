@@ -11,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from llmos.server.routes import tokenize
 from llmos.types import NewVersion, Priority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,6 +134,14 @@ E, R = {"model": "embedder"}, {"model": "ranker", "query": "a", "documents": ["a
         ("/v1/rerank", {**R, "documents": ["a", {}]}, 400, "documents.1", "text"),
         ("/v1/rerank", {**R, "documents": ["a", " "]}, 400, "documents.1", "empty"),
         ("/v1/rerank", {**R, "documents": ["a" * 300]}, 400, "documents.0", "301 tokens"),
+        ("/v1/rerank", {**R, "query": "q" * 300}, 400, "query", "300 tokens"),
+        (
+            "/v1/rerank",
+            {**R, "query": "q" * 300, "documents": ["a" * 300], "truncate": True},
+            400,
+            "query",
+            "300 tokens",
+        ),
         ("/v1/rerank", {**R, "top_n": 0}, 400, "top_n", "top_n"),
         ("/v1/rerank", {**R, "model": "embedder"}, 400, "model", "'embed'"),
         ("/tokenize", {"model": "writer"}, 400, None, "one of text and messages"),
@@ -168,3 +177,28 @@ async def test_a_key_for_other_models_may_not_ask_this_one(
     urgent = new_client("user", name="other", best_priority=Priority.STANDARD)
     asked = {**E, "input": "a", "priority": "interactive"}
     assert (await urgent.post("/v1/embeddings", json=asked)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "limit"),
+    [
+        ("/tokenize", {"text": "a" * 60_000}, "50000"),
+        ("/tokenize", {"prompt": "你" * 20_000}, "50000"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a" * 60_000}]}, "50000"),
+        ("/detokenize", {"tokens": [1] * 30_000}, "20000"),
+    ],
+)
+async def test_more_than_can_be_tokenised_in_a_second_or_so_is_refused(
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: dict[str, Any],
+    limit: str,
+) -> None:
+    monkeypatch.setattr(tokenize, "MAX_TEXT_BYTES", 50_000)
+    monkeypatch.setattr(tokenize, "MAX_IDS", 20_000)
+    response = await client.post(path, json={"model": "writer", **body})
+    assert response.status_code == 413, response.text
+    error = response.json()["error"]
+    assert limit in error["message"]
+    assert error["param"] == next(iter(body))

@@ -78,8 +78,37 @@ async def test_what_the_engine_says_is_shown_and_counted_on_over_its_restarts(
     assert found["llmos_prefix_hit_tokens_total", "writer:1"] == 8
     status = (await client.get("/api/v1/ps")).json()["models"]
     (shown,) = [one for one in status if one["name"] == "writer:1"]
-    assert (shown["running"], shown["waiting"]) == ([1, 0, 2, 0], [0, 0, 7, 0])
+    classes = ("interactive", "standard", "batch", "background")
+    assert shown["running"] == dict(zip(classes, (1, 0, 2, 0), strict=True))
+    assert shown["waiting"] == dict(zip(classes, (0, 0, 7, 0), strict=True))
     assert (shown["kv_use"], shown["prefix_hit_rate"]) == (0.75, 0.4)
+
+
+async def test_a_key_limited_to_models_sees_the_numbers_of_those_alone(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    for model in ("writer", "talker"):
+        await client.post("/api/v1/generate", json={"model": model, "prompt": "x"})
+    limited = new_client("user", name="limited", models={"writer"})
+    text = (await limited.get("/metrics")).text
+    assert 'model="writer:1"' in text
+    assert "talker" not in text
+    assert "talker" in (await client.get("/metrics")).text
+    seen = {one["name"] for one in (await limited.get("/api/v1/ps")).json()["models"]}
+    assert seen == {"writer:1"}
+
+
+async def test_engine_processes_are_counted(client: httpx.AsyncClient, system: Any) -> None:
+    await client.post("/api/v1/generate", json={"model": "writer", "prompt": "x"})
+    before = await samples(client)
+    assert before["llmos_engine_starts_total",] >= 1
+    residency = system.kernel.residency
+    residency._link.kill("was ended by a test")
+    await client.post("/api/v1/generate", json={"model": "writer", "prompt": "x"})
+    after = await samples(client)
+    for counted in ("starts", "deaths"):
+        name = f"llmos_engine_{counted}_total"
+        assert after[name,] == before[name,] + 1
 
 
 async def test_metrics_need_a_key(new_client: NewClient) -> None:

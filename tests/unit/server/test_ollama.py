@@ -11,8 +11,10 @@ import pytest
 import pytest_asyncio
 
 from llmos.errors import InvalidRequestError
+from llmos.security.actors import SYSTEM
+from llmos.server.ollama import _eval_ns
 from llmos.server.ollama_wire import ChatBody, GenerateBody, hub_name, model_ref
-from llmos.types import Grammar, ToolCall
+from llmos.types import Grammar, NewVersion, ToolCall
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HI = [{"role": "user", "content": "hi"}]
@@ -78,7 +80,7 @@ async def test_a_body_is_json_whatever_type_it_says_it_is(client: httpx.AsyncCli
 
 
 async def test_without_a_prompt_the_model_is_loaded_or_let_go(
-    client: httpx.AsyncClient, new_client: Callable[..., httpx.AsyncClient]
+    client: httpx.AsyncClient, new_client: Callable[..., httpx.AsyncClient], system: Any
 ) -> None:
     async def resident() -> set[str]:
         running = (await client.get("/api/ps")).json()["models"]
@@ -86,15 +88,72 @@ async def test_without_a_prompt_the_model_is_loaded_or_let_go(
 
     loaded = (await client.post("/api/generate", json={"model": "writer"})).json()
     assert (loaded["done"], loaded["done_reason"]) == (True, "load")
-    assert "writer:1" in await resident()
+    assert "writer:latest" in await resident()
     asked = {"model": "writer", "keep_alive": 0}
-    await new_client("user").post("/api/generate", json=asked)
-    assert "writer:1" in await resident()
+    refused = await new_client("user").post("/api/generate", json=asked)
+    assert (refused.status_code, "admin" in refused.json()["error"]) == (403, True)
+    assert "writer:latest" in await resident()
+    spec = (await system.tasks.serve("writer", {"generate"})).spec
+    async with system.kernel.residency.lease(spec):
+        busy = await client.post("/api/generate", json=asked)
+        assert (busy.status_code, "in use" in busy.json()["error"]) == (409, True)
     gone = (await client.post("/api/generate", json=asked)).json()
     assert gone["done_reason"] == "unload"
-    assert "writer:1" not in await resident()
+    assert "writer:latest" not in await resident()
     chat = (await client.post("/api/chat", json={"model": "talker", "messages": []})).json()
     assert (chat["message"]["content"], chat["done_reason"]) == ("", "load")
+
+
+async def test_models_in_memory_have_the_names_of_the_list(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/api/generate", json={"model": "writer"})).status_code == 200
+    (running,) = [
+        one
+        for one in (await client.get("/api/ps")).json()["models"]
+        if one["name"].startswith("writer:")
+    ]
+    listed = {one["name"]: one for one in (await client.get("/api/tags")).json()["models"]}
+    assert running["model"] == running["name"]
+    assert running["digest"] == listed[running["name"]]["digest"]
+
+
+async def test_a_model_that_was_removed_while_in_memory_is_not_listed(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    first = system.library.resolve("talker")
+    extra = {**first.manifest, "context_tokens": 150}
+    system.library.add(NewVersion("model", "fleeting", first.files, extra), "admin")
+    assert (await client.post("/api/generate", json={"model": "fleeting"})).status_code == 200
+    system.library.remove("fleeting", SYSTEM)
+    names = {one["name"] for one in (await client.get("/api/ps")).json()["models"]}
+    assert not any("fleeting" in name for name in names)
+
+
+async def test_a_model_that_is_here_is_pulled_at_once(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    for name in ("writer", "writer:latest", "talker:1"):
+        got = lines(await client.post("/api/pull", json={"model": name}))
+        assert got == [{"status": "success"}]
+        asked = {"model": name, "stream": False}
+        assert (await client.post("/api/pull", json=asked)).json() == {"status": "success"}
+    assert await system.kernel.jobs.list() == []
+
+
+@pytest.mark.parametrize(
+    ("ran_ns", "since_first_ns", "num_tokens", "expected"),
+    [
+        (1100, 900, 10, 900),  # a stream: as measured
+        (1100, 0, 10, 1000),  # all at once: a token's share was reading
+        (1100, 1, 10, 1000),
+        (1000, 0, 1, 500),
+        (1000, 0, 0, 0),
+        (1000, 5000, 3, 1000),
+    ],
+)
+async def test_an_answer_in_one_lump_took_time_to_write(
+    ran_ns: int, since_first_ns: int, num_tokens: int, expected: int
+) -> None:
+    assert _eval_ns(ran_ns, since_first_ns, num_tokens) == expected
 
 
 async def test_logprobs_come_with_the_text(client: httpx.AsyncClient) -> None:
@@ -118,8 +177,6 @@ async def test_tags_are_models_that_can_be_asked(client: httpx.AsyncClient) -> N
 async def test_older_versions_are_listed_by_their_numbers(
     client: httpx.AsyncClient, system: Any
 ) -> None:
-    from llmos.types import NewVersion
-
     first = system.library.resolve("writer")
     system.library.add(NewVersion("model", "writer", first.files, first.manifest), "admin")
     names = [model["name"] for model in (await client.get("/api/tags")).json()["models"]]
@@ -165,6 +222,7 @@ async def test_a_pull_needs_a_key_that_may_write(
         ("chat", {**CHAT, "messages": [{**HI[0], "images": ["aGk="]}]}, 400, "images"),
         ("chat", {**CHAT, "messages": [{"role": "tool", "content": "x"}]}, 400, "tool"),
         ("chat", {**CHAT, "options": {"temperature": "hot"}}, 400, "temperature"),
+        ("chat", {**CHAT, "options": {"temperature": 2.5}}, 400, "temperature"),
         ("chat", {**CHAT, "options": {"warmth": 1}}, 400, "warmth"),
         ("chat", {**CHAT, "options": {"mirostat": 2}}, 400, "mirostat"),
         ("chat", {**CHAT, "format": "xml"}, 400, "format"),
@@ -251,6 +309,9 @@ async def test_options_and_formats_are_translated() -> None:
     sampling = body.sampling()
     assert (sampling["repetition_penalty"], sampling["min_p"]) == (1.2, 0.1)
     assert (sampling["max_tokens"], sampling["top_p"]) == (2**31 - 1, None)
+    for unlimited in (0, -2):
+        asked = {"model": "m", "options": {"num_predict": unlimited}}
+        assert GenerateBody.model_validate(asked).sampling()["max_tokens"] == 2**31 - 1
     assert body.grammar() == Grammar("json_schema", '{"type": "object"}')
     assert GenerateBody.model_validate({"model": "m", "format": "json"}).grammar() == Grammar(
         "json_object"

@@ -180,8 +180,27 @@ for _ in range(40):
         ({"messages": [{"role": "user", "content": 10**30}]}, "messages.0.content"),
         ({"temperature": 3}, "temperature"),
         ({"n": 10**6}, "n"),
-        ({"stop": [""]}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        (
+            {"messages": [*CHAT["messages"], {"role": "assistant", "content": "x"}]},
+            "messages.1.role",
+        ),
+        ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+        ({"n": "2"}, "n"),
+        ({"n": 2.0}, "n"),
+        ({"n": True}, "n"),
+        ({"temperature": "0.5"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"seed": "7"}, "seed"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"ignore_eos": "true"}, "ignore_eos"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"enable_thinking": 0}}, "chat_template_kwargs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
@@ -221,6 +240,117 @@ async def test_what_is_wrong_is_refused_by_name(
     assert "\n" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("stop", "param", "says"),
+    [
+        ("", "stop.0", "at least 1"),
+        ([""], "stop.0", "at least 1"),
+        ([1], "stop.0", "string"),
+        (["a", None], "stop.1", "string"),
+        (1, "stop", "list"),
+        (["x"] * 17, "stop", "at most 16"),
+        ("x" * 50_000, "stop.0", "at most 1000 char"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/v1/generate"])
+async def test_a_wrong_stop_is_named_with_its_limit(
+    client: httpx.AsyncClient, path: str, stop: Any, param: str, says: str
+) -> None:
+    response = await client.post(path, json={**TEXT, "stop": stop})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    "extra", [{"logprobs": True}, {"echo": 1}, {"n": "1"}, {"prompt": [True]}, {"max_tokens": 3.0}]
+)
+async def test_completions_take_values_of_their_own_types_alone(
+    client: httpx.AsyncClient, extra: dict[str, Any]
+) -> None:
+    response = await client.post("/v1/completions", json={**TEXT, **extra})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith(next(iter(extra)))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"temperature": 1, "top_p": 1, "presence_penalty": 0, "logit_bias": {"5": 1}},
+        {"top_p": 0},
+        {"messages": CHAT["messages"] * 2},
+        {"messages": [{"role": "assistant", "content": "x"}, *CHAT["messages"]]},
+        {"chat_template_kwargs": {"enable_thinking": False, "thinking_budget": 5}},
+    ],
+)
+async def test_whole_numbers_for_floats_and_two_users_in_a_row_are_taken(
+    client: httpx.AsyncClient, extra: dict[str, Any]
+) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, **extra})
+    assert response.status_code == 200
+
+
+BAD_BODIES: list[tuple[bytes, str, str]] = [
+    (b'{"model": ' + b"[" * 3000 + b"]" * 3000 + b"}", "application/json", "nested"),
+    (b"[" * 3000 + b"]" * 3000, "application/json", "nested too deep"),
+    (b'{"model": ' + b"[" * 45_000 + b"]" * 45_000 + b"}", "application/json", "nested too deep"),
+    (b"[" * 45_000 + b"]" * 45_000, "application/json", "nested too deep"),
+    (b'{"model": "\xff"}', "application/json", "is not UTF-8"),
+    (b'{"model": }', "application/json", "is not JSON: expecting value"),
+    (b'{"model": "writer", "prompt": "Hello"}', "", "Content-Type: application/json"),
+    (
+        b'{"model": "writer", "prompt": "Hello"}',
+        "application/x-www-form-urlencoded",
+        "Content-Type: application/json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "says"), BAD_BODIES)
+async def test_a_body_that_cannot_be_read_is_told_why_in_a_sentence(
+    client: httpx.AsyncClient, body: bytes, kind: str, says: str
+) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    response = await client.post("/v1/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert says in message
+    assert len(message) < 200
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_deadline_that_passed_is_named(client: httpx.AsyncClient, path: str) -> None:
+    asked = {**(TEXT if path == "/v1/completions" else CHAT), "model": "slow", "deadline_ms": 1}
+    response = await client.post(path, json=asked)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (504, "deadline_ms")
+
+
+async def test_special_tokens_in_a_message_stay_text(client: httpx.AsyncClient) -> None:
+    messages = [{"role": "user", "content": "a~b~"}]
+    asked = {"model": "talker", "messages": messages}
+    tokens = (await client.post("/tokenize", json=asked)).json()["tokens"]
+    assert 0 not in tokens
+    plain = [{"role": "user", "content": "ab"}]
+    expected = (await client.post("/tokenize", json={**asked, "messages": plain})).json()["tokens"]
+    assert tokens == expected  # this vocabulary has no letter "~"
+
+
+async def test_a_required_call_that_is_cut_off_has_null_for_content(
+    client: httpx.AsyncClient,
+) -> None:
+    said = SAID.partition("\n")[2].removeprefix("Yes.")
+    messages = [{"role": "user", "content": said}]
+    asked = {**CALLING, "messages": messages, "tool_choice": "required", "max_tokens": 20}
+    body = (await client.post("/v1/chat/completions", json=asked)).json()
+    (choice,) = body["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"] == {"role": "assistant", "content": None, "refusal": None}
+    got = events(await client.post("/v1/chat/completions", json={**asked, "stream": True}))
+    assert not any(event["choices"][0]["delta"].get("content") for event in got)
+
+
 async def test_too_long_a_prompt_is_told_both_numbers(client: httpx.AsyncClient) -> None:
     for count, says in ((300, "has 300 tokens"), (90_000, "has at least ")):
         response = await client.post("/v1/completions", json={**TEXT, "prompt": "x" * count})
@@ -232,7 +362,11 @@ async def test_too_long_a_prompt_is_told_both_numbers(client: httpx.AsyncClient)
 
 async def test_a_missing_model_is_a_404(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/chat/completions", json={**CHAT, "model": "nobody"})
-    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (404, "model_not_found")
+    assert error["param"] == "model"
+    shown = await client.get("/v1/models/nobody")
+    assert (shown.status_code, shown.json()["error"]["param"]) == (404, "model")
 
 
 # -- tools and reasoning: the echo engine says again what the prompt says --------------------------

@@ -51,3 +51,35 @@ async def test_beyond_the_queue_of_a_class_requests_get_429_and_the_admitted_fin
         assert (error["code"], error["type"]) == ("overloaded", "rate_limit_error")
     again = await asyncio.gather(*(complete(client, "standard") for _ in range(MAX_QUEUE)))
     assert [answer.status_code for answer in again] == [200] * MAX_QUEUE
+
+
+async def test_a_tenant_with_many_works_keeps_no_other_out(
+    client: httpx.AsyncClient, new_client: Callable[..., httpx.AsyncClient]
+) -> None:
+    other = new_client("user", name="other")
+    body = {"model": "writer", "prompt": PROMPT, "n": MAX_QUEUE, "max_tokens": 100}
+    many, refused, let_in = await asyncio.gather(
+        client.post("/v1/completions", json=body),
+        client.post("/v1/completions", json=body),
+        other.post("/v1/completions", json={**body, "n": MAX_QUEUE // 2}),
+    )
+    assert (many.status_code, refused.status_code, let_in.status_code) == (200, 429, 200)
+
+
+async def test_a_request_for_too_many_answers_is_refused_by_name(
+    client: httpx.AsyncClient,
+) -> None:
+    body = {"model": "writer", "prompt": ["a"] * 3, "n": 128}
+    answer = await client.post("/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
+
+async def test_more_than_the_queue_ever_takes_is_a_mistake_not_a_wait(
+    client: httpx.AsyncClient,
+) -> None:
+    body = {"model": "writer", "prompt": PROMPT, "max_tokens": 5}
+    for extra, param in (({"n": MAX_QUEUE + 1}, "n"), ({"prompt": ["a"] * 5}, "prompt")):
+        answer = await client.post("/v1/completions", json={**body, **extra})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    answer = await client.post("/v1/completions", json={**body, "n": MAX_QUEUE})
+    assert answer.status_code == 200

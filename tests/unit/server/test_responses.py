@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -145,12 +146,14 @@ async def test_gc_sweeps_responses_whose_time_is_over(
     [
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
-        ({"input": [{"role": "robot", "content": "x"}]}, "input.0.message.role"),
+        ({"input": [{"role": "robot", "content": "x"}]}, "input.0.role"),
         ({"input": [{"type": "computer_call"}]}, "input.0"),
-        ({"input": [{"role": "user"}]}, "input.0.message.content"),
+        ({"input": [{"role": "user"}]}, "input.0.content"),
+        ({"input": [5]}, "input.0"),
+        ({"input": [{"role": "user", "content": [5]}]}, "input.0.content.0"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "input.0.message.content.0",
+            "input.0.content.0.type",
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -164,6 +167,10 @@ async def test_gc_sweeps_responses_whose_time_is_over(
         ({"tool_choice": {"type": "function", "name": "sub"}, "tools": [ADD]}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+            "text.format.schema",
+        ),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"truncation": "auto"}, "truncation"),
@@ -183,6 +190,13 @@ async def test_a_mistake_names_the_field(
         error = response.json()["error"]
         assert (error["param"] or "model").startswith(param)
         assert error["type"] == "invalid_request_error"
+        assert not re.search(r"\bmessages\b|response_format|\.message\.", str(error)), error
+
+
+async def test_max_tokens_is_told_by_its_name_here(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/v1/responses", json={**ASKED, "max_tokens": 5})).json()["error"]
+    assert error["param"] == "max_tokens"
+    assert "max_output_tokens" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,37 @@ async def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) ->
     await running
     assert set(wire.text.removesuffix("\n\n").split("\n\n")) == {": keep-alive"}
     assert wire.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+class DeafWire(Wire):
+    """A client that stays, and takes nothing after so many messages."""
+
+    def __init__(self, num_taken: int) -> None:
+        super().__init__()
+        self.num_taken = num_taken
+
+    async def send(self, message: Any) -> None:
+        if len(self.sent) == self.num_taken:
+            await asyncio.Event().wait()
+        await super().send(message)
+
+
+@pytest.mark.parametrize("num_taken", [1, 3])
+@pytest.mark.parametrize("has_end", [False, True])
+async def test_a_client_that_takes_nothing_any_more_is_given_up(
+    num_taken: int, has_end: bool
+) -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncGenerator[Any, None]:
+        try:
+            while True:
+                yield {"n": 0}
+        finally:
+            closed.set()
+
+    wire = DeafWire(num_taken)
+    until = asyncio.Event() if has_end else None
+    await wire.run(EventStream(endless(), until, send_timeout_s=0.0))
+    assert closed.is_set()
+    assert len(wire.sent) == num_taken

@@ -127,6 +127,8 @@ class FakeModel:
     pipeline: Callable[[PipelineWork], PipelineOut] | None = None
     works: list[Any] = field(default_factory=list)
     num_leases: int = 0
+    lease_terms: list[tuple[str, int, bool]] = field(default_factory=list)
+    """Of each lease: its tenant, its works, and whether it ends with them."""
     deadlines_s: list[float | None] = field(default_factory=list)
     num_cancelled: int = 0
     num_laid_out: int = 0
@@ -154,10 +156,18 @@ class FakeModel:
 
     @asynccontextmanager
     async def lease(
-        self, spec: ModelSpec, priority: Priority, deadline_s: float | None = None
+        self,
+        spec: ModelSpec,
+        priority: Priority,
+        deadline_s: float | None = None,
+        *,
+        tenant: str = "",
+        num_works: int = 1,
+        ends_early: bool = False,
     ) -> AsyncIterator[FakeModel]:
         self.num_leases += 1
         self.deadlines_s.append(deadline_s)
+        self.lease_terms.append((tenant, num_works, ends_early))
         try:
             yield self
         finally:

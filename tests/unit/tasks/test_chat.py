@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.errors import InvalidRequestError
-from llmos.tasks.chat import chat_prompt, check_messages, check_tools
+from llmos.tasks.chat import chat_prompt, check_answerable, check_messages, check_tools
 from llmos.types import Message, Tool, ToolCall, ToolUse
 
 ServedBy = Callable[..., Any]
@@ -170,7 +170,7 @@ async def test_tools_and_calls_are_rendered_as_transformers_does(
             eos_token="</s>",
             **options,
         )
-        assert ours == expected
+        assert ours.text == expected
 
 
 async def test_tools_that_must_not_be_used_are_not_told_of(made: Any) -> None:
@@ -189,8 +189,8 @@ async def test_ids_from_elsewhere_fit_a_template_that_insists_on_nine_characters
         Message("assistant", "", tool_calls=(call,)),
         Message("tool", "42", tool_call_id=call.id),
     )
-    text = await chat_prompt(context, served, talk, ToolUse(), {})
-    given, answered = text.partition('"id": "')[2][:9], text.partition('"call_id": "')[2][:9]
+    chat = await chat_prompt(context, served, talk, ToolUse(), {})
+    given, answered = (chat.text.partition(key)[2][:9] for key in ('"id": "', '"call_id": "'))
     assert given == answered
     assert given.isalnum()
 
@@ -198,8 +198,8 @@ async def test_ids_from_elsewhere_fit_a_template_that_insists_on_nine_characters
 async def test_options_cannot_replace_what_is_llmos_own(made: Any) -> None:
     context, served = await made("{{ messages[0].content }}{{ bos_token }}{{ thinking }}")
     options = {"messages": [], "bos_token": "!", "thinking": 7}
-    text = await chat_prompt(context, served, (Message("user", "Hi"),), ToolUse(), options)
-    assert text == "Hi<s>7"
+    chat = await chat_prompt(context, served, (Message("user", "Hi"),), ToolUse(), options)
+    assert chat.text == "Hi<s>7"
 
 
 CALL = Message("assistant", "", tool_calls=(ToolCall("c1", "f", "{}"), ToolCall("c2", "g", "{}")))
@@ -229,6 +229,42 @@ def test_turns_that_do_not_follow_from_each_other_are_refused(
     with pytest.raises(InvalidRequestError) as raised:
         check_messages(messages)
     assert raised.value.param == param
+
+
+SYSTEM, SAID = Message("system", "be"), Message("assistant", "hm")
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([SYSTEM], "messages"),
+        ([SYSTEM, SYSTEM], "messages"),
+        ([SAID], "messages.0.role"),
+        ([SYSTEM, HI, SAID], "messages.2.role"),
+    ],
+)
+def test_what_leaves_nothing_to_answer_is_refused(messages: list[Message], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        check_answerable(messages)
+    assert raised.value.param == param
+
+
+def test_two_users_in_a_row_and_a_system_message_last_can_be_answered() -> None:
+    check_answerable([HI, HI])
+    check_answerable([HI, SYSTEM])
+
+
+async def test_a_system_message_that_the_template_would_drop_is_refused(made: Any) -> None:
+    turns = (HI, Message("system", "hi"), HI)
+    everyone = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    context, served = await made(everyone)
+    assert (await chat_prompt(context, served, turns, ToolUse(), {})).text == "hihihi"
+    skips = "{% if loop.first or m.role != 'system' %}{{ m.content }}{% endif %}"
+    context, served = await made("{% for m in messages %}" + skips + "{% endfor %}")
+    with pytest.raises(InvalidRequestError, match="put it first") as raised:
+        await chat_prompt(context, served, turns, ToolUse(), {})
+    assert raised.value.param == "messages.1.role"
+    assert (await chat_prompt(context, served, (SYSTEM, HI), ToolUse(), {})).text == "behi"
 
 
 @pytest.mark.parametrize(

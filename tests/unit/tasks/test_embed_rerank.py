@@ -166,8 +166,13 @@ async def test_a_long_document_is_refused_or_cut_and_a_long_query_never_cut(
         await rerank(context, served, "hello", ["very " * 6], TERMS)
     await rerank(context, served, "hello", ["very " * 6], TERMS, truncate=True)
     assert [len(work.input_ids) for work in fake.works] == [6]
-    with pytest.raises(ContextLengthError, match="its first part"):
-        await rerank(context, served, "hello " * 9, ["very"], TERMS, truncate=True)
+    for query in ("hello " * 9, "hello " * 10**6):
+        for truncate in (False, True):
+            with pytest.raises(
+                ContextLengthError, match=r"^query has .* a pair: shorten it\.$"
+            ) as e:
+                await rerank(context, served, query, ["very"], TERMS, truncate=truncate)
+            assert e.value.param == "query"
 
 
 async def test_pairs_have_type_ids_where_the_tokenizer_tells_texts_apart(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from llmos.errors import (
     UnsupportedTaskError,
 )
 from llmos.library.manifest import Manifest
+from llmos.settings import Settings
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.generate import Deadline, generate, generate_all, sampling_for
 from llmos.types import (
@@ -63,6 +65,18 @@ async def test_text_comes_back_with_usage_on_the_last_chunk(
     assert chunks[-1].usage == Usage(len(fake.works[0].prompt_ids), len(ids))
     assert chunks[-1].finish_reason == "stop"
     assert fake.num_leases == 0
+
+
+@pytest.mark.parametrize(("slides", "ends_early"), [(False, True), (True, False)])
+async def test_a_lease_is_for_every_choice_and_ends_with_the_last_unless_the_model_slides(
+    served_by: ServedBy, spelled: Outs, slides: bool, ends_early: bool
+) -> None:
+    context, served, fake = await served_by(
+        "characters", "generate", tokens=lambda _: spelled([1]), generation={"slide": slides}
+    )
+    asked = request("Hello", n=3, owner="ann", sampling={"max_tokens": 5})
+    await read(context, served, asked)
+    assert fake.lease_terms == [("ann", 3, ends_early)]
 
 
 async def test_max_tokens_is_clipped_to_what_the_context_leaves(
@@ -317,6 +331,76 @@ async def test_a_prompt_alone_is_scored_without_output(served_by: ServedBy) -> N
     assert fake.works[0].sampling.max_tokens == 1
     assert len(chunks[0].logprobs) == 3
     assert (chunks[0].finish_reason, chunks[0].usage) == ("length", Usage(3, 0))
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+async def test_a_prompt_of_one_token_is_echoed_though_nothing_predicts_it(
+    served_by: ServedBy, spelled: Outs, max_tokens: int
+) -> None:
+    context, served, _ = await served_by(
+        "characters", "generate", tokens=lambda work: spelled([5] * work.sampling.max_tokens)
+    )
+    sampling = {"logprobs": 1, "max_tokens": max_tokens}
+    asked = [request((3,), echo=True, sampling=sampling) for _ in range(2)]
+    chunks = [chunk async for chunk in generate_all(context, served, asked)]
+    for index in range(2):
+        own = [chunk for chunk in chunks if chunk.index == index]
+        expected = served.tokenizer.decode([3] + [5] * max_tokens)
+        assert "".join(chunk.text for chunk in own) == expected
+        shown = [token.logprob for chunk in own for token in chunk.logprobs]
+        assert shown == [None] + [-0.5] * max_tokens
+    assert chunks[-1].usage == Usage(2, 2 * max_tokens)
+
+
+@pytest.mark.parametrize(("num_tokens", "fits"), [(64, True), (65, False)])
+async def test_a_prompt_that_is_only_scored_may_fill_the_context(
+    served_by: ServedBy, num_tokens: int, fits: bool
+) -> None:
+    def tokens(work: GenerateWork) -> list[TokensOut]:
+        return [TokensOut((), "length", prompt_pieces(work))]
+
+    context, served, _ = await served_by("characters", "generate", tokens=tokens)
+    ids = (3,) * num_tokens
+    sampling = {"logprobs": 1, "max_tokens": 0}
+    if fits:
+        _, chunks = await read(context, served, request(ids, echo=True, sampling=sampling))
+        assert len(chunks[0].logprobs) == num_tokens
+    else:
+        with pytest.raises(ContextLengthError):
+            await read(context, served, request(ids, echo=True, sampling=sampling))
+    with pytest.raises(ContextLengthError):
+        await read(context, served, request(ids, echo=True, sampling={"max_tokens": 1}))
+
+
+async def test_more_choices_or_prompts_than_the_queue_takes_are_a_mistake(
+    served_by: ServedBy, spelled: Outs
+) -> None:
+    context, served, _ = await served_by("characters", "generate", tokens=lambda _: spelled([1]))
+    context = dataclasses.replace(context, settings=Settings(max_queue=3))
+    with pytest.raises(InvalidRequestError, match="max_queue") as raised:
+        await read(context, served, request("a", n=4))
+    assert raised.value.param == "n"
+    with pytest.raises(InvalidRequestError, match="max_queue") as raised:
+        [chunk async for chunk in generate_all(context, served, [request("a", n=2)] * 2)]
+    assert raised.value.param == "prompt"
+    await read(context, served, request("a", n=3))
+
+
+async def test_tools_that_are_far_too_long_are_named(speaking: Any) -> None:
+    context, served, _ = await speaking("a")
+    tools = ToolUse((Tool("f", "x" * 100_000),))
+    with pytest.raises(ContextLengthError) as raised:
+        await read(context, served, request(ASKED, tool_use=tools))
+    assert raised.value.param == "tools"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_required_call_cut_off_leaves_no_markup(speaking: Any, stream: bool) -> None:
+    context, served, _ = await speaking('<tool_call>\n{"name": "f", "argum', "length")
+    required = ToolUse(TOOLS.tools, "required")
+    _, chunks = await read(context, served, request(ASKED, tool_use=required, stream=stream))
+    assert joined(chunks) == ("", "", "")
+    assert chunks[-1].finish_reason == "length"
 
 
 async def test_the_end_token_has_its_place_after_a_scored_prompt(served_by: ServedBy) -> None:

@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from llmos.engines.grammars import compile_grammar
 from llmos.errors import GrammarError, InvalidRequestError, OverloadedError
-from llmos.tasks.grammar import Check, Grammars, tools_grammar
+from llmos.tasks.grammar import Check, Grammars, check_size, tools_grammar
 from llmos.tasks.sandbox import SandboxBrokenError, SandboxTimeoutError
 from llmos.types import Grammar, Tool, ToolUse
 
@@ -39,7 +39,7 @@ TREE = Tool(
         "additionalProperties": False,
     },
 )
-ANYTHING = Tool("get")
+ANYTHING = Tool("get", parameters={"type": "object"})
 TOOLS = (WEATHER, TREE, ANYTHING)
 
 REFUSED: dict[str, Grammar] = {
@@ -176,7 +176,7 @@ class SlowSandbox:
         self.error = error
         self.asked: list[Check] = []
 
-    async def ask(self, question: Check, timeout_s: float, wait_s: float) -> Any:
+    async def ask(self, question: Check, timeout_s: float, *, owner: str, key: bytes) -> Any:
         self.asked.append(question)
         raise self.error
 
@@ -376,7 +376,6 @@ def test_calls_have_no_white_space_to_drown_in(form: str) -> None:
         ('start: a\na: "x" b\n', 'line 2, column 4: unknown name: "b"'),
         ('start: "x" (', "line 1, column 13: Expected"),
         ('start: "x"\n\nb: ~', "line 3, column 5: Expected"),
-        ("start:", "line 1, column"),
         ('start: "x', "line 1, column"),
     ],
 )
@@ -424,3 +423,23 @@ def test_a_tool_that_is_not_there_cannot_be_chosen() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         tools_grammar(ToolUse(TOOLS, "fly"), "hermes")
     assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3", "mistral"])
+def test_a_tool_without_parameters_takes_an_empty_object(form: str) -> None:
+    write = WRITERS[form]
+    key = "parameters" if form == "llama3" else "arguments"
+    grammar = tools_grammar(ToolUse((Tool("clock"),), "required"), form)
+    assert takes(grammar, write(call("clock", key)))
+    assert not takes(grammar, write(call("clock", key, a=1)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [("lark", "The grammar"), ("regex", "The regular expression"), ("json_schema", "The JSON sch")],
+)
+def test_an_error_of_size_names_its_subject(kind: Any, subject: str) -> None:
+    with pytest.raises(GrammarError) as raised:
+        check_size(Grammar(kind, "x" * 300_000))
+    assert raised.value.message.startswith(subject)
+    assert "300000 bytes" in raised.value.message

@@ -197,3 +197,28 @@ def test_ids_have_the_form_that_the_family_wants() -> None:
     assert FORMATS["mistral"].new_id().isalnum()
     assert len(FORMATS["mistral"].new_id()) == 9
     assert FORMATS["hermes"].new_id() != FORMATS["hermes"].new_id()
+
+
+@pytest.mark.parametrize(
+    ("eager", "cut", "calls"),
+    [
+        (True, '<tool_call>\n{ "na', []),
+        (False, '<tool_call>\n{ "na', []),
+        (True, '<tool_call>\n{"name": "f", "arguments": {"a"', [("f", '{"a"')]),
+        (False, '<tool_call>\n{"name": "f", "arguments": {"a"', []),
+        (False, '<tool_call>\n{"name": "f", "arguments": {"a": 1}', [("f", '{"a": 1}')]),
+        (False, '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n<to', [("f", "{}")]),
+    ],
+)
+def test_markup_of_a_constrained_call_that_is_cut_is_no_content(
+    eager: bool, cut: str, calls: Calls
+) -> None:
+    for size in (1, 7, len(cut)):
+        parser = ToolParser(FORMATS["hermes"], ["f"], eager=eager, is_constrained=True)
+        pieces = [cut[at : at + size] for at in range(0, len(cut), size)]
+        parts = [part for piece in pieces for part in parser.push(piece)] + parser.flush()
+        assert not any(isinstance(part, str) for part in parts)
+        deltas = [part for part in parts if isinstance(part, ToolCallDelta)]
+        assert "".join(f"{one.name or ''}{one.arguments}" for one in deltas) == "".join(
+            name + arguments for name, arguments in calls
+        )

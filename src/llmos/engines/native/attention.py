@@ -35,6 +35,10 @@ class RowChunk:
     adapter: str = ""
     """Key of a loaded adapter; empty: the base model."""
 
+    def __post_init__(self) -> None:
+        # Not of its own tokens alone: a runner that is not paged holds the ones before them back.
+        assert 0 <= self.num_logits <= self.end, "logits are wanted of tokens that are not there"
+
     @property
     def end(self) -> int:
         return self.start + len(self.token_ids)

@@ -6,7 +6,8 @@ reach. Time is kept for the decoding rows of the two upper classes (``LATENCY_CL
 chunk may not push them past their inter-token target; the rows of the lower classes use what is
 left. At every limit (rows, blocks, tokens, time) a better class takes the place of a worse one;
 a row that loses its blocks is computed again later, through the prefix cache. A class that others
-held back for too long has its best row promoted above all, until that row ends.
+held back for too long has its best row promoted above all, until that row ends. In a class, rows
+give way to those of a tenant that had far less, one at a time and seldom.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FILLING_SHARE = 0.45
 and most tokens should come well within the target."""
 ARRIVAL_SHARE = 1.25
 """Of the same, what any other step may take: so long may a new request have to wait for it."""
+YIELD_STEPS = 8
+"""Rows give way to another tenant's of their class at most once in so many steps."""
 MIN_CHUNK_TOKENS = 8
 """A shorter chunk of a prompt is not worth its overhead; up to so many may use the last quarter of
 the target, for a prompt of the upper classes to get ahead in a full batch."""
@@ -85,6 +88,12 @@ class State:
     """Bounds the memory of rows that want all logits."""
     cost: StepCost = FREE
     itl_target_s: float = float("inf")
+    step_limit_s: float = float("inf")
+    """What a step may take for the sake of other models."""
+    tenant_lead: float = float("inf")
+    """Rows whose virtual time is further ahead of another's of their class give way to it. The two
+    do not take turns: it then has this lead to make up, and as much again to gain."""
+    steps_since_yield: int = YIELD_STEPS
     spent_s: float = 0.0
     """Time this step has already taken."""
     held_back_tokens: tuple[int, ...] = (0,) * NUM_CLASSES
@@ -111,20 +120,23 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     preempted: tuple[str, ...]
     promoted: tuple[str, ...] = ()
+    has_yielded: bool = False
+    """A row was preempted for another tenant of its class."""
 
 
 def plan(state: State) -> StepPlan:
     """Return the next step. It is empty only when there are no rows."""
     promoted = _promotions(state)
     step = _Step(state, promoted)
-    for row in sorted(step.rows, key=lambda row: (row.rank_class, not step.decodes(row), row.rank)):
+    for row in sorted(step.rows, key=lambda row: (row.rank_class, step.goes_later(row), row.rank)):
         if step.decodes(row):
             _plan_decode(step, row)
         else:
             _plan_prefill(step, row)
     _add_drafts(step)
     chunks = sorted(step.chunks.values(), key=lambda chunk: chunk.num_tokens > 1)
-    return StepPlan(tuple(chunks), tuple(step.preempted), tuple(sorted(promoted)))
+    promotions = tuple(sorted(promoted))
+    return StepPlan(tuple(chunks), tuple(step.preempted), promotions, step.has_yielded)
 
 
 def _promotions(state: State) -> set[str]:
@@ -158,6 +170,8 @@ def _plan_prefill(step: _Step, row: Row) -> None:
     is_waiting = row.id in step.waiting_ids
     if not is_waiting and row.id not in step.alive:
         return
+    if row.wants_all_logits and step.logits_left < 1:
+        return  # the next step has room for more of them; others may go on
     num_tokens = _chunk_tokens(step, row)
     step.takes_prefills = step.takes_prefills and num_tokens > 0
     if not step.takes_prefills:
@@ -189,13 +203,14 @@ def _chunk_tokens(step: _Step, row: Row) -> int:
         return least
     if step.has_prefill or row.rank_class >= LATENCY_CLASSES:
         return 0
-    return min(least, step.prefill_tokens_until(step.state.itl_target_s, row))
+    last_s = min(step.state.itl_target_s, max(step.state.step_limit_s, step.limit_s(row)))
+    return min(least, step.prefill_tokens_until(last_s, row))
 
 
 def _admit(step: _Step, row: Row, num_new_blocks: int) -> bool:
     """Make room for a waiting row, if need be by preempting rows of a worse class."""
     victims = sorted(
-        (other for other in step.alive.values() if other.rank_class > row.rank_class),
+        (other for other in step.alive.values() if step.gives_way(other, row)),
         key=lambda other: other.rank,
     )
     num_freed = step.num_freed(victims, but=row)
@@ -206,7 +221,10 @@ def _admit(step: _Step, row: Row, num_new_blocks: int) -> bool:
         num_new_blocks + step.num_idle(row) > step.free_blocks
         or len(step.alive) >= step.state.max_rows
     ):
-        step.preempt(victims.pop())
+        victim = victims.pop()
+        step.has_yielded |= victim.rank_class == row.rank_class
+        step.preempt(victim)
+    step.may_yield &= not step.has_yielded
     step.admit(row)
     return True
 
@@ -242,6 +260,7 @@ class _Step:
     is_short_of_blocks: bool = False
     """A decoding row had to preempt another: admit nobody else in this step."""
     has_prefill: bool = False
+    has_yielded: bool = False
 
     def __post_init__(self) -> None:
         state = self.state
@@ -263,6 +282,13 @@ class _Step:
         self.reserved = {row.id: self.decode_s(row) for row in streaming}
         """Time kept for the rows with an inter-token target; for each also a token."""
         self.charged_s: dict[str, float] = {}
+        self.may_yield = state.steps_since_yield >= YIELD_STEPS
+        self.furthest: dict[int, float] = {}
+        """By class, the highest virtual time of a running row that is not promoted."""
+        for row in self.alive.values():
+            if not row.is_promoted:
+                before = self.furthest.get(row.rank_class, row.virtual_time)
+                self.furthest[row.rank_class] = max(before, row.virtual_time)
         self.spent_s = state.spent_s + state.cost.step_s + sum(self.reserved.values())
 
     @cached_property
@@ -272,6 +298,21 @@ class _Step:
 
     def decodes(self, row: Row) -> bool:
         return row.num_left == 1 and row.id not in self.waiting_ids
+
+    def goes_later(self, row: Row) -> bool:
+        """Whether the decoding rows of its class go before a row: not those of the lower classes,
+        which may fill a step, where their tenants had far more."""
+        if self.decodes(row):
+            return False
+        lead = self.furthest.get(row.rank_class, row.virtual_time) - row.virtual_time
+        return row.rank_class < LATENCY_CLASSES or lead <= self.state.tenant_lead
+
+    def gives_way(self, row: Row, other: Row) -> bool:
+        """Whether a running row may be preempted to admit another."""
+        if row.rank_class != other.rank_class:
+            return row.rank_class > other.rank_class
+        lead = row.virtual_time - other.virtual_time
+        return self.may_yield and lead > self.state.tenant_lead and not row.is_promoted
 
     def decode_s(self, row: Row) -> float:
         return self.state.cost.decode_s(row.num_tokens)
@@ -287,7 +328,8 @@ class _Step:
             share = STREAMING_SHARE if row.rank_class < LATENCY_CLASSES else FILLING_SHARE
         cost = self.state.cost
         # Where a single token comes near the target, the target cannot be what counts.
-        return max(share * self.state.itl_target_s, 2 * (cost.step_s + cost.decode_token_s))
+        limit_s = min(share * self.state.itl_target_s, self.state.step_limit_s)
+        return max(limit_s, 2 * (cost.step_s + cost.decode_token_s))
 
     def prefill_tokens_until(self, limit_s: float, row: Row) -> int:
         """How many tokens of a prompt may join for the step to end by ``limit_s``."""
@@ -335,6 +377,7 @@ class _Step:
         if chunk := self.chunks.pop(row.id, None):
             self.free_blocks += chunk.num_new_blocks
             self.tokens_left += chunk.num_tokens
+            self.logits_left += chunk.num_tokens if row.wants_all_logits else 0
         self.spent_s -= self.reserved.pop(row.id, 0.0) + self.charged_s.pop(row.id, 0.0)
         del self.alive[row.id]
         self.preempted.append(row.id)

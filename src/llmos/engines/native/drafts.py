@@ -61,6 +61,9 @@ class DraftModel:
         self._block_size = block_size
         self._held: dict[str, _Held] = {}
 
+    def begin(self) -> None:
+        """A step begins; there is nothing to do."""
+
     def kind(self, sequence: Sequence) -> int | None:
         """Its guesses are all of one kind."""
         return 0

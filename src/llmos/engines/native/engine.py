@@ -9,19 +9,27 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Listing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from llmos.engines import base
 from llmos.engines.loading import release_memory
 from llmos.engines.native import batcher
 from llmos.engines.native.compiling import CompilingWorks
-from llmos.engines.native.execution import accepted, execute, load_of
+from llmos.engines.native.execution import (
+    Pieces,
+    accepted,
+    attempt,
+    execute,
+    load_of,
+    shares_of,
+    total_of,
+)
 from llmos.engines.native.predictor import FREE, Predictor, StepLoad
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sequences import Sequence, Sequences
@@ -49,8 +57,8 @@ ITL_TARGET_MS = 200
 LOGITS_BYTES = 2**26
 """What the logits of prompts whose log-probabilities are wanted may take in a step."""
 AGEING_TOKENS = 8192
-COMPILING_WAIT_S = 0.002
-"""A step takes so long when there is nothing to compute but grammars."""
+TENANT_LEAD_MS = 1000.0
+"""So much more compute than another of its class a tenant may have had and keep its rows."""
 
 Reports = list[tuple[str, WorkOut | LlmosError]]
 
@@ -89,7 +97,9 @@ class NativeEngine(base.Engine):
         self._clock = clock
         self._ready: Reports = []
         self._virtual_ms: Mapping[str, float] = {}
-        self._shares: dict[str, float] = {}
+        self._step_limit_s = math.inf
+        self._wake: Callable[[], None] = lambda: None
+        self._shares: Mapping[str, float] = {}
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._speculator: Speculator | None = None
@@ -120,7 +130,8 @@ class NativeEngine(base.Engine):
         self._vocab_size = model.vocab_size
         self._max_tokens = model.max_tokens
         self._predictor = Predictor(model.prior)
-        self._compiling = CompilingWorks(model.grammars) if model.grammars else None
+        if model.grammars:
+            self._compiling = CompilingWorks(model.grammars, lambda: self._wake())
         if self._speculates and model.runner.is_paged:
             self._speculator = Speculator(model.drafter or PromptLookup())
 
@@ -151,18 +162,19 @@ class NativeEngine(base.Engine):
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._ready or self._compiling)
+        """Works whose grammars are being compiled are none for a step: they ``wake`` the host."""
+        done = self._compiling is not None and self._compiling.done()
+        return bool(self._sequences or self._ready or done)
 
     def step(self) -> Reports:
         """Compute one batch; report the tokens of the sequences that got any."""
         outs, self._ready = self._ready, []
+        self._shares = {}
         begun = self._clock()
         if self._sequences is not None:
             outs += self._join(self._sequences, begun)
             outs += self._expire(self._sequences, begun)
         if not self._sequences:
-            if self._compiling and not outs:
-                self._compiling.wait(COMPILING_WAIT_S)
             return outs
         self._speculate(self._sequences, begun)
         drafted = self._clock()
@@ -172,10 +184,14 @@ class NativeEngine(base.Engine):
         assert self._runner is not None
         try:
             sampled = execute(self._runner, placed)
-        except torch.AcceleratorError as error:
-            raise base.DeviceLostError(f"The device failed: {error}") from error
+        except BaseException as error:
+            self._sequences.doubt(placed)
+            if isinstance(error, torch.AcceleratorError):
+                raise base.DeviceLostError(f"The device failed: {error}") from error
+            raise
+        self._sequences.advance(placed)
         for sequence, pieces in sampled:
-            outs.append((sequence.id, self._advance(sequence, pieces)))
+            outs.append((sequence.id, self._settle(sequence, pieces)))
         self._account(loads, self._clock() - drafted)
         return outs
 
@@ -211,13 +227,10 @@ class NativeEngine(base.Engine):
     def urgency(self, now: float) -> base.Urgency:
         """Return how soon a token or an answer is due, and for whom there is work."""
         if not self._sequences:
-            works = [compiling.work for compiling in self._compiling or ()]
+            works = self._compiling.done() if self._compiling else []
             best = min((work.priority for work in works), default=Priority.STANDARD)
-            return base.Urgency(0.0 if self._ready else math.inf, best)
-        slack_s = min(s.due(self._itl_target_s) for s in self._sequences) - now
-        best = min(sequence.work.priority for sequence in self._sequences)
-        tenants = (s.work.tenant for s in self._sequences if s.work.priority == best)
-        return base.Urgency(slack_s, best, tuple(dict.fromkeys(tenants)))
+            return base.Urgency(0.0 if works or self._ready else math.inf, best)
+        return self._sequences.urgency(now, self._itl_target_s)
 
     def last_shares(self) -> Mapping[str, float]:
         """Return each tenant's share of what the last step computed."""
@@ -227,22 +240,21 @@ class NativeEngine(base.Engine):
         """Rank rows of a class by their tenants' virtual times from here on."""
         self._virtual_ms = virtual_ms
 
+    def set_step_limit(self, seconds: float) -> None:
+        """Plan steps, from here on, that take no longer."""
+        self._step_limit_s = seconds
+
+    def set_waker(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` when a grammar is compiled, from the thread that did it."""
+        self._wake = wake
+
     def stats(self) -> EngineStats:
         """Return counts of rows, blocks and tokens."""
         sequences, speculator = self._sequences, self._speculator
         if sequences is None:
             return EngineStats()
-        pool = sequences.pool
-        running = Counter(s.work.priority for s in sequences if s.blocks)
-        waiting = Counter(s.work.priority for s in sequences if not s.blocks)
-        return EngineStats(
-            running=_per_class(running),
-            waiting=_per_class(waiting),
-            preemptions=_per_class(sequences.preemptions),
-            kv_used_blocks=pool.num_blocks - pool.num_free,
-            kv_blocks=pool.num_blocks,
-            prefix_query_tokens=sequences.prefix_query_tokens,
-            prefix_hit_tokens=sequences.prefix_hit_tokens,
+        return msgspec.structs.replace(
+            sequences.stats(),
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             draft_tokens=speculator.num_drafted if speculator else 0,
@@ -287,12 +299,27 @@ class NativeEngine(base.Engine):
             max_step_logits=max(1, LOGITS_BYTES // (4 * self._vocab_size)),
             cost=self._predictor.cost,
             itl_target_s=self._itl_target_s,
+            step_limit_s=self._step_limit_s,
+            tenant_lead=TENANT_LEAD_MS,
+            steps_since_yield=sequences.steps_since_yield,
             spent_s=spent_s,
             held_back_tokens=tuple(sequences.held_back_tokens),
             ageing_tokens=self._ageing_tokens,
         )
 
-    def _advance(self, sequence: Sequence, pieces: list[TokenPiece | None]) -> WorkOut | LlmosError:
+    def _settle(self, sequence: Sequence, pieces: Pieces | EngineError) -> WorkOut | LlmosError:
+        """Return what to report of a sequence; whatever is wrong with it is its own failure."""
+        if not isinstance(pieces, EngineError):
+            out = attempt(self._advance, sequence, pieces)
+            if not isinstance(out, EngineError):
+                return out
+            pieces = out
+        assert self._sequences is not None
+        if self._sequences.get(sequence.id) is sequence:
+            self._remove(sequence)
+        return pieces
+
+    def _advance(self, sequence: Sequence, pieces: Pieces) -> WorkOut | LlmosError:
         """Append the tokens and say what to report. The end token itself is not reported."""
         drafts, sequence.drafts = sequence.drafts, []
         taken = accepted(drafts, pieces)
@@ -344,20 +371,10 @@ class NativeEngine(base.Engine):
 
     def _account(self, loads: Listing[tuple[str, StepLoad]], seconds: float) -> None:
         """Learn how long the step took, and whose it was."""
-        total = StepLoad(
-            sum(load.prefill_tokens for _, load in loads),
-            sum(load.decode_tokens for _, load in loads),
-            sum(load.keys for _, load in loads),
-        )
+        total = total_of(loads)
         self._prompt_tokens += total.prefill_tokens
         self._predictor.observe(total, seconds)
-        cost = self._predictor.cost
-        shares: dict[str, float] = {}
-        for tenant, load in loads:
-            share = cost.marginal_s(load) or load.prefill_tokens + load.decode_tokens
-            shares[tenant] = shares.get(tenant, 0.0) + share
-        whole = sum(shares.values())
-        self._shares = {tenant: share / whole for tenant, share in shares.items()}
+        self._shares = shares_of(loads, self._predictor.cost)
 
     def _remove(self, sequence: Sequence, *, is_poisoned: bool = False) -> None:
         assert self._sequences is not None
@@ -378,8 +395,3 @@ class NativeEngine(base.Engine):
 
 def _itl_target_s() -> float:
     return float(os.environ.get("LLMOS_ITL_TARGET_MS", ITL_TARGET_MS)) / 1000
-
-
-def _per_class(counts: Mapping[Priority, int] | Listing[int]) -> tuple[int, int, int, int]:
-    interactive, standard, batch, background = (counts[priority] for priority in Priority)
-    return interactive, standard, batch, background

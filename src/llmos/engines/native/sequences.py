@@ -9,15 +9,24 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from llmos.engines.base import Urgency
 from llmos.engines.native import batcher
 from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.blocks import BlockPool, next_key, root_key
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sampler import SampledRow
-from llmos.types import FinishReason, GenerateWork, Priority, TokenPiece, TokensOut
+from llmos.types import (
+    EngineStats,
+    FinishReason,
+    GenerateWork,
+    Priority,
+    TokenPiece,
+    TokensOut,
+)
 
 if TYPE_CHECKING:
     from llmos.engines.native.grammar import GrammarState
@@ -85,6 +94,12 @@ class Sequence:
             return min(self.deadline, self.last_token_s + itl_target_s)
         return min(self.deadline, self.submitted_s + FIRST_TOKEN_TARGETS * itl_target_s)
 
+    @property
+    def is_streaming(self) -> bool:
+        """Whether somebody sees its tokens come: of the upper classes, and no longer waiting."""
+        is_upper = self.work.priority < batcher.LATENCY_CLASSES
+        return is_upper and bool(self.blocks) and self.last_token_s is not None
+
     def row(self, virtual_time: float) -> batcher.Row:
         """Return the sequence as the batcher sees it (its cached blocks, while it waits, aside)."""
         return batcher.Row(
@@ -129,6 +144,7 @@ class Sequences:
         self.pool = BlockPool(num_blocks)
         self.block_size = block_size
         self.held_back_tokens = [0] * len(Priority)
+        self.steps_since_yield = 0
         self.preemptions = [0] * len(Priority)
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
@@ -216,6 +232,35 @@ class Sequences:
             keys.append(next_key(previous, sequence.token_ids[first : first + size]))
         return keys[index]
 
+    # -- what the host asks ----------------------------------------------------------------------
+
+    def urgency(self, now: float, itl_target_s: float) -> Urgency:
+        """Return how soon a token or an answer is due, and for whom; there must be sequences."""
+        best = min(sequence.work.priority for sequence in self)
+        tenants = (sequence.work.tenant for sequence in self if sequence.work.priority == best)
+        streams = [sequence.due(itl_target_s) for sequence in self if sequence.is_streaming]
+        return Urgency(
+            min(sequence.due(itl_target_s) for sequence in self) - now,
+            best,
+            tuple(dict.fromkeys(tenants)),
+            stream_slack_s=min(streams, default=math.inf) - now,
+            step_limit_s=batcher.FILLING_SHARE * itl_target_s if streams else math.inf,
+        )
+
+    def stats(self) -> EngineStats:
+        """Return counts of rows, blocks and preemptions."""
+        running = Counter(s.work.priority for s in self if s.blocks)
+        waiting = Counter(s.work.priority for s in self if not s.blocks)
+        return EngineStats(
+            running=_per_class(running),
+            waiting=_per_class(waiting),
+            preemptions=_per_class(self.preemptions),
+            kv_used_blocks=self.pool.num_blocks - self.pool.num_free,
+            kv_blocks=self.pool.num_blocks,
+            prefix_query_tokens=self.prefix_query_tokens,
+            prefix_hit_tokens=self.prefix_hit_tokens,
+        )
+
     # -- carrying out a plan ---------------------------------------------------------------------
 
     def place(
@@ -233,6 +278,7 @@ class Sequences:
             if row := waiting.get(chunk.id):
                 self._admit(self[chunk.id], row)
         self._count_held_back(plan)
+        self.steps_since_yield = 0 if plan.has_yielded else self.steps_since_yield + 1
         return [(self[chunk.id], self._chunk(chunk)) for chunk in plan.chunks]
 
     def _admit(self, sequence: Sequence, row: batcher.Row) -> None:
@@ -257,13 +303,14 @@ class Sequences:
         start, num_known = sequence.num_cached, len(sequence.token_ids)
         end = start + chunk.num_tokens
         sequence.drafts = sequence.drafts[: max(0, end - num_known)]
-        sequence.num_cached = min(end, num_known)
+        num_logits = self._num_logits(sequence, end)
+        assert num_logits <= chunk.num_tokens or not self._runner.is_paged
         return RowChunk(
             id=sequence.id,
             token_ids=[*sequence.token_ids[start:end], *sequence.drafts],
             start=start,
             blocks=sequence.blocks,
-            num_logits=self._num_logits(sequence, end),
+            num_logits=num_logits,
             adapter=sequence.work.adapter,
         )
 
@@ -274,7 +321,18 @@ class Sequences:
             return max(0, end - num_known + 1)
         if end < num_known and not self._runner.is_paged:
             return 0  # without blocks a prompt is computed at once, with its last chunk
-        return end - len(sequence.prompt_pieces)
+        # Where it was preempted, what it computes again was scored before.
+        return max(0, end - len(sequence.prompt_pieces))
+
+    def advance(self, placed: Listing[tuple[Sequence, RowChunk]]) -> None:
+        """Note that the chunks were computed: only what was may be published."""
+        for sequence, chunk in placed:
+            sequence.num_cached = min(chunk.end, len(sequence.token_ids))
+
+    def doubt(self, placed: Listing[tuple[Sequence, RowChunk]]) -> None:
+        """Note that computing the chunks failed: nobody knows what is in their blocks now."""
+        for sequence, _ in placed:
+            sequence.is_proven = False
 
     def _count_held_back(self, plan: batcher.StepPlan) -> None:
         """Count, for each class that has rows, how much went by since it last had a part."""
@@ -310,3 +368,8 @@ class Sequences:
         sequence.blocks = []
         sequence.drafts = []
         sequence.num_cached = sequence.num_published = 0
+
+
+def _per_class(counts: Mapping[Priority, int] | Listing[int]) -> tuple[int, int, int, int]:
+    interactive, standard, batch, background = (counts[priority] for priority in Priority)
+    return interactive, standard, batch, background

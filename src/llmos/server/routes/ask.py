@@ -16,6 +16,7 @@ from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.asking import Answer, Prompt, collect, generate_request, served_for
+from llmos.server.bodies import BodyRoute
 from llmos.server.sse import Event, EventStream, answer
 from llmos.tasks.classify import CLASSIFY_TASKS, classify
 from llmos.tasks.entities import ENTITIES_TASKS, entities
@@ -31,7 +32,7 @@ _TRANSLATE_OPTIONS = {"num_beams", "no_repeat_ngram_size", "length_penalty", "ma
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/api/v1", tags=["ask a model"])
+    routes = APIRouter(prefix="/api/v1", tags=["ask a model"], route_class=BodyRoute)
 
     @routes.post("/generate")
     async def generate_text(

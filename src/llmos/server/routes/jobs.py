@@ -21,6 +21,7 @@ from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.adapters import MAY_MAKE_ADAPTERS, with_base
+from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
 from llmos.server.sse import Event, EventStream
 from llmos.training.jobs import TRAIN, wanted_base
@@ -40,7 +41,7 @@ JobId = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 def router(system: System, lifetime: Lifetime) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/api/v1", tags=["jobs"])
+    routes = APIRouter(prefix="/api/v1", tags=["jobs"], route_class=BodyRoute)
     kernel = system.kernel
 
     async def owned(job_id: int, actor: Actor, action: str) -> Job:

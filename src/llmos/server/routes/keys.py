@@ -13,6 +13,7 @@ from llmos.sdk.wire import KeyBody
 from llmos.security.actors import Actor
 from llmos.security.audit import list_events
 from llmos.server.access import allow
+from llmos.server.bodies import BodyRoute
 from llmos.types import Priority
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MAX_SEQ = 2**63 - 1
 
 def router(system: System, cache: KeyCache) -> APIRouter:
     """Return the routes; ``cache`` forgets its keys when one is revoked."""
-    routes = APIRouter(prefix="/api/v1", tags=["keys"])
+    routes = APIRouter(prefix="/api/v1", tags=["keys"], route_class=BodyRoute)
     keys = system.keys
 
     @routes.get("/keys")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +17,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.types import Priority
 
 if TYPE_CHECKING:
     from llmos.kernel.residency import Residency
-    from llmos.kernel.telemetry import Histogram, Tally
+    from llmos.kernel.telemetry import Histogram, Tally, Telemetry
     from llmos.system import System
 
 _LABELS = ("model", "priority")
@@ -38,26 +39,34 @@ _EVENTS = {
 def router(system: System) -> APIRouter:
     """Return the route."""
     routes = APIRouter(tags=["system"])
-    collector = ServingCollector(system.kernel.residency)
 
     @routes.get("/metrics", response_class=Response)
     async def metrics(actor: Annotated[Actor, allow("system.read")]) -> Response:
-        """Counters, gauges and histograms for Prometheus."""
+        """Counters, gauges and histograms for Prometheus, of the key's models alone."""
+        residency = system.kernel.residency
+        collector = ServingCollector(residency, lambda name: policy.has_model(actor, name))
         return Response(generate_latest(collector), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
 
 class ServingCollector(Collector):
-    """The metrics of one system, read from its residency whenever they are asked for."""
+    """The metrics of one system, read from its residency whenever they are asked for.
 
-    def __init__(self, residency: Residency) -> None:
+    Args:
+        shows: says of a model's name whether it is told of.
+    """
+
+    def __init__(self, residency: Residency, shows: Callable[[str], bool]) -> None:
         self._residency = residency
+        self._shows = shows
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
-        yield from _gauges(self._residency.status())
-        tallies = list(self._residency.telemetry)
+        telemetry = self._residency.telemetry
+        yield from _engine(telemetry)
+        yield from _gauges([one for one in self._residency.status() if self._shows(one["name"])])
+        tallies = [(name, model) for name, model in telemetry if self._shows(name)]
         classes = [
             ((name, priority.name.lower()), model.classes[priority])
             for name, model in tallies
@@ -76,6 +85,14 @@ class ServingCollector(Collector):
             for name, model in tallies:
                 family.add_metric((name,), model.events[event])
             yield family
+
+
+def _engine(telemetry: Telemetry) -> Iterator[Metric]:
+    starts = CounterMetricFamily("llmos_engine_starts", "Engine processes started.")
+    starts.add_metric((), telemetry.engine_starts)
+    deaths = CounterMetricFamily("llmos_engine_deaths", "Engine processes that died or hung.")
+    deaths.add_metric((), telemetry.engine_deaths)
+    return iter((starts, deaths))
 
 
 def _gauges(models: Sequence[dict[str, Any]]) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow, priority_for
 from llmos.server.adapters import with_base
+from llmos.server.bodies import BodyRoute
 from llmos.server.routes.jobs import check_target, job_json
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ PIECE_BYTES = 2**20
 
 def router(system: System) -> APIRouter:
     """Return the routes. Those with a longer path come first, since a reference may hold a "/"."""
-    routes = APIRouter(prefix="/api/v1", tags=["models"])
+    routes = APIRouter(prefix="/api/v1", tags=["models"], route_class=BodyRoute)
     library = system.library
 
     async def resolved(ref: str, actor: Actor, action: str) -> Version:
@@ -143,6 +144,7 @@ def router(system: System) -> APIRouter:
         """Remove a version. Its number is never used again; `gc` frees the space."""
         version = await resolved(ref, actor, "models.write")
         removed = await asyncio.to_thread(library.remove, ref, actor, version.kind)
+        system.kernel.residency.retire(removed.digest)
         return JSONResponse(version_json(removed))
 
     return routes

@@ -16,13 +16,15 @@ from llmos import __version__
 from llmos.errors import NotFoundError
 from llmos.kernel.jobs import ACTIVE_STATES
 from llmos.sdk.wire import GcBody
-from llmos.security import audit
+from llmos.security import audit, policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
+from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
 from llmos.server.response_store import ResponseStore
 from llmos.server.routes.jobs import job_json
 from llmos.server.sse import Event, EventStream
+from llmos.types import Priority
 
 if TYPE_CHECKING:
     from llmos.system import System
@@ -38,7 +40,7 @@ LOG_POLL_S = 0.25
 
 def router(system: System, lifetime: Lifetime) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(tags=["system"])
+    routes = APIRouter(tags=["system"], route_class=BodyRoute)
 
     @routes.get("/health")
     async def health() -> JSONResponse:
@@ -59,10 +61,14 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
 
     @routes.get("/api/v1/ps")
     async def ps(actor: Annotated[Actor, allow("system.read")]) -> JSONResponse:
-        """Models in memory, jobs that run, and the memory given out."""
+        """Models in memory, of the key's alone; jobs that run, and the memory given out."""
         running = await system.kernel.jobs.list(states=ACTIVE_STATES)
         now = system.keys.clock()
-        resident = [_model_json(model, now) for model in system.kernel.residency.status()]
+        resident = [
+            _model_json(model, now)
+            for model in system.kernel.residency.status()
+            if policy.has_model(actor, model["name"])
+        ]
         ledger = system.kernel.ledger
         memory = {"capacity_bytes": ledger.capacity_bytes, "reserved_bytes": ledger.reserved_bytes}
         jobs = [job_json(job) for job in running]
@@ -107,6 +113,10 @@ def _model_json(status: dict[str, Any], now: float) -> dict[str, Any]:
     """Return one resident model: with the leases on it and the seconds since its last use."""
     idle_s = 0.0 if status["requests"] else max(now - status["last_used_at"], 0.0)
     kept = {name: status[name] for name in _SHOWN}
+    for counted in ("running", "waiting"):
+        kept[counted] = {
+            one.name.lower(): n for one, n in zip(Priority, kept[counted], strict=True)
+        }
     return {**kept, "leases": status["requests"], "idle_s": idle_s}
 
 

@@ -12,6 +12,7 @@ from llmos.sdk.wire import TaskDefaultBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
+from llmos.server.bodies import BodyRoute
 
 if TYPE_CHECKING:
     from llmos.system import System
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(prefix="/api/v1", tags=["tasks"])
+    routes = APIRouter(prefix="/api/v1", tags=["tasks"], route_class=BodyRoute)
     library = system.library
 
     @routes.get("/tasks")

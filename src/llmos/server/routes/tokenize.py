@@ -9,12 +9,14 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
+from llmos.errors import TooLargeError
 from llmos.library.manifest import Task
 from llmos.sdk.conversation import MAX_MESSAGES, MessageBody
-from llmos.sdk.wire import Body, TokenId
+from llmos.sdk.wire import MAX_PROMPT_IDS, Body, TokenId
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.asking import served_for
+from llmos.server.bodies import BodyRoute
 from llmos.tasks.chat import CHAT_TASKS, chat_prompt, check_messages
 from llmos.tasks.embed import check_ids
 from llmos.types import ToolUse
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from llmos.tasks.context import Served
 
 TASKS: frozenset[str] = frozenset(get_args(Task))
+MAX_TEXT_BYTES = 2**20
+MAX_IDS = 200_000
 
 
 class TokenizeBody(Body):
@@ -35,9 +39,10 @@ class TokenizeBody(Body):
     model: str
     text: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_MESSAGES)] | None = (
-        None
-    )
+    messages: (
+        Annotated[list[MessageBody], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+        | None
+    ) = None
     add_special_tokens: bool | None = None
 
     @model_validator(mode="after")
@@ -51,20 +56,37 @@ class DetokenizeBody(Body):
     """Turn token ids back into the text they stand for."""
 
     model: str
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_PROMPT_IDS)]
     skip_special_tokens: bool = False
+
+
+def check_text(text: str, field: str) -> None:
+    """Refuse more text than is tokenised in about a second. Raises TooLargeError."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_TEXT_BYTES:
+        raise TooLargeError(
+            f"{field} has {size} bytes of text, but at most {MAX_TEXT_BYTES} are tokenised at a "
+            "time: send it in parts.",
+            param=field,
+        )
 
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
-    routes = APIRouter(tags=["tokens"])
+    routes = APIRouter(tags=["tokens"], route_class=BodyRoute)
 
-    async def text_of(body: TokenizeBody, served: Served) -> str:
+    async def ids_of(body: TokenizeBody, served: Served, owner: str) -> tuple[int, ...]:
+        adds = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
         if body.messages is None:
-            return body.text or body.prompt or ""
+            text = body.text or body.prompt or ""
+            check_text(text, "prompt" if body.text is None else "text")
+            return await served.tokenizer.ids(text, special_tokens=adds)
         messages = [turn.to_message() for turn in body.messages]
         check_messages(messages)
-        return await chat_prompt(system.tasks, served, messages, ToolUse(), {})
+        check_text("".join(one.content + one.reasoning for one in messages), "messages")
+        chat = await chat_prompt(system.tasks, served, messages, ToolUse(), {}, owner)
+        check_text(chat.text, "messages")
+        return await chat.ids(served.tokenizer, special_tokens=adds)
 
     @routes.post("/tokenize")
     async def tokenize(
@@ -73,9 +95,7 @@ def router(system: System) -> APIRouter:
         """The token ids of a text, and how many the model's context holds."""
         kinds = TASKS if body.messages is None else CHAT_TASKS
         served = await served_for(system.tasks, actor, body.model, kinds)
-        text = await text_of(body, served)
-        adds = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
-        tokens = (await served.tokenizer.encode(text, special_tokens=adds)).ids
+        tokens = await ids_of(body, served, actor.owner)
         facts = {"count": len(tokens), "max_model_len": served.context_tokens}
         return JSONResponse({"model": served.ref, **facts, "tokens": tokens})
 
@@ -84,6 +104,12 @@ def router(system: System) -> APIRouter:
         body: DetokenizeBody, actor: Annotated[Actor, allow("generate")]
     ) -> JSONResponse:
         """The text of token ids, special ones shown unless told."""
+        if len(body.tokens) > MAX_IDS:
+            raise TooLargeError(
+                f"tokens has {len(body.tokens)} ids, but at most {MAX_IDS} are taken at a time: "
+                "send them in parts.",
+                param="tokens",
+            )
         served = await served_for(system.tasks, actor, body.model, TASKS)
         check_ids(body.tokens, served, "tokens")
         shows = not body.skip_special_tokens

@@ -12,6 +12,7 @@ from llmos.engines.native.batcher import (
     FILLING_SHARE,
     MIN_CHUNK_TOKENS,
     STREAMING_SHARE,
+    YIELD_STEPS,
     Chunk,
     Row,
     State,
@@ -123,6 +124,17 @@ def test_rows_that_want_all_logits_get_as_many_tokens_as_memory_allows() -> None
     assert [(chunk.id, chunk.num_tokens) for chunk in got.chunks] == [("a", 20)]
 
 
+def test_scored_prompts_that_find_no_memory_for_logits_hold_nobody_else_back() -> None:
+    rows = (
+        Row("a", 1, 0, 800, wants_all_logits=True),
+        Row("b", 1, 1, 800, wants_all_logits=True),
+        Row("chat", 1, 2, 300),
+    )
+    limits = {"max_step_logits": 110, "max_step_tokens": 2048, "free_blocks": 999}
+    got = plan(state(waiting=rows, **limits))
+    assert [(c.id, c.num_tokens) for c in got.chunks] == [("a", 110), ("chat", 300)]
+
+
 # -- blocks ----------------------------------------------------------------------------------------
 
 
@@ -229,6 +241,15 @@ def test_without_streaming_rows_a_chunk_is_as_long_as_a_newcomer_may_wait() -> N
     assert ARRIVAL_SHARE - 0.02 < share <= ARRIVAL_SHARE
 
 
+def test_other_models_may_ask_for_shorter_steps() -> None:
+    prompt = Row("long", BATCH, 9, 4000)
+    got = plan(timed((), (prompt,), step_limit_s=0.09))
+    assert 0.085 < seconds(got, (prompt,)) <= 0.09
+    rows = tuple(decoding(str(i), 100, STANDARD, i) for i in range(4))
+    got = plan(timed(rows, (prompt,), step_limit_s=0.06))
+    assert seconds(got, (*rows, prompt)) <= 0.06
+
+
 def test_time_that_was_spent_before_the_step_is_not_there_for_a_chunk() -> None:
     rows = (decoding("a", 100, INTERACTIVE),)
     full, short = (
@@ -326,6 +347,47 @@ def test_a_promoted_row_displaces_worse_rows_and_is_displaced_by_none() -> None:
     running = (rows[0], decoding("old", 6, BACKGROUND, 9, is_promoted=True))
     got = plan(state(running, (Row("now", INTERACTIVE, 3, 5),), max_rows=2))
     assert got.preempted == ("0",)
+
+
+# -- tenants ---------------------------------------------------------------------------------------
+
+
+def rivals(lead: float, priority: int = STANDARD, **fields: Any) -> State:
+    """Three rows of one tenant have all there is; one of another waits, ``lead`` behind them."""
+    rows = tuple(decoding(name, 6, priority, i, virtual_time=lead) for i, name in enumerate("abc"))
+    fields = {"max_rows": 3, "free_blocks": 0, "tenant_lead": 10.0} | fields
+    return state(rows, (Row("other", priority, 9, 6),), **fields)
+
+
+def test_a_row_gives_way_to_a_tenant_of_its_class_that_had_far_less() -> None:
+    got = plan(rivals(lead=10.5))
+    assert (got.preempted, got.has_yielded) == (("c",), True)
+    assert sorted(ids(got)) == ["a", "b", "other"]
+    assert plan(rivals(lead=9.5)) == plan(replace(rivals(lead=9.5), waiting=()))
+
+
+def test_rows_give_way_to_tenants_of_their_class_one_at_a_time_and_seldom() -> None:
+    asked = rivals(lead=99.0)
+    asked = replace(asked, waiting=(*asked.waiting, Row("another", STANDARD, 10, 6)))
+    assert plan(asked).preempted == ("c",)
+    assert plan(replace(asked, steps_since_yield=YIELD_STEPS - 1)).preempted == ()
+    # To a better class they give way at once, all that are needed.
+    better = tuple(replace(row, priority=INTERACTIVE) for row in asked.waiting)
+    got = plan(replace(asked, waiting=better, steps_since_yield=0))
+    assert (got.preempted, got.has_yielded) == (("c", "b"), False)
+
+
+def test_a_promoted_row_does_not_give_way_to_a_tenant() -> None:
+    asked = rivals(lead=99.0)
+    promoted = tuple(replace(row, is_promoted=True) for row in asked.running)
+    assert plan(replace(asked, running=promoted)).preempted == ()
+
+
+def test_a_prompt_whose_tenant_had_far_less_gets_time_before_rows_of_the_lower_classes() -> None:
+    rows = tuple(decoding(str(i), 100, BATCH, i, virtual_time=50.0) for i in range(60))
+    prompt = Row("other", BATCH, 99, 400)
+    assert "other" not in ids(plan(timed(rows, (prompt,))))
+    assert "other" in ids(plan(timed(rows, (prompt,), tenant_lead=10.0)))
 
 
 # -- drafts ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.engines.simulated import (
     make_engine,
 )
 
+from llmos.engines.native import engine as engines
 from llmos.engines.native.predictor import StepCost
 from llmos.errors import DeadlineExceededError, EngineError
 from llmos.types import GenerateWork, Priority, SamplingParams, TokensOut
@@ -95,6 +97,7 @@ arrivals = st.lists(
     speculates=st.booleans(),
     broken=st.sampled_from([set(), set(), {"1"}]),
     ageing_tokens=st.sampled_from([40, 10_000]),
+    max_step_logits=st.sampled_from([3, 10, 1000]),
 )
 def test_every_row_gets_its_tokens_and_no_block_leaks_or_is_shared_wrongly(
     arrivals: list[Arrival],
@@ -105,21 +108,34 @@ def test_every_row_gets_its_tokens_and_no_block_leaks_or_is_shared_wrongly(
     speculates: bool,
     broken: set[str],
     ageing_tokens: int,
+    max_step_logits: int,
 ) -> None:
     """The runner asserts that whatever a row reads through its blocks is its own past."""
-    engine, runner = make_engine(
-        num_blocks=-(-50 // block_size) + extra_blocks,
-        max_tokens=50,
-        block_size=block_size,
-        max_rows=max_rows,
-        max_step_tokens=max_step_tokens,
-        speculates=speculates,
-        ageing_tokens=ageing_tokens,
-    )
+    with patch.object(engines, "LOGITS_BYTES", 4 * VOCAB * max_step_logits):
+        check_all(
+            arrivals,
+            broken,
+            num_blocks=-(-50 // block_size) + extra_blocks,
+            block_size=block_size,
+            max_rows=max_rows,
+            max_step_tokens=max_step_tokens,
+            speculates=speculates,
+            ageing_tokens=ageing_tokens,
+        )
+
+
+def may_share(one: GenerateWork, other: GenerateWork) -> bool:
+    return (one.prompt_ids[0], one.cache_salt) == (other.prompt_ids[0], other.cache_salt)
+
+
+def check_all(arrivals: list[Arrival], broken: set[str], max_rows: int, **options: Any) -> None:
+    engine, runner = make_engine(max_tokens=50, max_rows=max_rows, **options)
     runner.broken = broken
     works = {str(i): arrival.work(i) for i, arrival in enumerate(arrivals)}
     tokens: dict[str, list[int]] = {i: [] for i in works}
+    scored: dict[str, tuple[int, ...]] = {}
     ended: set[str] = set()
+    failed: set[str] = set()
     cancelled: set[str] = set()
     for step in range(3000):
         for i, arrival in enumerate(arrivals):
@@ -131,10 +147,14 @@ def test_every_row_gets_its_tokens_and_no_block_leaks_or_is_shared_wrongly(
         for i, out in engine.step():
             assert i not in ended | cancelled
             if isinstance(out, EngineError):
+                # One that took up what a broken row had left behind breaks with it.
+                assert i in broken or any(may_share(works[i], works[other]) for other in broken)
                 ended.add(i)
+                failed.add(i)
             else:
                 assert isinstance(out, TokensOut)
                 tokens[i] += [piece.token_id for piece in out.pieces]
+                scored[i] = scored.get(i, ()) + tuple(piece.token_id for piece in out.prompt)
                 if out.finish_reason:
                     ended.add(i)
         stats = engine.stats()
@@ -146,8 +166,10 @@ def test_every_row_gets_its_tokens_and_no_block_leaks_or_is_shared_wrongly(
     assert engine.stats().kv_used_blocks == 0
     for i, got in tokens.items():
         wanted = expected_tokens(works[i])
-        if i in ended and i not in broken:
+        if i in ended - failed:
             assert got == wanted
+            asked = works[i].prompt_logprobs is not None
+            assert scored[i] == (works[i].prompt_ids[1:] if asked else ())
         assert got == wanted[: len(got)]
 
 

@@ -24,8 +24,8 @@ from tests.unit.engines.families import greedy, run_works
 
 from llmos.engines.native.engine import NativeEngine
 from llmos.engines.native.fused import FusedRunner, check_layers, fused_runner
-from llmos.engines.native.served import MAX_STEP_TOKENS
 from llmos.engines.native.quantize import Quantized, open_quantized, quantize_directory, restore
+from llmos.engines.native.served import MAX_STEP_TOKENS
 from llmos.errors import EngineError, InvalidModelError
 from llmos.types import GenerateWork, SamplingParams, TokensOut
 

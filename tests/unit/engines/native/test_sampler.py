@@ -268,3 +268,15 @@ def test_tokens_that_the_model_forbids_are_never_picked() -> None:
         for seed in range(50)
         for piece in sample(logits, [row(seed=seed)])
     )
+
+
+@pytest.mark.parametrize("temperature", [9e-7, 1e-30, 1e-45, 1e-50, 1e-300])
+@pytest.mark.parametrize("fields", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
+def test_a_temperature_next_to_nothing_is_greedy(
+    temperature: float, fields: dict[str, Any]
+) -> None:
+    logits = logits_of(2)
+    rows = [row(temperature=temperature, seed=3, **fields), row(temperature=1.0, seed=3)]
+    for tokens in (_sample_on_cpu(logits, rows), _sample_on_device(logits, rows)):
+        assert tokens[0] == int(logits[0].argmax())
+        assert tokens[1] is not None

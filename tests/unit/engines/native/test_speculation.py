@@ -15,7 +15,12 @@ from llmos.engines.native.blocks import root_key
 from llmos.engines.native.drafts import DraftModel
 from llmos.engines.native.predictor import FREE, StepCost
 from llmos.engines.native.sequences import Sequence
-from llmos.engines.native.speculation import MAX_DRAFTS, PromptLookup, Speculator
+from llmos.engines.native.speculation import (
+    INDEXED_TOKENS,
+    MAX_DRAFTS,
+    PromptLookup,
+    Speculator,
+)
 from llmos.types import GenerateWork, SamplingParams
 
 
@@ -45,6 +50,19 @@ def test_the_longest_repeated_end_decides_then_the_latest() -> None:
 
 def test_guesses_run_on_into_themselves() -> None:
     assert lookup([5, 6, 5, 6, 5, 6], 5) == [5, 6, 5, 6, 5]
+
+
+def test_long_prompts_are_read_over_several_steps_all_rows_together() -> None:
+    drafter = PromptLookup()
+    rows = [sequence([1, 2, 3, 4] * (INDEXED_TOKENS // 4), name) for name in "abc"]
+    for num_read in range(1, 4):
+        drafter.begin()
+        kinds = [drafter.kind(row) for row in rows]
+        assert [kind is not None for kind in kinds] == [i < num_read for i in range(3)]
+        assert sum(index._num_indexed for index in drafter._indices.values()) == (
+            num_read * INDEXED_TOKENS
+        )
+    assert drafter.draft(rows, [4, 4, 4]) == [[1, 2, 3, 4]] * 3
 
 
 def test_a_growing_row_is_looked_up_as_one_that_came_whole() -> None:
