@@ -18,6 +18,9 @@ _ADAPTABLE = frozenset(
 )
 """Modules that an adapter may change in a quantised model."""
 
+MIN_INT4_AGREEMENT = 0.9
+"""Positions at which an int4 model finds the same likeliest token, for it to stand in."""
+
 
 def variant_name(name: str, dtype: str) -> str:
     """Return what the quantised version of a model is called unless told."""
@@ -30,7 +33,7 @@ def is_quantized(manifest: Mapping[str, Any]) -> bool:
 
 
 def runs_as(version: Version, made_of_it: Iterable[Version], adapter: Version | None) -> Version:
-    """Return the newest quantised version of exactly this one, else itself.
+    """Return the newest int8 version of exactly this one, else a close int4 one, else itself.
 
     Another user's does not count: what answers to a name is its owner's to decide. Nor does any
     for an adapter that changes more than a quantised model lets it.
@@ -46,5 +49,15 @@ def runs_as(version: Version, made_of_it: Iterable[Version], adapter: Version | 
         for other in made_of_it
         if (other.manifest.get("quantization") or {}).get("base_digest") == version.digest
         and other.owner in {version.owner, *OPERATORS}
+        and _is_close(other.manifest)
     ]
-    return max(fitting, key=lambda other: other.id, default=version)
+    rank = {"int8": 1, "int4": 0}
+    return max(fitting, key=lambda o: (rank[o.manifest["dtype"]], o.id), default=version)
+
+
+def _is_close(manifest: Mapping[str, Any]) -> bool:
+    """Whether a quantised model may answer for the one it was made of: int4 only if measured so."""
+    if manifest["dtype"] == "int8":
+        return True
+    measured = (manifest.get("metrics") or {}).get("quantization") or {}
+    return bool(measured.get("top1_agreement", 0.0) >= MIN_INT4_AGREEMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llmos.library.artifacts import Library
@@ -36,6 +37,19 @@ def test_the_newest_version_quantised_from_exactly_this_one_runs() -> None:
     older, newer = version(2, base=MINE.digest), version(3, base=MINE.digest)
     of_another = version(4, base="sha256:9")
     assert runs_as(MINE, [newer, older, of_another], None) is newer
+
+
+def int4(number: int, agreement: float) -> Version:
+    made = version(number, base=MINE.digest)
+    measured = {"quantization": {"top1_agreement": agreement}}
+    return replace(made, manifest=made.manifest | {"dtype": "int4", "metrics": measured})
+
+
+def test_int4_stands_in_only_where_it_is_close_and_no_int8_is() -> None:
+    int8, close, rough = version(2, base=MINE.digest), int4(3, 0.95), int4(4, 0.79)
+    assert runs_as(MINE, [int8, close, rough], None) is int8
+    assert runs_as(MINE, [close, rough], None) is close
+    assert runs_as(MINE, [rough], None) is MINE
 
 
 def test_without_one_it_runs_itself() -> None:
