@@ -250,7 +250,10 @@ def check_storable(body: Any) -> None:
 
 def _check_storable(value: Any, field: str, depth: int, counted: Iterator[int]) -> None:
     if next(counted) > MAX_VALUES:
-        raise InvalidRequestError(f"The body has more than {MAX_VALUES} values: send less at once.")
+        raise InvalidRequestError(
+            f"The body has more than {MAX_VALUES} values: send less at once.",
+            param=field.partition(".")[0] or None,
+        )
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()

@@ -110,6 +110,7 @@ def test_a_deadline_passes_while_a_grammar_is_compiled() -> None:
 
 @pytest.fixture
 def thawing() -> Any:
+    gc.unfreeze()
     yield
     gc.unfreeze()
 
