@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmos.errors import (
-    DeadlineExceededError,
     EngineError,
     LlmosError,
     OutOfMemoryError,
@@ -29,7 +28,7 @@ from llmos.kernel.protocol import (
     UnloadAdapter,
 )
 from llmos.kernel.scheduler import ResidentModel, WantedModel
-from llmos.kernel.works import MAX_DEATHS, LiveWork, Works
+from llmos.kernel.works import MAX_DEATHS, LiveWork, Works, wait_until_ready
 from llmos.types import GenerateWork, Priority, Work
 
 if TYPE_CHECKING:
@@ -166,12 +165,7 @@ class Adapters:
         adapter.waiters[ready] = priority
         self._on_change()
         try:
-            async with asyncio.timeout(deadline_s) as timeout:
-                await ready
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise DeadlineExceededError from None
+            await wait_until_ready(ready, deadline_s)
         finally:
             adapter.waiters.pop(ready, None)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from llmos.errors import (
-    DeadlineExceededError,
     EngineError,
     InvalidModelError,
     LlmosError,
@@ -32,7 +31,7 @@ from llmos.kernel.models import Model
 from llmos.kernel.models import ModelSpec as ModelSpec
 from llmos.kernel.scheduler import ResidentModel, WantedModel
 from llmos.kernel.telemetry import Meter, Telemetry
-from llmos.kernel.works import MAX_DEATHS, LiveWork, Works
+from llmos.kernel.works import MAX_DEATHS, LiveWork, Works, wait_until_ready
 from llmos.types import EngineStats, Priority, Work
 
 ENGINE_MODULE = "llmos.engines.host"
@@ -253,12 +252,7 @@ class Residency:
         if model.state == "absent":
             self._on_change()
         try:
-            async with asyncio.timeout(deadline_s) as timeout:
-                await ready
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise DeadlineExceededError from None
+            await wait_until_ready(ready, deadline_s)
         finally:
             model.waiters.pop(ready, None)
 

@@ -219,3 +219,17 @@ class Works:
         live.on_end()
         if live.is_suspect:
             self.dispatch()
+
+
+async def wait_until_ready(ready: asyncio.Future[None], deadline_s: float | None) -> None:
+    """Wait for what a work needs to be loaded; raises DeadlineExceededError, or why it cannot be.
+
+    A TimeoutError that is not the deadline's own comes through as it is.
+    """
+    try:
+        async with asyncio.timeout(deadline_s) as timeout:
+            await ready
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceededError from None

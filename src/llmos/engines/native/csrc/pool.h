@@ -24,8 +24,6 @@ class Pool {
     for (auto& thread : threads_) thread.join();
   }
 
-  int num_threads() const { return num_threads_; }
-
   // Runs work(thread) on every thread, the caller's included, and returns when all are done.
   void run(const std::function<void(int)>& work) {
     work_ = &work;
