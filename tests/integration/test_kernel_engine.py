@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ from llmos.errors import (
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
 from llmos.kernel.residency import Lease, ModelSpec
+from llmos.kernel.scheduler import DRAIN_S
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryDatabase
 from llmos.types import (
@@ -70,23 +72,34 @@ def module() -> str:
 
 
 class Ahead:
-    """A monotonic clock that tests put forward."""
+    """A clock that tests put forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.by_s = 0.0
+        self._clock = clock
 
     def __call__(self) -> float:
-        return time.monotonic() + self.by_s
+        return self._clock() + self.by_s
 
 
 @pytest.fixture
 def clock() -> Ahead:
-    return Ahead()
+    """The monotonic one."""
+    return Ahead(time.monotonic)
+
+
+@pytest.fixture
+def unix_clock() -> Ahead:
+    return Ahead(time.time)
 
 
 @pytest.fixture
 async def kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, clock: Ahead
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    clock: Ahead,
+    unix_clock: Ahead,
 ) -> AsyncIterator[Kernel]:
     monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
     database = MemoryDatabase()
@@ -95,7 +108,7 @@ async def kernel(
         Ledger(250),
         {},
         Settings(home=tmp_path, threads=1, max_queue=8, idle_s=60.0),
-        time.time,
+        unix_clock,
         lambda connection, job, result: None,
         rng=random.Random(0),
         engine_module=module,
@@ -388,6 +401,69 @@ async def test_an_idle_model_makes_room_and_a_leased_one_does_not(kernel: Kernel
         assert states(kernel) == {"b": "ready", "c": "absent"}
     assert await waiting == list(PROMPT)
     assert states(kernel) == {"c": "ready"}
+
+
+async def test_models_in_use_take_turns(kernel: Kernel, unix_clock: Ahead) -> None:
+    first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
+    async with kernel.residency.lease(first) as lease:
+        waiting = asyncio.ensure_future(ask(kernel, second))
+        await kernel.step()
+        assert await ask(kernel, first) == list(PROMPT)  # its turn is not over
+        unix_clock.by_s += 3.0
+        await kernel.step()
+        late = asyncio.ensure_future(ask(kernel, first))
+        await kernel.step()
+        assert await tokens(lease, work()) == list(PROMPT)  # who holds a lease goes on
+        assert states(kernel) == {"a": "ready", "b": "absent"}
+        assert not waiting.done() and not late.done()
+        assert [one["draining"] for one in kernel.residency.status()] == [True, False]
+    assert await waiting == list(PROMPT)
+    assert await late == list(PROMPT)
+    assert states(kernel) == {"a": "ready"}
+
+
+async def test_a_model_that_stays_in_use_is_not_drained_for_ever(
+    kernel: Kernel, unix_clock: Ahead
+) -> None:
+    first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
+    async with kernel.residency.lease(first):
+        waiting = asyncio.ensure_future(ask(kernel, second))
+        await kernel.step()
+        unix_clock.by_s += 3.0
+        await kernel.step()
+        late = asyncio.ensure_future(ask(kernel, first))
+        await kernel.step()
+        assert not late.done()
+        unix_clock.by_s += DRAIN_S
+        await kernel.step()
+        assert await late == list(PROMPT)
+        assert not waiting.done()
+    assert await waiting == list(PROMPT)
+
+
+async def test_who_waits_for_nothing_more_lets_a_drained_model_go_on(
+    kernel: Kernel, unix_clock: Ahead
+) -> None:
+    first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
+    async with kernel.residency.lease(first):
+        waiting = asyncio.ensure_future(ask(kernel, second))
+        await kernel.step()
+        unix_clock.by_s += 3.0
+        await kernel.step()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        late = asyncio.ensure_future(ask(kernel, first))
+        await kernel.step()
+        assert await late == list(PROMPT)
+
+
+async def test_a_model_takes_a_smaller_cache_where_memory_is_short(kernel: Kernel) -> None:
+    large = dataclasses.replace(spec("a", 300, weights_bytes=300), spare_bytes=100)
+    async with kernel.residency.lease(large):
+        assert kernel.ledger.reservations() == {"model:a:a": 250}
+    larger = dataclasses.replace(large, key="b", name="b", spare_bytes=49)
+    with pytest.raises(OutOfMemoryError, match="251 B"):
+        await ask(kernel, larger)
 
 
 async def test_a_model_larger_than_it_seemed_gets_room_for_what_it_is(kernel: Kernel) -> None:

@@ -203,7 +203,13 @@ class Adapters:
             is_absent = adapter.state == "absent" and self._is_model_ready(adapter.model_key)
             if is_absent and priorities:
                 since = adapter.wanted_since
-                yield WantedModel(adapter.key, adapter.num_bytes, min(priorities), since)
+                yield WantedModel(
+                    adapter.key,
+                    adapter.num_bytes,
+                    min(priorities),
+                    since,
+                    over=adapter.model_key,
+                )
 
     def load(self, key: str) -> None:
         """Load an adapter, if its model is there. Raises OutOfMemoryError: there is no room."""

@@ -230,9 +230,13 @@ class Kernel:
         match action:
             case scheduler.Evict(key):
                 self.residency.evict(key)
-            case scheduler.Load(key):
+            case scheduler.Load(key, num_bytes):
                 with contextlib.suppress(OutOfMemoryError):  # still wanted at the next step
-                    self.residency.load(key)
+                    self.residency.load(key, num_bytes)
+            case scheduler.Drain(key):
+                self.residency.drain(key)
+            case scheduler.Resume(key):
+                self.residency.resume(key)
             case scheduler.RefuseModel(key):
                 model = next(model for model in state.wanted if model.key == key)
                 self.residency.refuse(key, too_large(model, self.ledger))
@@ -292,7 +296,7 @@ class Kernel:
 
     def _wait_s(self, view: QueueView, state: State) -> float:
         deadlines = [job.lease_expires_at for job in state.active]
-        deadlines += [m.last_used_at + state.idle_s for m in state.models if m.num_users == 0]
+        deadlines.append(scheduler.look_again_at(state))
         if view.next_not_before is not None:
             deadlines.append(view.next_not_before)
         wait_s = min(deadlines, default=state.now + LONGEST_WAIT_S) - self._clock()

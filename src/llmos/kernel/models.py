@@ -19,6 +19,9 @@ PACE_SMOOTHING = 0.2
 RETRY_SHARE = 0.1
 """Who is refused is told to come back when this share of the full queue has ended."""
 LONGEST_RETRY_S = 60
+LEAST_TURN_S = 1.0
+LOADS_PER_TURN = 4.0
+"""A model that was loaded stays at least so many times as long as its load took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class ModelSpec:
     name: str
     adapter: AdapterSpec | None = None
     """For one lease: what to lay over the model."""
+    spare_bytes: int = 0
+    """Of the estimate: what it can do without where memory is short."""
 
 
 @dataclass(slots=True)
@@ -90,8 +95,10 @@ class Model:
     """One model that is used, wanted or in memory. Times are Unix seconds."""
 
     spec: ModelSpec
-    num_bytes: int
-    """What to reserve: the estimate until it was measured."""
+    wanted_bytes: int
+    """What to reserve at best: the estimate, put right by what was measured."""
+    num_bytes: int = 0
+    """What is reserved while it is not absent."""
     state: Literal["absent", "loading", "ready", "unloading"] = "absent"
     queues: tuple[Queue, ...] = field(default_factory=_queues)
     """One for each class."""
@@ -103,6 +110,10 @@ class Model:
     load_s: float = 0.0
     load_deaths: int = 0
     """Engine deaths in a row while it was being loaded."""
+    turn_ends_at: float = 0.0
+    """From then on it may be drained for others of its users' class."""
+    draining_since: float | None = None
+    """Since when it gives no new leases though it is ready."""
     demand: float = 0.0
     """Leases taken, each fading with a half-life, as of ``last_used_at``."""
 
@@ -114,6 +125,37 @@ class Model:
     @property
     def ledger_key(self) -> str:
         return f"model:{self.spec.name}:{self.spec.key}"
+
+    @property
+    def gives_leases(self) -> bool:
+        """Whether a lease need not wait."""
+        return self.state == "ready" and self.draining_since is None
+
+    def held(self) -> PerClass:
+        """Return the leases that are held, not waited for, by class."""
+        waiting = Counter(at for waiter, at in self.waiters.items() if not waiter.done())
+        interactive, standard, batch, background = (
+            queue.num_users - waiting[Priority(at)] for at, queue in enumerate(self.queues)
+        )
+        return interactive, standard, batch, background
+
+    def begin_turn(self, now: float) -> None:
+        """Give leases, and do so for a while: long enough that loading takes little of the time,
+        and as long as those who came while it was drained had to wait."""
+        drained_s = 0.0 if self.draining_since is None else now - self.draining_since
+        self.turn_ends_at = now + max(LEAST_TURN_S, LOADS_PER_TURN * self.load_s, drained_s)
+        self.draining_since = None
+        self.resolve_waiters()
+
+    @property
+    def short_bytes(self) -> int:
+        """What was reserved less than it wants."""
+        return max(self.wanted_bytes - self.num_bytes, 0)
+
+    def measured(self, num_bytes: int) -> None:
+        """Put what to reserve right where it takes other than was reserved."""
+        self.wanted_bytes += num_bytes - self.num_bytes
+        self.num_bytes = num_bytes
 
     def demand_at(self, now: float) -> float:
         """Return the faded count of recent leases."""
@@ -147,14 +189,25 @@ class Model:
         """Return the scheduler's view of a model that holds memory; None for one that does not."""
         if self.state == "absent":
             return None
+        held = self.held()
         return ResidentModel(
             self.spec.key,
             self.num_bytes,
             self.state,
-            self.num_users,
+            sum(held),
             self.last_used_at,
             self.load_s,
             self.demand_at(now),
+            next((at for at in Priority if held[at]), Priority.BACKGROUND),
+            self.turn_ends_at,
+            self.draining_since,
+        )
+
+    def wanted(self, priority: Priority) -> WantedModel:
+        """Return the scheduler's view of a model that is absent and waited for."""
+        least_bytes = self.wanted_bytes - self.spec.spare_bytes
+        return WantedModel(
+            self.spec.key, self.wanted_bytes, priority, self.wanted_since, least_bytes
         )
 
     def status(self) -> dict[str, Any]:
@@ -165,7 +218,8 @@ class Model:
             "key": self.spec.key,
             "engine": self.spec.engine,
             "state": self.state,
-            "bytes": self.num_bytes,
+            "draining": self.draining_since is not None,
+            "bytes": self.num_bytes or self.wanted_bytes,
             "requests": self.num_users,
             "running": list(stats.running),
             "waiting": list(self._waiting()),
@@ -186,8 +240,9 @@ class Model:
 
 def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:
     """Return the error for a model that cannot fit beside the running jobs."""
+    least_bytes = model.num_bytes if model.least_bytes is None else model.least_bytes
     return OutOfMemoryError(
-        f"This needs about {format_bytes(model.num_bytes)} of memory; llmos may use "
+        f"This needs about {format_bytes(least_bytes)} of memory; llmos may use "
         f"{format_bytes(ledger.capacity_bytes)}, running jobs included: wait for them, cancel one, "
         "or raise memory_bytes."
     )

@@ -29,6 +29,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     engine: str
     path: str
     manifest: dict[str, Any]
+    short_bytes: int = 0
+    """So much less than its estimate may it take, by a smaller cache."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):

@@ -132,7 +132,7 @@ class Residency:
                 on_done=held.close,
             )
             held.callback(lease.close)
-            if model.state != "ready":
+            if not model.gives_leases:
                 await self._wait_until_ready(model, priority, deadline_s)
             async with self._adapters.hold(spec, priority, deadline_s) as let_go:
                 held.callback(let_go)
@@ -142,8 +142,9 @@ class Residency:
         """Begin a lease's use of a model. Raises OverloadedError: there is no room for it."""
         if self._stopped:
             raise _stopping()
-        bare = dataclasses.replace(spec, adapter=None)
-        model = self._models.setdefault(spec.key, Model(bare, spec.estimate_bytes))
+        if (model := self._models.get(spec.key)) is None:
+            bare = dataclasses.replace(spec, adapter=None)
+            model = self._models[spec.key] = Model(bare, spec.estimate_bytes)
         queue = model.queues[priority]
         if not queue.admits(tenant, num_works, self._max_queue):
             raise model.overloaded(priority)
@@ -186,24 +187,31 @@ class Residency:
             priorities = [*model.waiters.values()]
             priorities += (live.work.priority for live in self._works.of(model.spec.key))
             if model.state == "absent" and priorities:
-                wanted.append(
-                    WantedModel(
-                        model.spec.key, model.num_bytes, min(priorities), model.wanted_since
-                    )
-                )
+                wanted.append(model.wanted(min(priorities)))
         return tuple(wanted)
 
-    def load(self, key: str) -> None:
-        """Load a model, if it is still wanted. Raises OutOfMemoryError: the ledger has no room."""
+    def load(self, key: str, num_bytes: int) -> None:
+        """Load a model, if still wanted, into so many bytes. Raises OutOfMemoryError: no room."""
         if model := self._model_in("absent", key):
-            self._ledger.reserve(model.ledger_key, model.num_bytes)
+            self._ledger.reserve(model.ledger_key, num_bytes)
+            model.num_bytes = num_bytes
             self._start_load(model)
         self._adapters.load(key)
+
+    def drain(self, key: str) -> None:
+        """Give no new leases of a model, so that it can be evicted; who asks for one waits."""
+        if model := self._model_in("ready", key):
+            model.draining_since = self._clock()
+
+    def resume(self, key: str) -> None:
+        """Give leases of a drained model again."""
+        if model := self._model_in("ready", key):
+            model.begin_turn(self._clock())
 
     def evict(self, key: str) -> None:
         """Unload a model, unless someone has come to use it."""
         model = self._model_in("ready", key)
-        if model and model.num_users == 0:
+        if model and not any(model.held()):
             self._start_unload(model)
         self._adapters.evict(key)
 
@@ -258,7 +266,8 @@ class Residency:
 
     def _note_wanted(self, model: Model) -> None:
         """Note when the oldest of those who wait for a model came."""
-        if not model.waiters and not self._works.of(model.spec.key):
+        has_waiting_works = model.state != "ready" and self._works.of(model.spec.key)
+        if not model.waiters and not has_waiting_works:
             model.wanted_since = self._clock()
 
     def _forget_if_unused(self, model: Model) -> None:
@@ -284,7 +293,9 @@ class Residency:
     def _send_load(self, model: Model) -> None:
         spec = model.spec
         try:
-            self._link.send(protocol.Load(spec.key, spec.engine, spec.path, spec.manifest))
+            self._link.send(
+                protocol.Load(spec.key, spec.engine, spec.path, spec.manifest, model.short_bytes)
+            )
         except protocol.UnsendableError as error:
             text = f"The manifest of {spec.name} cannot be sent to the engine: {error}."
             self._fail_load(model, InvalidModelError(text))
@@ -294,8 +305,8 @@ class Residency:
         self._link.send(protocol.Unload(model.spec.key))
 
     def _loaded(self, model: Model, message: protocol.Loaded) -> None:
-        model.num_bytes, model.load_s, model.load_deaths = message.weights_bytes, message.load_s, 0
-        model.stats = EngineStats()
+        model.measured(message.weights_bytes)
+        model.load_s, model.load_deaths, model.stats = message.load_s, 0, EngineStats()
         try:
             self._ledger.correct(model.ledger_key, model.num_bytes)
         except OutOfMemoryError:  # it is larger than it seemed: ask the scheduler for that much
@@ -303,7 +314,7 @@ class Residency:
             return
         model.state = "ready"
         model.use(self._clock())
-        model.resolve_waiters()
+        model.begin_turn(self._clock())
         self._adapters.model_ready(model.spec.key)
         self._works.dispatch()
         self._on_change()

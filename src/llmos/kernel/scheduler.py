@@ -6,12 +6,16 @@ No clock, no input or output, no chance: the same state always gives the same ac
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from llmos.types import Priority
+
+DRAIN_S = 10.0
+"""A model that is still in use after so long is no longer drained."""
 
 # -- the state -------------------------------------------------------------------------------------
 
@@ -44,7 +48,8 @@ class ActiveJob:
 
 @dataclass(frozen=True, slots=True)
 class ResidentModel:
-    """A model that holds memory. ``demand`` is a decaying count of recent leases."""
+    """A model that holds memory. ``num_users`` counts the leases that are held, ``demand`` is a
+    decaying count of recent ones."""
 
     key: str
     num_bytes: int
@@ -53,6 +58,12 @@ class ResidentModel:
     last_used_at: float
     load_s: float
     demand: float
+    priority: Priority = Priority.BACKGROUND
+    """Best class among its users."""
+    turn_ends_at: float = math.inf
+    """From then on it may be drained for others that wait; infinity: never."""
+    draining_since: float | None = None
+    """Since when it gives no new leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,10 @@ class WantedModel:
     num_bytes: int
     priority: Priority
     since: float
+    least_bytes: int | None = None
+    """It can do with so few, with a smaller cache; None: it cannot do with fewer."""
+    over: str = ""
+    """Key of the model that it is laid over, which stays for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +137,22 @@ class RefuseJob:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load a wanted model, whose bytes are free."""
+    """Load a wanted model into free bytes: all that it wants, or what there is."""
+
+    key: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let a model give no new leases, so that it can be evicted when those it gave have ended."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let a model that was drained give leases again."""
 
     key: str
 
@@ -141,7 +171,7 @@ class RefuseModel:
     key: str
 
 
-Action = Start | Expire | Stop | RefuseJob | Load | Evict | RefuseModel
+Action = Start | Expire | Stop | RefuseJob | Load | Drain | Resume | Evict | RefuseModel
 
 
 # -- the decision ----------------------------------------------------------------------------------
@@ -154,6 +184,10 @@ def decide(state: State) -> list[Action]:
     who used the least, then age. A demand that does not fit has idle models evicted for it, the
     cheapest loss first, and gets their memory once they are gone; one that still does not fit is
     passed by, unless it is overdue (rank below 0): then room and worker are kept for it.
+
+    A model that does not fit even so takes turns with those in use: one of a worse class, or of the
+    same class whose turn is over, is drained for it. Where what there is would do with a smaller
+    cache, it is loaded into that instead.
     """
     plan = _Plan(state)
     for job in state.active:
@@ -164,7 +198,18 @@ def decide(state: State) -> list[Action]:
         else:
             plan.place_job(demand)
     plan.evict_idle()
+    plan.resume_in_vain()
     return plan.actions
+
+
+def look_again_at(state: State) -> float:
+    """Return when time alone may change what `decide` says, of the models."""
+    times = [m.last_used_at + state.idle_s for m in state.models if m.num_users == 0]
+    if state.wanted:
+        times += [m.turn_ends_at for m in state.models if m.turn_ends_at > state.now]
+        drained = (m.draining_since for m in state.models if m.draining_since is not None)
+        times += [since + DRAIN_S for since in drained]
+    return min(times, default=math.inf)
 
 
 def rank(demand: WantedModel | ReadyJob, state: State) -> int:
@@ -190,10 +235,16 @@ class _Plan:
         for job in state.active:
             self._workers[job.light] -= 1
         self._running = Counter(job.owner for job in state.active)
+        ready = [model for model in state.models if model.state == "ready"]
         self._idle = sorted(
-            (m for m in state.models if m.state == "ready" and m.num_users == 0),
-            key=lambda m: (loss(m), m.last_used_at, m.key),
+            (model for model in ready if model.num_users == 0),
+            key=lambda m: (m.draining_since is None, loss(m), m.last_used_at, m.key),
         )
+        self._busy = sorted(
+            (model for model in ready if model.num_users > 0),
+            key=lambda m: (m.draining_since is None, -m.priority, m.turn_ends_at, m.key),
+        )
+        self._left = {model.key for model in ready if model.draining_since is not None}
 
     def look_after(self, job: ActiveJob) -> None:
         if job.lease_expires_at < self._state.now:
@@ -227,40 +278,85 @@ class _Plan:
         return rank(job, self._state), usage_s, self._running[job.owner], job.queued_at, job.id
 
     def place_model(self, model: WantedModel) -> None:
-        jobs_bytes = sum(job.num_bytes for job in self._state.active)
-        if model.num_bytes > self._state.capacity_bytes - jobs_bytes:
+        least_bytes = model.num_bytes if model.least_bytes is None else model.least_bytes
+        room_bytes = self._state.capacity_bytes - sum(job.num_bytes for job in self._state.active)
+        if least_bytes > room_bytes:
             self.actions.append(RefuseModel(model.key))
-        elif self._take(model) == "taken":
-            self.actions.append(Load(model.key))
+            return
+        num_bytes = min(model.num_bytes, room_bytes)
+        if least_bytes <= self._reachable_bytes < num_bytes:
+            num_bytes = max(least_bytes, self._free_bytes)
+        if num_bytes > self._reachable_bytes and self._drain_for(model, num_bytes):
+            self._free_bytes = self._coming_bytes = 0
+        elif self._take(model, num_bytes) == "taken":
+            self.actions.append(Load(model.key, num_bytes))
 
     def place_job(self, job: ReadyJob) -> None:
         if job.num_bytes > self._state.capacity_bytes:
             self.actions.append(RefuseJob(job.id))
-        elif self._workers[job.light] > 0 and (got := self._take(job)) != "passed":
+        elif self._workers[job.light] > 0 and (got := self._take(job, job.num_bytes)) != "passed":
             self._workers[job.light] -= 1
             self._running[job.owner] += 1
             if got == "taken":
                 self.actions.append(Start(job.id))
 
-    def _take(self, demand: WantedModel | ReadyJob) -> Literal["taken", "kept", "passed"]:
+    @property
+    def _reachable_bytes(self) -> int:
+        """What is free, becomes free, or is held by models that nobody uses."""
+        return self._free_bytes + self._coming_bytes + sum(model.num_bytes for model in self._idle)
+
+    def _take(
+        self, demand: WantedModel | ReadyJob, num_bytes: int
+    ) -> Literal["taken", "kept", "passed"]:
         """Take free bytes, or keep them for this demand and see to it that they become enough."""
-        if demand.num_bytes <= self._free_bytes:
-            self._free_bytes -= demand.num_bytes
+        if num_bytes <= self._free_bytes:
+            self._free_bytes -= num_bytes
             return "taken"
-        missing_bytes = demand.num_bytes - self._free_bytes
-        if missing_bytes - self._coming_bytes > sum(model.num_bytes for model in self._idle):
+        missing_bytes = num_bytes - self._free_bytes
+        if num_bytes > self._reachable_bytes:
             if rank(demand, self._state) >= 0:
                 return "passed"
             missing_bytes = self._coming_bytes
         while missing_bytes > self._coming_bytes:
             model = self._idle.pop(0)
+            self._left.discard(model.key)
             self._coming_bytes += model.num_bytes
             self.actions.append(Evict(model.key))
         self._coming_bytes -= missing_bytes
         self._free_bytes = 0
         return "kept"
 
+    def _drain_for(self, demand: WantedModel, num_bytes: int) -> bool:
+        """Drain models in use, until they and all that can be evicted are enough for a demand."""
+        missing_bytes = num_bytes - self._reachable_bytes
+        drained: list[ResidentModel] = []
+        for model in self._busy:
+            if missing_bytes > 0 and self._gives_way(model, demand):
+                drained.append(model)
+                missing_bytes -= model.num_bytes
+        if missing_bytes > 0:
+            return False
+        self.actions += [Drain(model.key) for model in drained if model.draining_since is None]
+        self._busy = [model for model in self._busy if model not in drained]
+        self._left -= {model.key for model in (*drained, *self._idle)}
+        self._idle.clear()
+        return True
+
+    def _gives_way(self, model: ResidentModel, demand: WantedModel) -> bool:
+        """Whether a model in use is to be drained for a demand, or goes on being drained."""
+        now, place = self._state.now, rank(demand, self._state)
+        if model.key == demand.over or model.turn_ends_at == math.inf or place > model.priority:
+            return False
+        if model.draining_since is not None:
+            return now < model.draining_since + DRAIN_S
+        return place < model.priority or now >= model.turn_ends_at
+
     def evict_idle(self) -> None:
         for model in self._idle:
             if self._state.now - model.last_used_at >= self._state.idle_s:
                 self.actions.append(Evict(model.key))
+
+    def resume_in_vain(self) -> None:
+        """Let the models that are drained for nobody, or have been for too long, go on."""
+        evicted = {action.key for action in self.actions if isinstance(action, Evict)}
+        self.actions += [Resume(key) for key in sorted(self._left - evicted)]

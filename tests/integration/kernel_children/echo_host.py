@@ -58,7 +58,7 @@ def load(message: Load) -> FromEngine:
         os._exit(3)
     if "load_error" in manifest:
         return LoadFailed(message.key, manifest["load_error"], "it is broken")
-    return Loaded(message.key, manifest.get("weights_bytes", 100), 0.5)
+    return Loaded(message.key, manifest.get("weights_bytes", 100) - message.short_bytes, 0.5)
 
 
 def echo(message: Submit, manifest: dict[str, Any]) -> list[FromEngine]:

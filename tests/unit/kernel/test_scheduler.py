@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.kernel.scheduler import (
+    DRAIN_S,
     ActiveJob,
+    Drain,
     Evict,
     Expire,
     Load,
@@ -14,11 +17,13 @@ from llmos.kernel.scheduler import (
     RefuseJob,
     RefuseModel,
     ResidentModel,
+    Resume,
     Start,
     State,
     Stop,
     WantedModel,
     decide,
+    look_again_at,
 )
 from llmos.types import Priority
 
@@ -39,6 +44,12 @@ def model(key: str, num_bytes: int = 10, **changes: object) -> ResidentModel:
     return dataclasses.replace(
         ResidentModel(key, num_bytes, "ready", 0, NOW - 1, 1.0, 1.0), **changes
     )
+
+
+def busy(key: str, num_bytes: int = 10, **changes: object) -> ResidentModel:
+    """A model in use, whose turn is over."""
+    used = {"num_users": 1, "priority": Priority.STANDARD, "turn_ends_at": NOW}
+    return model(key, num_bytes, **(used | changes))
 
 
 def wanted(key: str, num_bytes: int = 10, **changes: object) -> WantedModel:
@@ -130,7 +141,7 @@ def test_expired_leases_are_taken_back_and_cancelled_jobs_stopped() -> None:
 
 
 def test_a_wanted_model_is_loaded_into_free_memory() -> None:
-    assert decide(state(wanted=(wanted("a"),))) == [Load("a")]
+    assert decide(state(wanted=(wanted("a"),))) == [Load("a", 10)]
 
 
 def test_idle_models_are_evicted_for_a_wanted_one_and_it_is_loaded_once_they_are_gone() -> None:
@@ -138,7 +149,7 @@ def test_idle_models_are_evicted_for_a_wanted_one_and_it_is_loaded_once_they_are
     assert decide(state(wanted=(wanted("a"),), models=(idle,))) == [Evict("idle")]
     leaving = dataclasses.replace(idle, state="unloading")
     assert decide(state(wanted=(wanted("a"),), models=(leaving,))) == []
-    assert decide(state(wanted=(wanted("a"),))) == [Load("a")]
+    assert decide(state(wanted=(wanted("a"),))) == [Load("a", 10)]
 
 
 def test_the_model_whose_reload_is_cheapest_per_byte_and_demand_goes_first() -> None:
@@ -160,8 +171,97 @@ def test_of_equal_models_the_least_recently_used_goes_first() -> None:
 
 
 def test_models_in_use_stay() -> None:
-    busy = model("busy", 95, num_users=1, last_used_at=NOW - 1e6)
-    assert decide(state(wanted=(wanted("a"),), models=(busy,))) == []
+    in_use = model("busy", 95, num_users=1, last_used_at=NOW - 1e6)
+    assert decide(state(wanted=(wanted("a"),), models=(in_use,))) == []
+
+
+def test_a_model_in_use_whose_turn_is_over_is_drained_for_one_that_waits() -> None:
+    waiting = (wanted("a"),)
+    first = busy("b", 95)
+    assert decide(state(wanted=waiting, models=(first,))) == [Drain("b")]
+    drained = dataclasses.replace(first, draining_since=NOW)
+    assert decide(state(wanted=waiting, models=(drained,))) == []
+    empty = dataclasses.replace(drained, num_users=0)
+    assert decide(state(wanted=waiting, models=(empty,))) == [Evict("b")]
+
+
+def test_a_turn_protects_from_those_of_the_same_class_but_not_of_a_better_one() -> None:
+    models = (busy("b", 95, turn_ends_at=NOW + 1),)
+    assert decide(state(wanted=(wanted("a"),), models=models)) == []
+    better = wanted("a", priority=Priority.INTERACTIVE)
+    assert decide(state(wanted=(better,), models=models)) == [Drain("b")]
+    worse = wanted("a", priority=Priority.BATCH)
+    assert decide(state(wanted=(worse,), models=(busy("b", 95),))) == []
+    aged = dataclasses.replace(worse, since=NOW - AGEING_S)
+    assert decide(state(wanted=(aged,), models=(busy("b", 95),))) == [Drain("b")]
+
+
+def test_of_models_in_use_the_worst_class_is_drained_first_then_the_oldest_turn() -> None:
+    models = (
+        busy("old", 50, turn_ends_at=NOW - 9),
+        busy("new", 50),
+        busy("batch", 50, priority=Priority.BATCH, turn_ends_at=NOW + 9),
+    )
+    assert decide(state(150, wanted=(wanted("a"),), models=models)) == [Drain("batch")]
+    assert decide(state(150, wanted=(wanted("a", 60),), models=models)) == [
+        Drain("batch"),
+        Drain("old"),
+    ]
+
+
+def test_nothing_is_drained_where_idle_models_do_or_all_of_them_would_not() -> None:
+    models = (busy("b", 50), model("idle", 50))
+    assert decide(state(wanted=(wanted("a", 50),), models=models)) == [Evict("idle")]
+    young = (busy("b", 50), busy("young", 50, turn_ends_at=NOW + 1))
+    assert decide(state(wanted=(wanted("a", 60),), models=young)) == []
+
+
+def test_idle_models_stay_until_the_drained_ones_that_are_needed_too_are_empty() -> None:
+    models = (busy("b", 50), model("idle", 50))
+    assert decide(state(wanted=(wanted("a", 80),), models=models)) == [Drain("b")]
+    empty = (model("b", 50, draining_since=NOW - 1), model("idle", 50))
+    evicted = [Evict("b"), Evict("idle")]
+    assert decide(state(wanted=(wanted("a", 80),), models=empty)) == evicted
+
+
+def test_a_model_drained_for_nobody_or_too_long_goes_on() -> None:
+    drained = busy("b", 95, draining_since=NOW - 1)
+    assert decide(state(models=(drained,))) == [Resume("b")]
+    empty = dataclasses.replace(drained, num_users=0)
+    assert decide(state(models=(empty,))) == [Resume("b")]
+    long_drained = dataclasses.replace(drained, draining_since=NOW - DRAIN_S)
+    assert decide(state(wanted=(wanted("a"),), models=(long_drained,))) == [Resume("b")]
+
+
+def test_no_model_is_drained_for_what_is_laid_over_it() -> None:
+    adapter = wanted("b+x", over="b")
+    assert decide(state(wanted=(adapter,), models=(busy("b", 95),))) == []
+    both = (busy("b", 50), busy("c", 50))
+    assert decide(state(wanted=(adapter,), models=both)) == [Drain("c")]
+
+
+def test_a_model_is_loaded_with_a_smaller_cache_before_others_are_drained() -> None:
+    small = wanted("a", 40, least_bytes=20)
+    assert decide(state(wanted=(small,), models=(busy("b", 70),))) == [Load("a", 30)]
+    assert decide(state(wanted=(small,), models=(busy("b", 90),))) == [Drain("b")]
+    models = (busy("b", 70), model("idle", 30))
+    assert decide(state(wanted=(small,), models=models)) == [Evict("idle")]
+
+
+def test_a_model_larger_than_the_memory_is_loaded_with_the_cache_that_fits() -> None:
+    large = wanted("a", 140, least_bytes=60)
+    assert decide(state(wanted=(large,))) == [Load("a", 100)]
+    occupied = (active(1, num_bytes=30),)
+    assert decide(state(wanted=(large,), active=occupied)) == [Load("a", 70)]
+    occupied = (active(1, num_bytes=41),)
+    assert decide(state(wanted=(large,), active=occupied)) == [RefuseModel("a")]
+
+
+def test_it_is_looked_again_when_a_turn_or_a_drain_ends_or_a_model_was_idle_for_long() -> None:
+    models = (model("idle"), busy("b", turn_ends_at=NOW + 5), busy("c", draining_since=NOW - 7))
+    assert look_again_at(state(models=models)) == NOW + 59
+    assert look_again_at(state(models=models, wanted=(wanted("a"),))) == NOW + DRAIN_S - 7
+    assert look_again_at(state(models=models[1:2], wanted=(wanted("a"),))) == NOW + 5
 
 
 def test_nothing_is_evicted_in_vain() -> None:
@@ -182,7 +282,7 @@ def test_a_model_that_cannot_fit_beside_the_jobs_is_refused() -> None:
 
 def test_a_model_of_the_same_class_goes_before_a_job() -> None:
     demands = {"wanted": (wanted("a", 60),), "ready": (ready(1, num_bytes=60),)}
-    assert decide(state(**demands)) == [Load("a")]
+    assert decide(state(**demands)) == [Load("a", 60)]
     demands["ready"] = (ready(1, num_bytes=60, priority=Priority.INTERACTIVE),)
     assert decide(state(**demands)) == [Start(1)]
 
@@ -213,6 +313,9 @@ def states(draw: st.DrawFn) -> State:
             draw(times),
             draw(st.floats(0, 10)),
             draw(st.floats(0, 10)),
+            draw(priorities),
+            draw(st.sampled_from([NOW - 1, NOW + 1, math.inf])),
+            draw(st.sampled_from([None, NOW - 1, NOW - DRAIN_S])),
         )
         for index in range(draw(st.integers(0, 5)))
     ]
@@ -250,7 +353,13 @@ def states(draw: st.DrawFn) -> State:
         tuple(jobs),
         tuple(models),
         tuple(
-            WantedModel(f"w{index}", draw(sizes), draw(priorities), draw(times))
+            WantedModel(
+                f"w{index}",
+                num_bytes := draw(sizes),
+                draw(priorities),
+                draw(times),
+                draw(st.none() | st.integers(0, num_bytes)),
+            )
             for index in range(draw(st.integers(0, 3)))
         ),
         {"a": draw(st.floats(0, 100)), "b": 1.0},
@@ -268,9 +377,8 @@ def free_workers(made: State, *, light: bool) -> int:
 def taken_bytes(made: State) -> int:
     """Bytes that the decision gives out."""
     by_job = {job.id: job.num_bytes for job in made.ready}
-    by_key = {m.key: m.num_bytes for m in made.wanted}
     return sum(
-        by_job[action.job_id] if isinstance(action, Start) else by_key[action.key]
+        by_job[action.job_id] if isinstance(action, Start) else action.num_bytes
         for action in decide(made)
         if isinstance(action, Start | Load)
     )
@@ -301,6 +409,35 @@ def test_only_ready_models_that_nobody_uses_are_evicted(made: State) -> None:
 
 @unhurried
 @given(states())
+def test_models_are_drained_only_for_those_that_wait_and_go_on_otherwise(made: State) -> None:
+    by_key = {m.key: m for m in made.models}
+    actions = decide(made)
+    for action in actions:
+        if isinstance(action, Drain):
+            drained = by_key[action.key]
+            assert drained.num_users and drained.draining_since is None and made.wanted
+            assert drained.state == "ready" and drained.turn_ends_at != math.inf
+    resumed = {action.key for action in actions if isinstance(action, Resume)}
+    evicted = {action.key for action in actions if isinstance(action, Evict)}
+    draining = {m.key for m in made.models if m.state == "ready" and m.draining_since is not None}
+    assert resumed <= draining - evicted
+    if not made.wanted:
+        assert resumed == draining - evicted
+
+
+@unhurried
+@given(states())
+def test_a_load_gets_what_it_can_do_with_and_no_more_than_it_wants(made: State) -> None:
+    by_key = {m.key: m for m in made.wanted}
+    for action in decide(made):
+        if isinstance(action, Load):
+            m = by_key[action.key]
+            least_bytes = m.num_bytes if m.least_bytes is None else m.least_bytes
+            assert least_bytes <= action.num_bytes <= m.num_bytes
+
+
+@unhurried
+@given(states())
 def test_the_same_state_always_gives_the_same_actions(made: State) -> None:
     shuffled = dataclasses.replace(
         made,
@@ -320,7 +457,12 @@ def test_nothing_that_fits_is_left_waiting_unless_room_is_kept_for_another(made:
         made,
         ready=tuple(dataclasses.replace(job, queued_at=NOW) for job in made.ready),
         wanted=tuple(dataclasses.replace(m, since=NOW) for m in made.wanted),
-        models=tuple(dataclasses.replace(m, state="ready", num_users=1) for m in made.models),
+        models=tuple(
+            dataclasses.replace(
+                m, state="ready", num_users=1, draining_since=None, turn_ends_at=math.inf
+            )
+            for m in made.models
+        ),
     )
     actions = decide(made)
     done = {getattr(action, "job_id", None) or getattr(action, "key", None) for action in actions}
@@ -364,11 +506,20 @@ def carried_out(made: State, actions: list[object]) -> State:
     for action in actions:
         if isinstance(action, Evict):
             models[action.key] = dataclasses.replace(models[action.key], state="unloading")
+        elif isinstance(action, Drain):
+            models[action.key] = dataclasses.replace(
+                models[action.key], num_users=0, draining_since=NOW
+            )
+        elif isinstance(action, Resume):
+            resumed = models[action.key]
+            models[action.key] = dataclasses.replace(
+                resumed, draining_since=None, turn_ends_at=NOW + 1
+            )
         elif isinstance(action, Load | RefuseModel):
             wish = next(m for m in wishes if m.key == action.key)
             wishes.remove(wish)
             if isinstance(action, Load):
-                models[wish.key] = model(wish.key, wish.num_bytes, num_users=1)
+                models[wish.key] = model(wish.key, action.num_bytes, num_users=1)
         elif isinstance(action, Start | RefuseJob):
             job = next(job for job in waiting if job.id == action.job_id)
             waiting.remove(job)
