@@ -90,16 +90,16 @@ class KeyCache:
         found = self._seen.get(digest)
         if found is not None and self._clock() - found[0] < KEY_CACHE_S:
             return found[1]
-        looked_up_at = self._clock()
+        looked_up_at, seen = self._clock(), self._seen
         actor = await asyncio.to_thread(self._keys.authenticate, text)
-        if len(self._seen) >= MAX_CACHED_KEYS:
-            self._seen.clear()
-        self._seen[digest] = (looked_up_at, actor)
+        if len(seen) >= MAX_CACHED_KEYS:
+            seen.clear()
+        seen[digest] = (looked_up_at, actor)
         return actor
 
     def clear(self) -> None:
-        """Forget every key; called when one is revoked."""
-        self._seen.clear()
+        """Forget every key, those being looked up too; called when one is revoked."""
+        self._seen = {}
 
 
 class Gate:

@@ -74,6 +74,10 @@ class Database:
         except DBAPIError as error:
             raise typed_error(error) from error
 
+    def num_commits(self) -> int:
+        """Return how often anything was written: while it stays, what was read is still true."""
+        return self._writer.num_commits
+
     def close(self) -> None:
         """Finish queued writes and close; the writing connection goes last, as it checkpoints."""
         self._readers.shutdown()

@@ -36,13 +36,18 @@ class _Outcome:
 
 
 class GroupWriter:
-    """Runs changes in order on one connection of ``engine``, a group of them per commit."""
+    """Runs changes in order on one connection of ``engine``, a group of them per commit.
+
+    Attributes:
+        num_commits: rises with each commit, before anyone is told of it.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self.num_commits = 0
         self._thread = threading.Thread(target=self._run, name="llmos-db-writer", daemon=True)
         self._thread.start()
 
@@ -81,7 +86,7 @@ class GroupWriter:
         """Settle every future of a group, whatever happens: this thread must go on."""
         try:
             with self._engine.connect() as connection:
-                _commit(connection, group)
+                self._commit(connection, group)
         except Exception as error:  # there is no connection to be had, or it broke
             failure = typed_error(error) if isinstance(error, DBAPIError) else error
             for write in group:
@@ -99,27 +104,29 @@ class GroupWriter:
             item = self._queue.get()
         return group, False
 
-
-def _commit(connection: Connection, group: list[_Write]) -> None:
-    """Run a group in one transaction. When there is no room for all, try each on its own."""
-    try:
-        with connection.begin():
-            outcomes = [_attempt(connection, write.change) for write in group]
-    except DBAPIError as error:
-        failure = typed_error(error)
-        if isinstance(failure, DiskFullError) and len(group) > 1:
-            for write in group:
-                _commit(connection, [write])
-            return
-        failure.__cause__ = error if failure is not error else None
-        outcomes = [_Outcome(error=failure) for _ in group]
-    except Exception as error:  # a change ended the transaction it was lent: this thread must go on
-        outcomes = [_Outcome(error=error) for _ in group]
-    for write, outcome in zip(group, outcomes, strict=True):
-        if outcome.error is None:
-            write.future.set_result(outcome.value)
-        else:
-            write.future.set_exception(outcome.error)
+    def _commit(self, connection: Connection, group: list[_Write]) -> None:
+        """Run a group in one transaction. When there is no room for all, try each on its own."""
+        try:
+            with connection.begin():
+                outcomes = [_attempt(connection, write.change) for write in group]
+        except DBAPIError as error:
+            failure = typed_error(error)
+            if isinstance(failure, DiskFullError) and len(group) > 1:
+                for write in group:
+                    self._commit(connection, [write])
+                return
+            failure.__cause__ = error if failure is not error else None
+            outcomes = [_Outcome(error=failure) for _ in group]
+        except (
+            Exception
+        ) as error:  # a change ended the transaction it was lent: this thread must go on
+            outcomes = [_Outcome(error=error) for _ in group]
+        self.num_commits += 1
+        for write, outcome in zip(group, outcomes, strict=True):
+            if outcome.error is None:
+                write.future.set_result(outcome.value)
+            else:
+                write.future.set_exception(outcome.error)
 
 
 def _attempt(connection: Connection, change: Callable[[Connection], Any]) -> _Outcome:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -323,6 +324,28 @@ async def test_keys_are_looked_up_again_after_a_moment() -> None:
     await cache.authenticate("k")
     answers.pop(0)
     cache.clear()
+    with pytest.raises(AuthenticationError):
+        await cache.authenticate("k")
+
+
+async def test_a_key_revoked_while_it_is_looked_up_is_not_let_in_again() -> None:
+    actor = Actor("key:1", "alice", "user")
+    reading, revoked = threading.Event(), threading.Event()
+
+    class Reader:
+        def authenticate(self, text: str) -> Actor:
+            if revoked.is_set():
+                raise AuthenticationError
+            reading.set()
+            assert revoked.wait(10)
+            return actor  # as it was read before
+
+    cache = KeyCache(Reader(), lambda: 0.0)
+    first = asyncio.ensure_future(cache.authenticate("k"))
+    assert await asyncio.to_thread(reading.wait, 10)
+    cache.clear()
+    revoked.set()
+    assert await first is actor
     with pytest.raises(AuthenticationError):
         await cache.authenticate("k")
 

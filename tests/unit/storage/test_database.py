@@ -35,6 +35,17 @@ async def test_a_write_returns_its_value_and_reads_see_it(database: Database) ->
     assert database.read_sync(tasks) == ["a", "b"]
 
 
+async def test_who_was_told_of_a_write_sees_that_something_was_written(tmp_path: Path) -> None:
+    with closing(Database.open(tmp_path / "a.db")) as database:
+        before = database.num_commits()
+        database.read_sync(tasks)
+        assert database.num_commits() == before
+        for task in "abc":
+            database.write_sync(add(task))
+            assert database.num_commits() > before
+            before = database.num_commits()
+
+
 async def test_a_failing_change_is_rolled_back_and_its_neighbours_are_kept(
     database: Database,
 ) -> None:
