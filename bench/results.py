@@ -48,6 +48,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         print("  ".join(cells), flush=True)
 
 
+def say(name: str, text: str, is_met: bool) -> None:
+    """Print what was promised of a contestant, and whether it held."""
+    print(f"{name}: {text}: {'ok' if is_met else 'MISSED'}", flush=True)
+
+
 def _text(cell: Any) -> str:
     if not isinstance(cell, float):
         return str(cell)
@@ -102,10 +107,15 @@ class Plot:
         axes.grid(axis="y", color="#e6e6e6")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the file, with the contestants' names below the charts, where they hide no bar."""
         RESULTS.mkdir(exist_ok=True)
+        shown: dict[str, Any] = {}
+        for axes in self._axes:
+            handles, names = axes.get_legend_handles_labels()
+            shown = dict(zip(names, handles, strict=True)) | shown
+        style = {"loc": "outside lower center", "frameon": False, "fontsize": 8}
+        self._figure.legend(shown.values(), shown.keys(), ncols=min(len(shown), 5), **style)
         self._figure.savefig(self._path)
         print(f"written: {self._path}", flush=True)

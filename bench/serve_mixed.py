@@ -21,7 +21,8 @@ from typing import Any
 
 from machine import machine
 from peers import NAMES
-from results import Plot, percentiles, spread, table, write
+from repeats import Repeats
+from results import Plot, percentiles, say, spread, table, write
 from servers import Process, Server, ask_all, servers
 from shapes import PEERS_HOME, SHAPES, make
 from streams import Stream, merged_gaps, stream
@@ -72,18 +73,19 @@ def main() -> None:
     files = make(options.peers_home, options.shape, ["hf"])
     lengths = conversation_lengths(options.trace)
     facts = machine()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.peers}
-    for repeat in range(options.repeats):
-        for server in servers(files, options.peers):
-            prompts = Prompts(files, 100 + repeat)
-            arrivals = poisson(options.arrivals, options.rate, lengths, prompts, 7 + repeat)
-            server.start()
-            try:
-                run = asyncio.run(measure(server, arrivals, prompts, options.batch_s))
-            finally:
-                server.stop()
-            runs[server.name].append(run)
-            print(f"{repeat + 1}/{options.repeats} {server.name}: {line(run)}", flush=True)
+
+    def run(name: str, repeat: int) -> dict[str, Any]:
+        prompts = Prompts(files, 100 + repeat)
+        arrivals = poisson(options.arrivals, options.rate, lengths, prompts, 7 + repeat)
+        (server,) = servers(files, [name])
+        server.start()
+        try:
+            return asyncio.run(measure(server, arrivals, prompts, options.batch_s))
+        finally:
+            server.stop()
+
+    repeats = Repeats(options.name, vars(options))
+    runs = repeats.measure(options.peers, options.repeats, run, line)
     measured = {name: summary(found) for name, found in runs.items()}
     report = {
         "shape": options.shape,
@@ -96,6 +98,7 @@ def main() -> None:
     }
     show(report)
     write(options.name, report)
+    repeats.end()
     draw(options.name, measured)
 
 
@@ -298,7 +301,7 @@ def show(report: dict[str, Any]) -> None:
         )
     for name, checks in report["verdicts"].items():
         for text, is_met in checks.items():
-            print(f"{name}: {text}: {'ok' if is_met else 'MISSED'}")
+            say(name, text, is_met)
 
 
 def draw(name: str, measured: dict[str, Any]) -> None:

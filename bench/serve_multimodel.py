@@ -19,7 +19,8 @@ from typing import Any
 
 from machine import machine
 from peers import llama_program
-from results import Plot, percentiles, spread, table, write
+from repeats import Repeats
+from results import Plot, percentiles, say, spread, table, write
 from servers import LlamaServer, LlmosServer, Process, TransformersServer
 from shapes import PEERS_HOME, SHAPES, Files, make
 from streams import Stream, stream
@@ -29,6 +30,8 @@ MODELS = ("alpha", "beta", "gamma", "delta")
 PEERS = ("llmos int8", "llama.cpp q8_0", "transformers bf16")
 RESIDENT = 2
 BUDGET_IN_MODELS = 2.5
+CACHE_BYTES = 2**30
+"""Of each, in the budget."""
 LARGEST_TTFT_S, LARGEST_ITL_S = 2.0, 0.2
 POLL_S = 0.2
 LEAST_RATIO, LARGEST_PAIR_COST = 2.0, 1.05
@@ -70,16 +73,16 @@ def main() -> None:
         for i in range(len(MODELS))
     ]
     facts = machine()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.peers}
-    for repeat in range(options.repeats):
-        for name in options.peers:
-            prompts = Prompts(files[0], 300 + repeat)
-            arrivals = bursts(
-                MODELS, options.seconds, options.every, options.size, lengths, prompts, 11 + repeat
-            )
-            run = run_server(name, files, arrivals, prompts, options)
-            runs[name].append(run)
-            print(f"{repeat + 1}/{options.repeats} {name}: {line(run)}", flush=True)
+
+    def run(name: str, repeat: int) -> dict[str, Any]:
+        prompts = Prompts(files[0], 300 + repeat)
+        arrivals = bursts(
+            MODELS, options.seconds, options.every, options.size, lengths, prompts, 11 + repeat
+        )
+        return run_server(name, files, arrivals, prompts, options)
+
+    repeats = Repeats(options.name, vars(options))
+    runs = repeats.measure(options.peers, options.repeats, run, line)
     measured = {
         name: {key: spread(run[key] for run in found) for key in found[0] if key != "failed"}
         | {"failed": sorted({text for run in found for text in run["failed"]})[:5]}
@@ -96,6 +99,7 @@ def main() -> None:
     }
     show(measured)
     write(options.name, report)
+    repeats.end()
     draw(options.name, measured)
 
 
@@ -154,7 +158,9 @@ def make_server(name: str, files: Sequence[Files]) -> Process:
             paths = {
                 model: one.path("llmos-int8") for model, one in zip(MODELS, files, strict=True)
             }
-            return LlmosServer(name, paths, memory_bytes=budget_bytes(name, paths))
+            weights = files[0].weights_bytes("llmos-int8")
+            budget_bytes = int(BUDGET_IN_MODELS * (weights + CACHE_BYTES))
+            return LlmosServer(name, paths, memory_bytes=budget_bytes)
         case "llama.cpp q8_0":
             folder = home / "shapes" / f"{files[0].shape}-router"
             folder.mkdir(exist_ok=True)
@@ -167,21 +173,6 @@ def make_server(name: str, files: Sequence[Files]) -> Process:
         case _:
             paths = {model: one.path("hf") for model, one in zip(MODELS, files, strict=True)}
             return TransformersServer(name, paths)
-
-
-def budget_bytes(name: str, paths: dict[str, Path]) -> int:
-    """Return the bytes of two and a half models, as llmos itself counts them."""
-    server = LlmosServer(name, {MODELS[0]: paths[MODELS[0]]})
-    server.start()
-    try:
-        return int(BUDGET_IN_MODELS * asyncio.run(_resident_bytes(server)))
-    finally:
-        server.stop()
-
-
-async def _resident_bytes(server: LlmosServer) -> int:
-    await stream(server.port, server.body([2000] * 8, 2, model=MODELS[0]), server.headers)
-    return await server.resident_bytes()
 
 
 async def serve_bursts(server: Process, arrivals: Sequence[Arrival]) -> dict[str, Any]:
@@ -289,15 +280,11 @@ def show(measured: dict[str, Any]) -> None:
             best = max(peers, key=lambda peer: measured[peer]["goodput_per_s"]["median"])
             peer_goodput = max(measured[best]["goodput_per_s"]["median"], 1e-9)
             ratio = ours["goodput_per_s"]["median"] / peer_goodput
-            _say(name, f"goodput {ratio:.2f}x {best}", ratio >= LEAST_RATIO)
+            say(name, f"goodput {ratio:.2f}x {best}", ratio >= LEAST_RATIO)
         cost = ours["pair_cost"]["median"]
-        _say(name, f"alternating costs {cost:.3f}x", cost <= LARGEST_PAIR_COST)
+        say(name, f"alternating costs {cost:.3f}x", cost <= LARGEST_PAIR_COST)
         evicted = ours["busy_evicted"]["high"]
-        _say(name, f"{evicted:.0f} busy models evicted", evicted == 0)
-
-
-def _say(name: str, text: str, is_met: bool) -> None:
-    print(f"{name}: {text}: {'ok' if is_met else 'MISSED'}")
+        say(name, f"{evicted:.0f} busy models evicted", evicted == 0)
 
 
 def draw(name: str, measured: dict[str, Any]) -> None:

@@ -234,11 +234,6 @@ class LlmosServer(Process):
         status = await streams.get_json(self.port, "/api/v1/ps", self.headers)
         return {one["name"].partition(":")[0]: one["state"] for one in status["models"]}
 
-    async def resident_bytes(self) -> int:
-        """Return what the models in memory take, by its ledger."""
-        status = await streams.get_json(self.port, "/api/v1/ps", self.headers)
-        return sum(one["bytes"] for one in status["models"])
-
 
 class LlamaServer(Process):
     """llama.cpp's server with one model, or as a router over a directory of them.

@@ -41,7 +41,12 @@ NUM_MERGES = 1500
 FIRST_WORD_ID = 1 + 256 + NUM_MERGES
 """Ids from here on are whole words, in no merge; below are the end token, bytes and merges."""
 FORMATS = ("hf", "f16", "q8_0", "q4_0", "ov-int8", "ov-int4", "llmos-int8", "llmos-int4")
-QUANTIZERS = ("engines/native/quantize.py", "engines/native/packing.py", "library/quantized.py")
+QUANTIZERS = (
+    "engines/native/quantize.py",
+    "engines/native/packing.py",
+    "engines/native/int8.py",
+    "library/quantized.py",
+)
 
 
 @dataclass(frozen=True, slots=True)

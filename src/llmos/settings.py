@@ -49,6 +49,9 @@ class Settings:
         "bfloat16 where only that fits), stored (never quantised ones), float32 or bfloat16.",
         choices=("auto", "stored", "float32", "bfloat16"),
     )
+    drafts: str = _setting(
+        "", "Small models that guess for others, comma-separated: big=small guesses for big."
+    )
     memory_bytes: int = _setting(
         0, "Memory that may be reserved; 0 means 80% of the free.", least=0
     )

@@ -26,6 +26,7 @@ from llmos.kernel.ledger import Ledger, capacity_of
 from llmos.kernel.queue import Commit
 from llmos.library import jobs as library_jobs
 from llmos.library.artifacts import Library
+from llmos.library.drafts import parse_drafts
 from llmos.library.starter import install_starter_models
 from llmos.plugins.manager import Plugins, load_plugins
 from llmos.security import audit
@@ -158,6 +159,8 @@ def _assemble(
         Templates(),
         settings,
         capacity_bytes=kernel.ledger.capacity_bytes,
+        changes=database.num_commits,
+        drafts=parse_drafts(settings.drafts),
     )
     return System(settings, lock, plugins, database, blobs, keys, library, kernel, tasks)
 

@@ -41,7 +41,7 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # it is of other processes, which tell nobody
     return value
 
 

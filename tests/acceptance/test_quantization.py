@@ -13,7 +13,14 @@ import openai
 import pytest
 import torch
 from harness import Llmos, running, stop
-from tests.unit.engines.decoders import VOCAB, make_decoder, needed_extension, random_ids
+from tests.unit.engines.decoders import (
+    EXPERTS,
+    OTHERS,
+    VOCAB,
+    make_decoder,
+    needed_extension,
+    random_ids,
+)
 from tests.unit.engines.families import greedy, run_works
 from tests.unit.engines.lora import save_adapter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -169,20 +176,53 @@ def test_an_import_can_be_quantised_in_the_same_job(world: World) -> None:
     assert world.llmos.json("show", "plain")["runs_as"] == "llama-int8:1"
 
 
-def test_what_cannot_be_quantised_is_refused_in_one_line(world: World) -> None:
+def test_a_model_that_is_not_llama_like_is_quantised_and_run_by_torch(
+    world: World, tmp_path: Path
+) -> None:
     llmos = world.llmos
     add_tokenizer(make_decoder(world.folder / "gpt2", "gpt2"))
     llmos.ok("import", world.folder / "gpt2", "--name", "gpt2")
-    assert "not built like Llama's" in llmos.refused("quantize", "gpt2")
-    assert "not built like Llama's" in llmos.refused(
-        "import", world.folder / "gpt2", "--name", "gpt3", "--dtype", "int8"
+    assert "quantise it to int8" in llmos.refused("quantize", "gpt2", "--to", "int4")
+    assert "gpt2:1 now runs as it" in llmos.ok("quantize", "gpt2")
+    llmos.ok("export", "gpt2-int8", tmp_path / "out")
+    expected = world.expected(tmp_path / "out")
+    assert world.ask("gpt2") == expected
+    assert "gpt2-int8:1" in world.names_in_memory()
+    llmos.ok("import", tmp_path / "out", "--name", "gpt2-again")
+    assert world.ask("gpt2-again") == expected
+    for name in ("gpt2-again", "gpt2-int8", "gpt2"):
+        llmos.ok("rm", name)
+
+
+def test_without_the_extension_torch_runs_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmos.engines.native.served.extension", lambda: None)
+    exported = world.folder / "exported"
+    expected = {name: world.expected(exported / name) for name in ("llama-int8", "small")}
+    with restarted(world.llmos, LLMOS_EXTENSION="0"):
+        assert {name: world.ask(name) for name in expected} == expected
+        found = {one["check"]: one for one in world.llmos.json("doctor")}
+        assert found["extension"]["status"] == "warn"
+
+
+def test_what_cannot_be_quantised_is_refused_in_one_line(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llmos = world.llmos
+    monkeypatch.setitem(OTHERS, "mixtral", EXPERTS)
+    add_tokenizer(make_decoder(world.folder / "mixtral", "mixtral"))
+    llmos.ok("import", world.folder / "mixtral", "--name", "mixtral")
+    assert "too few of its weights" in llmos.refused("quantize", "mixtral")
+    assert "too few of its weights" in llmos.refused(
+        "import", world.folder / "mixtral", "--name", "gpt3", "--dtype", "int8"
     )
     assert "quantised already" in llmos.refused("quantize", "llama-int8")
     assert "only models that generate text" in llmos.refused("quantize", "starter-sentiment")
     assert "did you mean" in llmos.refused("quantize", "lama")
     assert "int8 or int4" in llmos.refused("quantize", "llama", "--to", "int2")
     assert not any(row["name"].startswith("gpt3") for row in llmos.json("list"))
-    assert llmos.json("show", "gpt2")["runs_as"] == "gpt2:1"
+    assert llmos.json("show", "mixtral")["runs_as"] == "mixtral:1"
 
 
 def test_models_take_turns_in_a_memory_that_holds_one(world: World) -> None:

@@ -26,10 +26,7 @@ MAX_TOKENS = 8
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
-def test_a_mixed_batch_equals_peft(
-    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def test_a_mixed_batch_equals_peft(tmp_path: Path, family: str) -> None:
     directory = make_model(tmp_path / "base", family)
     models = {"": load_oracle(directory)}
     engine = NativeEngine()

@@ -25,10 +25,12 @@ from tests.unit.engines.families import (
 from llmos.engines import base
 from llmos.engines.native.engine import NativeEngine
 from llmos.engines.native.predictor import StepCost
+from llmos.engines.native.quantize import quantize_directory
 from llmos.engines.native.sequences import Sequence
 from llmos.engines.native.served import ServedModel
 from llmos.engines.native.speculation import Speculator
 from llmos.errors import InvalidModelError
+from llmos.library.quantized import read_quantized
 from llmos.types import GenerateWork, Priority, SamplingParams, TokensOut
 
 MAX_TOKENS = 10
@@ -206,6 +208,29 @@ def test_a_draft_model_changes_no_token(
     assert stats.draft_tokens > 0
     if same:
         assert stats.accepted_tokens >= 0.9 * stats.draft_tokens
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_quantised_draft_of_a_quantised_model_changes_no_token(
+    directories: Directories, tmp_path: Path, same: bool
+) -> None:
+    works = mixed_works()
+    quantize_directory(directories("llama"), tmp_path / "target", "int8")
+    small = directories("llama" if same else "gemma2")
+    quantize_directory(small, tmp_path / "small", "int8")
+    manifest = MANIFEST | read_quantized(tmp_path / "target").manifest_keys()
+    expected = run_works(load(tmp_path / "target", manifest, block_size=16), works)
+    draft = MANIFEST | read_quantized(tmp_path / "small").manifest_keys()
+    engine = load(
+        tmp_path / "target",
+        manifest | {"draft": draft | {"path": str(tmp_path / "small")}},
+        block_size=16,
+    )
+    engine._speculator = Eager(engine._speculator.drafter)
+    assert run_works(engine, works, per_step=2) == expected
+    assert engine.stats().draft_tokens > 0
+    if same:
+        assert engine.stats().accepted_tokens >= 0.9 * engine.stats().draft_tokens
 
 
 def test_a_draft_model_with_other_words_is_refused(

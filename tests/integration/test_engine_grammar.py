@@ -14,8 +14,8 @@ from tests.unit.tasks.conftest import byte_level
 
 from llmos.engines.native.engine import NativeEngine
 from llmos.errors import GrammarError, LlmosError
-from llmos.tasks.grammar import tools_grammar
 from llmos.tasks.tokenizers import Tokenizer
+from llmos.tasks.tool_grammar import tools_grammar
 from llmos.types import GenerateWork, Grammar, SamplingParams, TokensOut, Tool, ToolUse
 
 CONTEXT = 512

@@ -30,6 +30,13 @@ SAFE_SQLITE = (3, 51, 3)
 LOW_DISK_BYTES, NO_DISK_BYTES = 5 * 10**9, 500 * 10**6
 LOW_MEMORY_BYTES = 2 * 10**9
 Status = Literal["ok", "warn", "fail"]
+_BY_TORCH = "int8 models are as small without it, but slower"
+_EXTENSION_ADVICE = {
+    "switched off": f"unset LLMOS_EXTENSION; {_BY_TORCH}",
+    "cpu": f"nothing to do: {_BY_TORCH}",
+    "compiler": f"install g++, or set CXX, and start llmos again; {_BY_TORCH}",
+}
+"""What to do about the obstacles that `engines.native.extension` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,22 @@ def check_device(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("device", "ok", "NVIDIA device" if has_gpu else f"CPU, {cores} cores")
+
+
+def check_extension(settings: Settings) -> Iterator[Finding]:
+    """The C++ extension that runs quantised models fast; `llmos doctor` does not build it."""
+    from llmos.engines.native.extension import status
+
+    found = status()
+    if found.state == "built":
+        yield Finding("extension", "ok", f"built: {found.path}")
+    elif found.state == "unbuilt":
+        when = "will be built when the first quantised model is loaded (some seconds)"
+        yield Finding("extension", "ok", f"{when}, by {found.compiler}")
+    else:
+        yield Finding(
+            "extension", "warn", f"absent: {found.why}", _EXTENSION_ADVICE[found.obstacle]
+        )
 
 
 def check_sqlite(settings: Settings) -> Iterator[Finding]:
@@ -187,6 +210,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_python,
     check_packages,
     check_device,
+    check_extension,
     check_sqlite,
     check_disk,
     check_memory,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmos.compression.comparison import compare
+from llmos.compression.comparison import Difference, compare
 from llmos.engines.loading import set_threads
 from llmos.engines.native.extension import extension
 from llmos.engines.native.fused import check_layers
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 _STEPS_AFTER = 2
-_SLOW = (
-    "there is no C++ extension here (no compiler, or a CPU without AVX512-VNNI): this machine will "
-    "compute the quantised model as float32, no faster and no smaller in memory"
-)
+_MAX_ERROR = 0.3
+"""Of the logits, relative: more comes of a network that computes with its weights in other ways."""
+_BY_TORCH = "torch will run it, as small in memory as the C++ extension would but slower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ def run(context: JobContext) -> JobResult:
     """Quantise ``params["base"]`` to ``params["dtype"]`` as a version of ``params["name"]``.
 
     Raises:
-        UnsupportedTaskError: the model's layers are not Llama-like.
+        UnsupportedTaskError: the model cannot be quantised, or not to this.
         InvalidModelError, CorruptBlobError: its stored files are not usable.
         DiskFullError: there is no room.
         CancelledError: the job was cancelled.
@@ -66,18 +65,11 @@ def make_variant(context: JobContext, base: Base, dtype: QuantizedDtype, name: s
     target = context.checkpoint_dir / "quantized"
     shutil.rmtree(target, ignore_errors=True)  # of an attempt that did not end
 
-    def on_progress(done: int, total: int) -> None:
-        context.wait_while_paused()
-        context.raise_if_cancelled()
-        context.progress(done, total + _STEPS_AFTER, f"layer {done - 1} of {total - 1}")
-
-    found = quantize_directory(base.directory, target, dtype, on_progress)
-    total = len(found.layers) + 1 + _STEPS_AFTER
-    _check_runs(context, target)
+    total = _write(context, base, target, dtype) + _STEPS_AFTER
     context.raise_if_cancelled()
     context.progress(total - 1, total, "comparing with the original")
     manifest = _manifest(base, target)
-    difference = compare(base.directory, target, manifest, context.threads or 1)
+    difference = _compare(context, base, target, manifest)
     metrics = dataclasses.asdict(difference)
     context.metric(total, **{key: float(value) for key, value in metrics.items()})
     context.log(
@@ -92,19 +84,57 @@ def make_variant(context: JobContext, base: Base, dtype: QuantizedDtype, name: s
     return NewVersion("model", name, files, manifest, inputs=_inputs(base))
 
 
-def _check_runs(context: JobContext, target: Path) -> None:
-    """Refuse a model whose layers the extension would not reproduce: it would gain nothing."""
+def _write(context: JobContext, base: Base, target: Path, dtype: QuantizedDtype) -> int:
+    """Write the quantised model in the layout that suits it; return how many parts that took."""
+    total = 0
+
+    def on_progress(done: int, parts: int) -> None:
+        nonlocal total
+        total = parts
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+        context.progress(done, total + _STEPS_AFTER, f"part {done} of {total}")
+
+    quantize_directory(base.directory, target, dtype, on_progress)
+    if (why := _why_not_extension(target)) is not None:
+        if dtype == "int4":
+            raise UnsupportedTaskError(
+                f"This model cannot be int4, its layers compute something of their own ({why}): "
+                "quantise it to int8."
+            )
+        shutil.rmtree(target)
+        quantize_directory(base.directory, target, dtype, on_progress, must_be_rows=True)
+    if read_quantized(target).structure is None:
+        context.log(f"its layers are not built like Llama's: {_BY_TORCH}")
+    elif extension() is None:
+        context.log(f"there is no C++ extension here (`llmos doctor` says why): {_BY_TORCH}")
+    return total
+
+
+def _why_not_extension(target: Path) -> str | None:
+    """Return why tiles are not for the extension; None where it reproduces their layers, or where
+    it cannot be tried."""
     library = extension()
-    if library is None:
-        context.log(_SLOW)
-        return
+    if library is None or read_quantized(target).structure is None:
+        return None
     try:
         check_layers(library, open_quantized(target), target)
     except InvalidModelError as error:
+        return error.message
+    return None
+
+
+def _compare(context: JobContext, base: Base, target: Path, manifest: dict[str, Any]) -> Difference:
+    """Run the new model beside its base; raises UnsupportedTaskError where it says other things."""
+    try:
+        found = compare(base.directory, target, manifest, context.threads or 1)
+    except InvalidModelError as error:
+        raise UnsupportedTaskError(f"This model cannot be quantised: {error.message}") from error
+    if read_quantized(target).structure is None and not found.relative_error <= _MAX_ERROR:
         raise UnsupportedTaskError(
-            f"This model cannot be quantised, its layers compute something of their own: "
-            f"{error.message}"
-        ) from error
+            f"This model cannot be quantised: its logits would be {found.relative_error:.0%} off."
+        )
+    return found
 
 
 def _manifest(base: Base, target: Path) -> dict[str, Any]:

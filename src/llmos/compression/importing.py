@@ -61,9 +61,7 @@ def _chosen(new: NewVersion) -> str | None:
     """Return what to quantise to without being asked; None where it would not pay."""
     if new.kind != "model" or not is_worth_it(new.manifest):
         return None
-    from llmos.engines.native.extension import extension
-
-    if find_device(os.environ.get("LLMOS_DEVICE", "cpu")) != "cpu" or extension() is None:
+    if find_device(os.environ.get("LLMOS_DEVICE", "cpu")) != "cpu":
         return None
     return fitting_dtype(new.manifest, psutil.virtual_memory().available)
 

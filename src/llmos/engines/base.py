@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmos.engines.native.extension import is_likely
 from llmos.errors import (
     ContextLengthError,
     EngineError,
@@ -18,13 +19,17 @@ from llmos.errors import (
     LlmosError,
     UnsupportedTaskError,
 )
+from llmos.library.quantized import DTYPES
+from llmos.library.quantized import memory as quantized_memory
 from llmos.types import EngineStats, GenerateWork, Priority, Work, WorkOut
 
 ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-QUANTIZED_DTYPES = frozenset({"int8", "int4"})
-MAX_KV_CACHE_BYTES = 2**30
+DEFAULT_KV_CACHE_BYTES = 2**30
 CONTEXTS_IN_CACHE = 16
+LARGEST_BLOCK_TOKENS = 64
 DEFAULT_CONTEXT_TOKENS = 2048
+MAX_STEP_TOKENS = 2048
+"""Computed in one step at most, unless an engine is told another number."""
 MAX_LOGPROBS = 128
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -168,11 +173,12 @@ def _estimate_alone(manifest: Mapping[str, Any], device: str) -> Estimate:
     if manifest.get("engine") == "echo":
         return Estimate(0)
     stored = str(manifest.get("dtype") or "float32")
-    if stored in QUANTIZED_DTYPES:  # is computed as it is stored, and says what its cache takes
-        per_token = int(manifest.get("kv_bytes_per_token") or 0)
-        num_tokens = kv_cache_tokens(manifest, per_token)
-        weights_bytes = int(manifest.get("weights_bytes") or 0)
-        return Estimate(weights_bytes, per_token, per_token * num_tokens)
+    if stored in DTYPES:  # is computed as it is stored
+        memory = quantized_memory(manifest, has_extension=is_cpu(device) and is_likely())
+        per_token = memory.kv_bytes_per_token
+        workspace_bytes = memory.workspace_bytes_per_token * MAX_STEP_TOKENS
+        cache_bytes = per_token * kv_cache_tokens(manifest, per_token)
+        return Estimate(memory.weights_bytes + workspace_bytes, per_token, cache_bytes)
     item_bytes = ITEM_BYTES[compute_dtype(manifest, device)]
     if parameters := int(manifest.get("parameters") or 0):
         weights_bytes = parameters * item_bytes
@@ -205,8 +211,10 @@ def cpu_dtype(manifest: Mapping[str, Any], wanted: str, capacity_bytes: int) -> 
     """
     if wanted in ("float32", "bfloat16"):
         return wanted
-    as_float32 = estimate({**manifest, "compute_dtype": "float32"}).total_bytes
-    as_bfloat16 = estimate({**manifest, "compute_dtype": "bfloat16"}).total_bytes
+    as_float32, as_bfloat16 = (
+        estimate(one).total_bytes - spare_bytes(one)
+        for one in ({**manifest, "compute_dtype": dtype} for dtype in ("float32", "bfloat16"))
+    )
     return "bfloat16" if as_bfloat16 <= capacity_bytes < as_float32 else "float32"
 
 
@@ -218,9 +226,27 @@ def context_tokens(manifest: Mapping[str, Any]) -> int:
 def kv_cache_tokens(manifest: Mapping[str, Any], bytes_per_token: int) -> int:
     """Return how many tokens the KV cache holds: room for several full contexts, within a budget
     (manifest key ``kv_cache_bytes``, else 1 GiB)."""
-    budget_bytes = int(manifest.get("kv_cache_bytes") or MAX_KV_CACHE_BYTES)
+    budget_bytes = int(manifest.get("kv_cache_bytes") or DEFAULT_KV_CACHE_BYTES)
     wanted = context_tokens(manifest) * CONTEXTS_IN_CACHE
     return min(wanted, budget_bytes // bytes_per_token) if bytes_per_token else wanted
+
+
+def spare_bytes(manifest: Mapping[str, Any], device: str = "cpu") -> int:
+    """Return how much less than `estimate` will do: all of the cache but one whole context."""
+    per_token = estimate(manifest, device).kv_bytes_per_token
+    context = -(-context_tokens(manifest) // LARGEST_BLOCK_TOKENS) * LARGEST_BLOCK_TOKENS
+    return max(kv_cache_tokens(manifest, per_token) - context, 0) * per_token
+
+
+def with_smaller_cache(
+    manifest: Mapping[str, Any], short_bytes: int, device: str = "cpu"
+) -> Mapping[str, Any]:
+    """Return the manifest of the same model that takes so many bytes less than `estimate` says."""
+    if not short_bytes:
+        return manifest
+    per_token = estimate(manifest, device).kv_bytes_per_token
+    cache_bytes = kv_cache_tokens(manifest, per_token) * per_token
+    return {**manifest, "kv_cache_bytes": max(cache_bytes - short_bytes, 1)}
 
 
 def check_generate(work: GenerateWork, vocab_size: int, context: int) -> None:

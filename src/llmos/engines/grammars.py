@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from llmos.errors import GrammarError
 from llmos.types import Grammar
@@ -33,23 +34,63 @@ _NO_FORCING = '%llguidance {"no_forcing": true}'
 the usual ones would take a second tokenizer, of as much memory again."""
 
 
+LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 1_000_000,  # about 20 ms
+    "step_lexer_fuel": 200_000,  # about 15 ms
+    "step_max_items": 50_000,  # about 3 ms
+    "max_items_in_row": 2_000,
+    "max_lexer_states": 50_000,  # about 100 MB
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+"""Of time and memory, by llguidance's names."""
+
+
+class Matcher(Protocol):
+    """Where a text is in a grammar; see llguidance's LLMatcher."""
+
+    def deep_copy(self) -> Self: ...
+    def compute_bitmask(self) -> bytes: ...
+    def consume_token(self, token_id: int, /) -> bool: ...
+    def consume_tokens(self, token_ids: list[int], /) -> bool: ...
+    def is_error(self) -> bool: ...
+    def get_error(self) -> str: ...
+    def is_accepting(self) -> bool: ...
+    def is_stopped(self) -> bool: ...
+
+
+M = TypeVar("M", bound=Matcher)
+
+
+def python_matchers(tokenizer: LLTokenizer) -> Callable[[str], LLMatcher]:
+    """Return what makes llguidance's own matchers of Lark grammars."""
+    from llguidance import LLMatcher
+
+    def matcher(lark: str) -> LLMatcher:
+        source = LLMatcher.grammar_from_lark(lark)
+        return LLMatcher(tokenizer, source, log_level=0, limits=_limits())
+
+    return matcher
+
+
 def compile_grammar(
-    tokenizer: LLTokenizer, grammar: Grammar, *, writes_anything: bool = False
-) -> LLMatcher:
+    matcher_of: Callable[[str], M], grammar: Grammar, *, writes_anything: bool = False
+) -> M:
     """Return the grammar's matcher at the start of a text.
 
     Args:
-        writes_anything: every text can be written in the tokenizer's vocabulary.
+        matcher_of: makes a matcher of a Lark grammar, over some vocabulary.
+        writes_anything: every text can be written in that vocabulary.
 
     Raises:
         GrammarError: it is not valid, asks for what llguidance cannot enforce, or is too large.
     """
     lark = _lark(grammar)
-    matcher = _matcher(tokenizer, f"{lark}\n{_NO_FORCING}\n")
+    matcher = _begun(matcher_of(f"{lark}\n{_NO_FORCING}\n"))
     if not matcher.is_error():
         return matcher
     if grammar.kind == "lark" and _PLACE.match(matcher.get_error()):
-        alone = _matcher(tokenizer, lark)  # says what is wrong without a line that nobody wrote
+        alone = _begun(matcher_of(lark))  # says what is wrong without a line that nobody wrote
         matcher = alone if alone.is_error() else matcher
     why = reason(matcher)
     if place := _PLACE.match(why):
@@ -62,17 +103,13 @@ def compile_grammar(
     raise GrammarError(f"{_NAMES[grammar.kind]}: {why}")
 
 
-def _matcher(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
-    from llguidance import LLMatcher
-
-    source = LLMatcher.grammar_from_lark(lark)
-    matcher = LLMatcher(tokenizer, source, log_level=0, limits=_limits())
+def _begun(matcher: M) -> M:
     if not matcher.is_error():
         matcher.compute_bitmask()  # builds what the first token needs, and may be where limits bite
     return matcher
 
 
-def reason(matcher: LLMatcher) -> str:
+def reason(matcher: Matcher) -> str:
     """Return why a matcher failed, in a line."""
     told = _EXCERPT.sub("", matcher.get_error().replace("<non-verbose/>", ""))
     text = " ".join(told.split())
@@ -85,15 +122,7 @@ def reason(matcher: LLMatcher) -> str:
 def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
-    return LLParserLimits(
-        initial_lexer_fuel=1_000_000,  # about 20 ms
-        step_lexer_fuel=200_000,  # about 15 ms
-        step_max_items=50_000,  # about 3 ms
-        max_items_in_row=2_000,
-        max_lexer_states=50_000,  # about 100 MB
-        max_grammar_size=200_000,
-        verbose_errors=False,
-    )
+    return LLParserLimits(**LIMITS)
 
 
 _NAMES = {

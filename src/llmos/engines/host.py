@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import cast
 
 from llmos.engines import builtin
-from llmos.engines.base import DeviceLostError, Engine, find_device
+from llmos.engines.base import DeviceLostError, Engine, find_device, with_smaller_cache
 from llmos.engines.turns import HostedModel, Turns
 from llmos.errors import DeadlineExceededError, EngineError, InvalidModelError, LlmosError
 from llmos.kernel.protocol import (
@@ -157,8 +157,8 @@ class Host:
         wait for something else than a step."""
         if not self._is_busy:
             return None
-        deadlines = [at for model in self._models.values() for at in model.deadlines.values()]
-        return max(0.0, min(STATS_S, min(deadlines, default=math.inf) - self._clock()))
+        deadline = min((one.next_deadline for one in self._models.values()), default=math.inf)
+        return max(0.0, min(STATS_S, deadline - self._clock()))
 
     def _handle(self, message: ToEngine | Internal) -> list[FromEngine]:
         match message:
@@ -311,7 +311,8 @@ class Loader:
         begun = time.monotonic()
         try:
             engine = self._make(load.engine)
-            size = engine.load(Path(load.path), load.manifest, self._device, self._threads)
+            manifest = with_smaller_cache(load.manifest, load.short_bytes, self._device)
+            size = engine.load(Path(load.path), manifest, self._device, self._threads)
         except LlmosError as error:
             return LoadEnded(load, None, LoadFailed(load.key, error.code, error.message))
         except Exception as error:  # the top loop's boundary: one bad model fails alone

@@ -96,11 +96,19 @@ class Pace:
         self._target_s = target_s
         self._tokens_per_s = self.FIRST_TOKENS / target_s
 
-    @property
-    def max_tokens(self) -> int:
-        """Padded tokens for the next step."""
-        wanted = max(self.FEWEST_TOKENS, round(self._tokens_per_s * self._target_s))
-        return min(self._most_tokens, wanted)
+    def max_tokens(self, limit_s: float = math.inf) -> int:
+        """Return how many padded tokens the next step may have, or the fewest where even those
+        take longer than it should.
+
+        Args:
+            limit_s: what it should take at most, where that is less than usual.
+        """
+        wanted = round(self._tokens_per_s * min(self._target_s, limit_s))
+        return min(self._most_tokens, max(self.FEWEST_TOKENS, wanted))
+
+    def seconds(self, num_tokens: int) -> float:
+        """Return what a step of so many padded tokens should take."""
+        return num_tokens / self._tokens_per_s
 
     def note(self, num_tokens: int, seconds: float) -> None:
         """Take a step's padded tokens and duration into account."""

@@ -2,7 +2,7 @@
 
 Padding is at the end and masked by length, so a row's result does not depend on its batch-mates
 but for the order of summation. A step is one micro-batch (see ``microbatches``), or, for seq2seq,
-one token of a batch's beam search.
+one token of a batch's beam search; some layers of these, where more would take too long for others.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    GenerationConfig,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from llmos.engines import base, embedding
+from llmos.engines import base, embedding, seq2seq
 from llmos.engines.loading import (
     Model,
     load_pretrained,
@@ -37,7 +35,7 @@ from llmos.engines.loading import (
     set_threads,
 )
 from llmos.engines.microbatches import Pace, Queued, take_batch
-from llmos.engines.slices import Sliced
+from llmos.engines.slices import Breaks, Sliced
 from llmos.errors import (
     ContextLengthError,
     DeadlineExceededError,
@@ -62,43 +60,7 @@ AUTO_CLASSES = {
     "token_classify": AutoModelForTokenClassification,
     "embed": AutoModel,
 }
-OPTION_RANGES = {
-    "num_beams": (int, 1, 16),
-    "no_repeat_ngram_size": (int, 0, 100),
-    "length_penalty": (float, -10, 10),
-    "max_tokens": (int, 1, 2**31),
-    "forced_bos_token_id": (int, 0, 2**31),
-}
-"""What a seq2seq work may set: type, least, most."""
-
-KEPT_SETTINGS = (
-    "decoder_start_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "early_stopping",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "repetition_penalty",
-)
-"""What counts of a model's own generation_config.json."""
-
-
-class _Pausing(StoppingCriteria):  # type: ignore[misc]
-    """Lets others compute after each token; stops every row when told to."""
-
-    def __init__(self, pause: Callable[[], bool]) -> None:
-        self._pause = pause
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        is_over = self._pause()
-        return torch.full((input_ids.shape[0],), is_over, device=input_ids.device)
+Results = list[PipelineOut | EngineError]
 
 
 class PipelinesEngine(base.Engine):
@@ -119,7 +81,11 @@ class PipelinesEngine(base.Engine):
         self._shares: dict[str, float] = {}
         self._queue: dict[str, Queued] = {}
         self._batch: list[Queued] = []
-        self._search: Sliced[list[PipelineOut | EngineError]] | None = None
+        self._slices: Sliced[Results] | None = None
+        self._spent_s = 0.0
+        """What the slices of the batch have taken so far."""
+        self._breaks = Breaks(clock)
+        self._step_limit_s = math.inf
         self._num_arrived = 0
         self._model: Model = None
         self._kind = ""
@@ -152,7 +118,12 @@ class PipelinesEngine(base.Engine):
             self._model.config.use_cache = False
         if self._kind == "seq2seq":
             self._max_rows = min(self._max_rows, SEQ2SEQ_ROWS)
-            self._model.generation_config = _generation_defaults(self._model.generation_config)
+            config = self._model.generation_config
+            self._model.generation_config = seq2seq.generation_defaults(config)
+        for layers in self._model.modules():
+            if isinstance(layers, torch.nn.ModuleList):
+                for layer in layers:
+                    layer.register_forward_pre_hook(lambda *_: self._breaks.between())
         return resident_bytes(self._model)
 
     def submit(self, work_id: str, work: Work) -> None:
@@ -171,17 +142,17 @@ class PipelinesEngine(base.Engine):
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue or self._search)
+        return bool(self._queue or self._slices)
 
     def step(self) -> list[tuple[str, WorkOut | LlmosError]]:
-        """Compute one micro-batch, or one token of it; works past their deadline fail before."""
+        """Compute one micro-batch, or a part of it; works past their deadline fail before."""
         begun = self._clock()
         late = [queued.id for queued in self._queue.values() if queued.deadline_at <= begun]
         failed = [(work_id, DeadlineExceededError()) for work_id in late]
         for work_id in late:
             del self._queue[work_id]
         try:
-            results = self._search_on() if self._kind == "seq2seq" else self._run_batch(begun)
+            results = self._go_on()
         except torch.AcceleratorError as error:
             raise base.DeviceLostError(f"The device failed: {error}") from error
         # Of a batch that took several steps some works may be gone.
@@ -192,46 +163,68 @@ class PipelinesEngine(base.Engine):
         ]
         return [*failed, *ended]
 
-    def _take_batch(self, max_tokens: int) -> list[PipelineWork]:
-        self._batch = take_batch(self._queue.values(), self._max_rows, max_tokens, self._virtual_ms)
+    def _go_on(self) -> Results:
+        """Go on with the batch under way, or begin the next; return its results at its end."""
+        if self._slices and not any(queued.id in self._queue for queued in self._batch):
+            self._drop_batch()
+        if self._slices is None:
+            works = self._take_batch()
+            if not works or self._fits_a_step():
+                return self._run_whole(works)
+            self._slices, self._spent_s = Sliced(lambda pause: self._run(works, pause)), 0.0
+        begun = self._clock()
+        self._breaks.begin(self._step_limit_s)
+        try:
+            has_ended = self._slices.advance()
+        except BaseException:
+            self._slices = None
+            raise
+        self._spent_s += self._clock() - begun
+        if not has_ended:
+            return []
+        results, self._slices = self._slices.result(), None
+        self._pace.note(self._num_padded, self._spent_s)
+        return results
+
+    def _take_batch(self) -> list[PipelineWork]:
+        is_search = self._kind == "seq2seq"
+        most = SEQ2SEQ_TOKENS if is_search else self._pace.max_tokens(self._step_limit_s)
+        self._batch = take_batch(self._queue.values(), self._max_rows, most, self._virtual_ms)
         works = [queued.work for queued in self._batch]
         self._shares = _shares(works)
         return works
 
-    def _run_batch(self, begun: float) -> list[PipelineOut | EngineError]:
-        """Run a batch that takes one forward pass."""
-        if not (works := self._take_batch(self._pace.max_tokens)):
+    def _fits_a_step(self) -> bool:
+        """Whether the batch needs no slices."""
+        seconds = self._pace.seconds(self._num_padded)
+        return self._kind != "seq2seq" and seconds <= self._step_limit_s
+
+    @property
+    def _num_padded(self) -> int:
+        """Tokens of the batch with its padding."""
+        return len(self._batch) * max(queued.num_tokens for queued in self._batch)
+
+    def _run_whole(self, works: list[PipelineWork]) -> Results:
+        if not works:
             return []
+        begun = self._clock()
+        self._breaks.begin()
         results = self._forward(works)
-        padded = len(works) * max(queued.num_tokens for queued in self._batch)
-        self._pace.note(padded, self._clock() - begun)
+        self._pace.note(self._num_padded, self._clock() - begun)
         return results
 
-    def _search_on(self) -> list[PipelineOut | EngineError]:
-        """Go on with a batch's beam search, or begin the next; return its results at its end."""
-        if self._search and not any(queued.id in self._queue for queued in self._batch):
-            self._drop_search()
-        if self._search is None:
-            if not (works := self._take_batch(SEQ2SEQ_TOKENS)):
-                return []
-            self._search = Sliced(lambda pause: self._generate(works, pause))
-        try:
-            if not self._search.advance():
-                return []
-        except BaseException:
-            self._search = None
-            raise
-        results, self._search = self._search.result(), None
-        return results
+    def _run(self, works: list[PipelineWork], pause: Callable[[], bool]) -> Results:
+        self._breaks.made_for(pause)
+        return self._generate(works) if self._kind == "seq2seq" else self._forward(works)
 
-    def _drop_search(self) -> None:
-        if self._search is not None:
-            self._search.abandon()
-            self._search = None
+    def _drop_batch(self) -> None:
+        if self._slices is not None:
+            self._slices.abandon()
+            self._slices = None
 
     def unload(self) -> None:
         """Free the model."""
-        self._drop_search()
+        self._drop_batch()
         self._queue.clear()
         self._model = None
         release_memory()
@@ -243,6 +236,10 @@ class PipelinesEngine(base.Engine):
     def set_virtual_times(self, virtual_ms: Mapping[str, float]) -> None:
         """Take each tenant's virtual time: the lower goes first in its class."""
         self._virtual_ms = virtual_ms
+
+    def set_step_limit(self, seconds: float) -> None:
+        """Take steps, from here on, of so long at most, or of one layer where that takes longer."""
+        self._step_limit_s = seconds
 
     def _check(self, work: PipelineWork) -> None:
         ids = work.input_ids
@@ -264,7 +261,10 @@ class PipelinesEngine(base.Engine):
         if self._kind == "embed":
             embedding.check_options(work.options, self._model.config.hidden_size)
         else:
-            _check_options(work.options, self._kind, self._vocab_size)
+            if work.options and self._kind != "seq2seq":
+                names = ", ".join(work.options)
+                raise InvalidRequestError(f"{self._kind} takes no options, but has {names}.")
+            seq2seq.check_options(work.options, self._vocab_size)
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> Tensor:
         """Return ``[rows, longest]``, padded at the end with ``value``."""
@@ -284,9 +284,7 @@ class PipelinesEngine(base.Engine):
         return inputs
 
     @torch.inference_mode()
-    def _generate(
-        self, works: list[PipelineWork], pause: Callable[[], bool]
-    ) -> list[PipelineOut | EngineError]:
+    def _generate(self, works: list[PipelineWork]) -> Results:
         """Run one beam search (greedy with one beam) for all rows, with a pause at each token."""
         options = dict(works[0].options)
         max_tokens = options.pop("max_tokens", DEFAULT_MAX_TOKENS)
@@ -294,16 +292,16 @@ class PipelinesEngine(base.Engine):
             **self._inputs(works),
             do_sample=False,
             max_new_tokens=min(max_tokens, self._context_tokens - 1),
-            stopping_criteria=StoppingCriteriaList([_Pausing(pause)]),
+            stopping_criteria=StoppingCriteriaList([seq2seq.Pausing(self._breaks)]),
             **options,
         ).tolist()
         config = self._model.generation_config
         forced = options.get("forced_bos_token_id", config.forced_bos_token_id)
-        ends = {self._model.config.pad_token_id, *_as_list(config.eos_token_id)}
-        return [PipelineOut(token_ids=_answer(row, forced, ends)) for row in rows]
+        ends = {self._model.config.pad_token_id, *seq2seq.as_list(config.eos_token_id)}
+        return [PipelineOut(token_ids=seq2seq.answer(row, forced, ends)) for row in rows]
 
     @torch.inference_mode()
-    def _forward(self, works: list[PipelineWork]) -> list[PipelineOut | EngineError]:
+    def _forward(self, works: list[PipelineWork]) -> Results:
         """Return vectors, or label probabilities: a row of them per work, or per token of it."""
         out = self._model(**self._inputs(works))
         if self._kind == "embed":
@@ -342,44 +340,6 @@ def _shares(works: Sequence[PipelineWork]) -> dict[str, float]:
     for work in works:
         tokens[work.tenant] += len(work.input_ids)
     return {tenant: count / tokens.total() for tenant, count in tokens.items()}
-
-
-def _generation_defaults(theirs: GenerationConfig) -> GenerationConfig:
-    """Keep what belongs to the model of its generation settings, and nothing that changes what a
-    call returns or how long it may take."""
-    kept = {name: getattr(theirs, name) for name in KEPT_SETTINGS}
-    num_beams = min(theirs.num_beams or 1, OPTION_RANGES["num_beams"][2])
-    return GenerationConfig(**kept, num_beams=num_beams)
-
-
-def _check_options(options: Mapping[str, Any], kind: str, vocab_size: int) -> None:
-    if kind != "seq2seq" and options:
-        raise InvalidRequestError(f"{kind} takes no options, but has {', '.join(options)}.")
-    for name, value in options.items():
-        if name not in OPTION_RANGES:
-            known = ", ".join(OPTION_RANGES)
-            raise InvalidRequestError(
-                f"There is no option {name!r}; there are: {known}.", param=name
-            )
-        of_type, least, most = OPTION_RANGES[name]
-        if name == "forced_bos_token_id":
-            most = vocab_size - 1
-        is_number = isinstance(value, (int, of_type)) and not isinstance(value, bool)
-        if not is_number or not least <= value <= most:
-            raise InvalidRequestError(
-                f"`{name}` is {value!r}, but must be a number from {least} to {most}.", param=name
-            )
-
-
-def _answer(row: Sequence[int], forced_bos: int | None, ends: set[int | None]) -> tuple[int, ...]:
-    """Cut a decoder's row to the answer: without its start token, forced token, end and padding."""
-    first = 2 if len(row) > 1 and row[1] == forced_bos else 1
-    last = next((i for i in range(first, len(row)) if row[i] in ends), len(row))
-    return tuple(row[first:last])
-
-
-def _as_list(ids: int | list[int] | None) -> list[int]:
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def _scored(rows: Sequence[Sequence[float]]) -> PipelineOut | EngineError:

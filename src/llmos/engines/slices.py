@@ -2,16 +2,20 @@
 
 Some libraries compute for seconds in one call and offer no more than a callback in between. Here
 such a call has a thread of its own, and callback and owner hand control back and forth, so that
-never both run: for the owner it is a step like any other.
+never both run: for the owner it is a step like any other. `Breaks` says when.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+MEMORY = 0.9
+"""Of what a part took, what the next but one may be expected to take, whatever came between."""
 
 
 class Sliced(Generic[T]):
@@ -71,3 +75,48 @@ class Sliced(Generic[T]):
         finally:
             self._ended = True
             self._paused.release()
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the computation any more."""
+
+
+class Breaks:
+    """Ends a slice between two parts of a computation, once it took its time.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._pause: Callable[[], bool] = lambda: False
+        self._limit_s = math.inf
+        self._begun = 0.0
+        self._last = 0.0
+        self._part_s = 0.0
+
+    def made_for(self, pause: Callable[[], bool]) -> None:
+        """Take what hands control back; it returns whether to give up."""
+        self._pause = pause
+
+    def begin(self, limit_s: float = math.inf) -> None:
+        """Note that a slice begins, which should take no longer than ``limit_s``."""
+        self._limit_s = limit_s
+        self._begun = self._last = self._clock()
+
+    def between(self) -> None:
+        """Go on, unless another part like the last ones would take too long.
+
+        Raises:
+            AbandonedError: the computation is to end here.
+        """
+        now = self._clock()
+        self._part_s, self._last = max(now - self._last, MEMORY * self._part_s), now
+        if now + self._part_s > self._begun + self._limit_s:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the slice here. Raises AbandonedError as ``between`` does."""
+        if self._pause():
+            raise AbandonedError

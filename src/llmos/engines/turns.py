@@ -10,10 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from llmos.engines import fairness
 from llmos.engines.base import Engine, Urgency
 from llmos.engines.fairness import HORIZON_STEPS, Candidate, VirtualTimes
+from llmos.engines.ordered import Ordered
 from llmos.errors import LlmosError
 from llmos.types import EngineStats, Priority, Work, WorkOut
 
@@ -27,26 +29,29 @@ class HostedModel:
 
     engine: Engine
     works: dict[str, Work] = field(default_factory=dict)
-    deadlines: dict[str, float] = field(default_factory=dict)
-    """Work id to monotonic seconds, for those works that have a deadline."""
     waiting_since: float | None = None
     """Its last step, or when it got work; None while it has none."""
     step_s: float = 0.0
     """Smoothed duration of a step."""
     _tenants: dict[int, Counter[str]] = field(default_factory=dict)
+    _deadlines: dict[str, float] = field(default_factory=dict)
+    """Work id to monotonic seconds, for those works that have a deadline."""
+    _by_deadline: Ordered[tuple[float, str]] = field(default_factory=lambda: Ordered(tuple))
 
     def add(self, work_id: str, work: Work, now: float) -> None:
         """Note a work that the engine took at ``now``."""
         self.works[work_id] = work
         self._tenants.setdefault(work.priority, Counter())[work.tenant] += 1
         if work.deadline_s is not None:
-            self.deadlines[work_id] = now + work.deadline_s
+            self._deadlines[work_id] = now + work.deadline_s
+            self._by_deadline.add((now + work.deadline_s, work_id))
 
     def remove(self, work_id: str) -> None:
         """Forget a work; no-op when it is not there."""
         if (work := self.works.pop(work_id, None)) is None:
             return
-        self.deadlines.pop(work_id, None)
+        if (at := self._deadlines.pop(work_id, None)) is not None:
+            self._by_deadline.remove((at, work_id))
         tenants = self._tenants[work.priority]
         tenants[work.tenant] -= 1
         if not tenants[work.tenant]:
@@ -56,7 +61,13 @@ class HostedModel:
 
     def expired(self, now: float) -> list[str]:
         """Return the works whose deadline has passed."""
-        return [work_id for work_id, at in self.deadlines.items() if at <= now]
+        return [work_id for _, work_id in takewhile(lambda one: one[0] <= now, self._by_deadline)]
+
+    @property
+    def next_deadline(self) -> float:
+        """When the first of its works is due, in monotonic seconds."""
+        first = self._by_deadline.first
+        return math.inf if first is None else first[0]
 
     def tenants(self) -> Mapping[int, Iterable[str]]:
         """Return the tenants of its works by class."""
@@ -67,8 +78,7 @@ class HostedModel:
         if (said := self.engine.urgency(now)) is not None:
             return said
         priority = min(self._tenants, default=int(Priority.BACKGROUND))
-        slack_s = min(self.deadlines.values(), default=math.inf) - now
-        return Urgency(slack_s, priority, tuple(self._tenants.get(priority, ())))
+        return Urgency(self.next_deadline - now, priority, tuple(self._tenants.get(priority, ())))
 
     def shares(self) -> Mapping[str, float]:
         """Return each tenant's share of the last step: as the engine says, else by works."""

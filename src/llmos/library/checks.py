@@ -17,7 +17,7 @@ from llmos.library.architectures import AskedTask, identify
 from llmos.library.embedders import wanted_task
 from llmos.library.files import CONFIG_FILE, QUANTIZED_FILE, TOKENIZER_FILE, read_json
 from llmos.library.manifest import read_tensors
-from llmos.library.quantized import read_quantized
+from llmos.library.quantized import Structure, read_quantized
 
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 _SAMPLES = ("", " ", "Hello, world!\n", "naïve café", "你好，世界！", "🙂\u200d", "\x00\t1234")
@@ -128,17 +128,21 @@ def tokenizer_errors(filename: str) -> Iterator[None]:
 def _embedding_rows(directory: Path, config: Mapping[str, Any]) -> int | None:
     """Return the rows of the token embeddings; None where no tensor has a known name."""
     if (directory / QUANTIZED_FILE).exists():
-        return _quantized_rows(directory, config)
+        header = read_quantized(directory)
+        if header.structure is not None:
+            return _rows_of_tiles(header.structure, config)
+        tensors = header.tensors
+    else:
+        tensors = read_tensors(directory)
     rows = [
         info.shape[0]
-        for name, info in read_tensors(directory).items()
+        for name, info in tensors.items()
         if len(info.shape) == 2 and name.endswith(_EMBEDDINGS)
     ]
     return min(rows, default=None)
 
 
-def _quantized_rows(directory: Path, config: Mapping[str, Any]) -> int:
-    structure = read_quantized(directory).structure
+def _rows_of_tiles(structure: Structure, config: Mapping[str, Any]) -> int:
     said = {"hidden_size": structure.hidden, "num_hidden_layers": len(structure.layers)}
     for key, size in said.items():
         if config.get(key) != size:

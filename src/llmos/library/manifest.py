@@ -181,7 +181,7 @@ def _sizes(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": dtype,
         "parameters": sum(info.elements for info in tensors),
         "weights_bytes": sum(info.end - info.begin for info in tensors),
-        "kv_bytes_per_token": _kv_bytes_per_token(config, dtype),
+        "kv_bytes_per_token": kv_bytes_per_token(config, dtype),
     }
 
 
@@ -298,7 +298,7 @@ def _generation(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
+def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int:
     """Return the bytes of keys and values of all layers for one token, in the weights' dtype."""
     layers = _integer(config, "num_hidden_layers", "n_layer", "num_layers", "decoder_layers")
     heads = _integer(

@@ -1,7 +1,11 @@
 """Quantised decoders as files: what must stand in ``quantized.safetensors``, read without torch.
 
+There are two formats. Tiles hold a Llama-like decoder as the C++ extension reads it; how the
+numbers lie inside a tensor is the native engine's ``packing``. Rows hold any decoder, under the
+names of transformers: int8 matrices with a float32 scale per row, all else as it was.
+
 Engines map the tensors and compute with them unchecked, so every size is checked here, at import
-and before a load. How the numbers lie inside a tensor is the native engine's ``packing``.
+and before a load.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +22,8 @@ from llmos.errors import InvalidModelError
 from llmos.library.files import QUANTIZED_FILE
 from llmos.library.tensors import TensorInfo, read_header, read_metadata
 
-FORMAT = "llmos-tiles-1"
+TILES, ROWS = "llmos-tiles-1", "llmos-rows-1"
+"""The formats."""
 DTYPES = ("int8", "int4")
 MATRICES = ("qkv", "output", "gate_up", "down")
 HEAD_NORMS = ("query_norm", "key_norm")
@@ -34,6 +39,8 @@ GROUP_BYTES = GROUP * TILE // 2 + 2 * TILE
 _OPTIONAL_NORMS = frozenset(NORMS) - {"attention_norm", "mlp_norm"}
 _NUM_ACTIVATIONS = 3
 _MAX_SIZE = 2**24
+_KEPT_TYPES = frozenset({"F32", "F16", "BF16"})
+"""Of what stays as it was beside rows of int8."""
 
 
 class Rotary(msgspec.Struct, frozen=True):
@@ -73,6 +80,14 @@ class Structure(msgspec.Struct, frozen=True):
     def rotary_dim(self) -> int:
         return 2 * len(self.rotary[0].inverse_frequencies)
 
+    @property
+    def workspace_bytes_per_token(self) -> int:
+        """What the extension takes beside weights and cache, for each token of a step."""
+        queries = self.heads * self.head_dim
+        fused = round_up(queries + 2 * self.kv_heads * self.head_dim)
+        inner = round_up(queries) + round_up(self.intermediate)
+        return 4 * (3 * self.hidden + fused + inner) + self.hidden + inner
+
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Return rows and columns of each of a layer's matrices, by `MATRICES`."""
         half = TILE // 2  # gates and what they multiply lie in turns of half a tile
@@ -86,51 +101,63 @@ class Structure(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a quantised model's file says of it, before its tensors are touched."""
+    """What a quantised model's file says of it, before its tensors are touched.
 
+    ``parameters``: numbers that the model has, without scales and those that only fill up tiles.
+    ``structure``: of a model in tiles; None for one in rows.
+    """
+
+    format: str
     dtype: str
-    structure: Structure
+    parameters: int
+    kv_bytes_per_token: int
     tensors: dict[str, TensorInfo]
+    structure: Structure | None = None
 
     @property
     def weights_bytes(self) -> int:
         return sum(info.end - info.begin for info in self.tensors.values())
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        found = self.structure
-        return 2 * KV_ITEM_BYTES * len(found.layers) * found.kv_heads * found.head_dim
-
-    @property
-    def parameters(self) -> int:
-        """Numbers that the model has, without those that only fill up tiles."""
-        s = self.structure
-        shapes = s.shapes() | {"gate_up": (2 * s.intermediate, s.hidden)}
-        embeddings = s.vocab * s.hidden * (1 if s.is_tied else 2)
-        return embeddings + sum(self._numbers(name, shapes) for name in self.tensors)
-
     def manifest_keys(self) -> dict[str, Any]:
         """Return what a manifest says of the weights."""
+        workspace = self.structure.workspace_bytes_per_token if self.structure else 0
         return {
             "dtype": self.dtype,
             "parameters": self.parameters,
             "weights_bytes": self.weights_bytes,
             "kv_bytes_per_token": self.kv_bytes_per_token,
-            "quantization": {"format": FORMAT, "dtype": self.dtype},
+            "quantization": {
+                "format": self.format,
+                "dtype": self.dtype,
+                "workspace_bytes_per_token": workspace,
+            },
         }
 
-    def _numbers(self, name: str, shapes: Mapping[str, tuple[int, int]]) -> int:
-        """Return how many numbers of the model a tensor stands for, the embeddings left out."""
-        if name == "norm":
-            return self.structure.hidden
-        _, is_of_layer, rest = name.partition("layers.")
-        part, _, kind = rest.partition(".")[2].partition(".")
-        if not is_of_layer or kind == "scale":
-            return 0
-        if not kind:
-            return self.structure.head_dim if part in HEAD_NORMS else self.structure.hidden
-        rows, columns = shapes[part]
-        return rows if kind == "bias" else rows * columns
+
+class Memory(NamedTuple):
+    """Bytes that a quantised model takes, in whole and per token of its cache and of a step."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    workspace_bytes_per_token: int
+
+
+def memory(manifest: Mapping[str, Any], has_extension: bool) -> Memory:
+    """Return what a quantised model of this manifest takes on a machine.
+
+    By the extension: what is in the file, and a workspace. By torch: int4 weights as int8, keys
+    and values as float32.
+    """
+    facts = manifest.get("quantization") or {}
+    weights_bytes = int(manifest.get("weights_bytes") or 0)
+    per_token = int(manifest.get("kv_bytes_per_token") or 0)
+    if facts.get("format") == ROWS:
+        return Memory(weights_bytes, per_token, 0)
+    if has_extension:
+        return Memory(weights_bytes, per_token, int(facts.get("workspace_bytes_per_token") or 0))
+    if manifest.get("dtype") == "int4":
+        weights_bytes = max(weights_bytes, int(manifest.get("parameters") or 0))
+    return Memory(weights_bytes, per_token * 4 // KV_ITEM_BYTES, 0)
 
 
 def round_up(number: int) -> int:
@@ -154,22 +181,83 @@ def read_quantized(directory: Path) -> Header:
     if not path.is_file():
         raise InvalidModelError(f"there is no {QUANTIZED_FILE}: add it", param="files")
     tensors, metadata = read_header(path), read_metadata(path)
-    if metadata.get("format") != FORMAT:
+    dtype = str(metadata.get("dtype"))
+    known = {TILES: DTYPES, ROWS: ("int8",)}.get(metadata.get("format", ""))
+    if known is None:
         raise InvalidModelError(
             f"{QUANTIZED_FILE} has the format {str(metadata.get('format'))[:40]!r}, not "
-            f"{FORMAT!r}: quantise the model again with this version of llmos",
+            f"{TILES!r} or {ROWS!r}: quantise the model again with this version of llmos",
             param="files",
         )
+    if dtype not in known:
+        raise _damaged(f"the type {dtype[:20]!r} is none of {', '.join(known)}")
+    if metadata["format"] == ROWS:
+        return _rows_header(metadata, tensors)
+    return _tiles_header(dtype, metadata, tensors)
+
+
+def _tiles_header(
+    dtype: str, metadata: Mapping[str, str], tensors: dict[str, TensorInfo]
+) -> Header:
     try:
-        structure = msgspec.json.decode(metadata.get("structure", ""), type=Structure)
+        found = msgspec.json.decode(metadata.get("structure", ""), type=Structure)
     except msgspec.DecodeError as error:
         raise _damaged(f"its structure cannot be read ({error})") from error
-    dtype = str(metadata.get("dtype"))
-    if dtype not in DTYPES:
-        raise _damaged(f"the type {dtype[:20]!r} is none of {', '.join(DTYPES)}")
-    _check_structure(structure)
-    _check_tensors(structure, 8 if dtype == "int8" else 4, tensors)
-    return Header(dtype, structure, tensors)
+    _check_structure(found)
+    _check_tensors(found, 8 if dtype == "int8" else 4, tensors)
+    per_token = 2 * KV_ITEM_BYTES * len(found.layers) * found.kv_heads * found.head_dim
+    return Header(TILES, dtype, _parameters(found, tensors), per_token, tensors, found)
+
+
+def _parameters(s: Structure, tensors: Mapping[str, TensorInfo]) -> int:
+    shapes = s.shapes() | {"gate_up": (2 * s.intermediate, s.hidden)}
+    embeddings = s.vocab * s.hidden * (1 if s.is_tied else 2)
+    return embeddings + sum(_numbers(name, s, shapes) for name in tensors)
+
+
+def _numbers(name: str, s: Structure, shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Return how many numbers of the model a tensor stands for, the embeddings left out."""
+    if name == "norm":
+        return s.hidden
+    _, is_of_layer, rest = name.partition("layers.")
+    part, _, kind = rest.partition(".")[2].partition(".")
+    if not is_of_layer or kind == "scale":
+        return 0
+    if not kind:
+        return s.head_dim if part in HEAD_NORMS else s.hidden
+    rows, columns = shapes[part]
+    return rows if kind == "bias" else rows * columns
+
+
+def _rows_header(metadata: Mapping[str, str], tensors: dict[str, TensorInfo]) -> Header:
+    per_token = metadata.get("kv_bytes_per_token", "")
+    if not per_token.isdecimal() or len(per_token) > 12:
+        raise _damaged("it does not say what a token's keys and values take")
+    scales = {f"{name.removesuffix('.weight')}.scale" for name in int8_matrices(tensors)}
+    if not scales:
+        raise _damaged("it holds no int8 matrix")
+    for name, info in tensors.items():
+        if info.dtype not in _KEPT_TYPES | {"I8"}:
+            raise _damaged(f"the tensor {name[:80]!r} is of the type {info.dtype}")
+    parameters = sum(info.elements for name, info in tensors.items() if name not in scales)
+    return Header(ROWS, "int8", parameters, int(per_token), tensors)
+
+
+def int8_matrices(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the names of the int8 matrices of a file of rows.
+
+    Raises:
+        InvalidModelError: one has no scales, or not as many as rows.
+    """
+    names = [name for name, info in tensors.items() if info.dtype == "I8"]
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        scale, shape = tensors.get(f"{module}.scale"), tensors[name].shape
+        if kind != "weight" or len(shape) != 2 or 0 in shape:
+            raise _damaged(f"the tensor {name[:80]!r} is no matrix")
+        if scale is None or (scale.dtype, scale.shape) != ("F32", shape[:1]):
+            raise _damaged(f"the scales of {name[:80]!r} are missing or not one per row")
+    return names
 
 
 def _check_structure(s: Structure) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from llmos.errors import InvalidRequestError
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.forgery import ChatText, without_forgeries
-from llmos.tasks.tools import MISTRAL, ToolFormat, takes_tools, tool_format
+from llmos.tasks.tools import MISTRAL, MISTRAL_ARGS, ToolFormat, takes_tools, tool_format
 from llmos.types import Message, Tool, ToolUse
 
 CHAT_TASKS = frozenset({"chat", "generate"})
@@ -218,6 +218,6 @@ def _arguments(text: str) -> Any:
 
 def _template_id(call_id: str, form: ToolFormat) -> str:
     """Return a call's id in the form that the model's template insists on."""
-    if form is not MISTRAL or _MISTRAL_ID.fullmatch(call_id):
+    if form not in (MISTRAL, MISTRAL_ARGS) or _MISTRAL_ID.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode()).hexdigest()[:9]

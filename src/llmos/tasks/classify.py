@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from llmos.errors import InvalidModelError
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.pipeline import whole_text
-from llmos.types import PipelineWork, Priority
+from llmos.tasks.rows import Terms
+from llmos.types import PipelineWork
 
 CLASSIFY_TASKS = frozenset({"classify"})
 
@@ -21,9 +22,7 @@ class Classification:
     scores: dict[str, float]
 
 
-async def classify(
-    context: TaskContext, served: Served, text: str, *, priority: Priority
-) -> Classification:
+async def classify(context: TaskContext, served: Served, text: str, terms: Terms) -> Classification:
     """Label a text.
 
     Raises:
@@ -31,8 +30,12 @@ async def classify(
         ContextLengthError: it is longer than the model reads.
     """
     piece = await whole_text(served, text)
-    async with context.residency.lease(served.spec, priority) as lease:
-        out = await lease.run(PipelineWork("classify", piece.encoded.ids, {}, priority))
+    ids = piece.encoded.ids
+    work = PipelineWork("classify", ids, priority=terms.priority, tenant=terms.tenant)
+    async with context.residency.lease(
+        served.spec, terms.priority, terms.deadline_s, tenant=terms.tenant
+    ) as lease:
+        out = await lease.run(work)
     labels = labels_of(served)
     ranked = sorted(zip(labels, out.scores[0], strict=True), key=lambda pair: -pair[1])
     label, score = ranked[0]

@@ -6,23 +6,31 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import secrets
 import sys
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from llmos.engines.base import context_tokens, cpu_dtype, estimate, is_cpu
-from llmos.engines.native.extension import is_likely
+from llmos.engines.base import (
+    DEFAULT_KV_CACHE_BYTES,
+    context_tokens,
+    cpu_dtype,
+    estimate,
+    is_cpu,
+    spare_bytes,
+)
 from llmos.errors import UnsupportedTaskError
 from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.models import ModelSpec
 from llmos.library.adapters import parse_adapter
 from llmos.library.bases import Finder, resolve_pair
+from llmos.library.drafts import find_draft
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.variants import is_quantized, runs_as
 from llmos.tasks.grammar import Grammars
@@ -35,6 +43,11 @@ if TYPE_CHECKING:
 
     from llmos.library.versions import Version
     from llmos.settings import Settings
+
+MODELS_IN_MEMORY = 8
+"""The cache of one model takes this part of the memory at most, where that is more than 1 GiB."""
+MAX_REMEMBERED = 1024
+"""References whose meaning is remembered."""
 
 
 class Models(Finder, Protocol):
@@ -106,6 +119,20 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    """What a reference means: the version, the adapter over it, and what runs for the two."""
+
+    version: Version
+    adapter: Version | None
+    running: Version
+    manifest: Manifest
+    draft: Version | None
+    """Guesses for it."""
+    spec: ModelSpec
+    """Of what runs; paths and the adapter are still to be found."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskContext:
     """The parts of the system that tasks use."""
 
@@ -119,6 +146,11 @@ class TaskContext:
     """Memory that may be reserved."""
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Known to this server alone. What it keeps apart, cached prefixes, lives no longer than it."""
+    changes: Callable[[], int | None] = lambda: None
+    """A number that rises with whatever changes what references mean; None: nothing tells."""
+    drafts: Mapping[str, str] = field(default_factory=dict)
+    """Which model guesses for which, see `library.drafts`."""
+    _remembered: dict[str, tuple[int, _Found]] = field(default_factory=dict, init=False, repr=False)
     _layouts: dict[str, asyncio.Task[str]] = field(default_factory=dict, init=False, repr=False)
 
     async def serve(self, ref: str, tasks: Collection[str]) -> Served:
@@ -132,24 +164,31 @@ class TaskContext:
             UnsupportedTaskError: it is made for another task.
             InvalidModelError, CorruptBlobError: its stored files are not usable.
         """
-        version, adapter, running = await asyncio.to_thread(self._resolve, ref)
-        manifest = parse_manifest(version.manifest)
-        if adapter is not None:
-            manifest = _adapted(manifest, version, adapter)
-        if manifest.task not in tasks:
-            raise _wrong_task(version.ref, manifest.task, tasks)
+        found = await self._find(ref)
+        version, adapter = found.version, found.adapter
+        if found.manifest.task not in tasks:
+            raise _wrong_task(version.ref, found.manifest.task, tasks)
         tokenizer = await self.tokenizers.get(version.files)
-        loaded = self._with_dtype(running)
-        spec = ModelSpec(
-            key=running.digest,
-            engine=manifest.engine,
-            path=await self._path(running),
-            manifest=loaded,
-            estimate_bytes=estimate(loaded).total_bytes,
-            name=running.ref,
+        spec = dataclasses.replace(
+            found.spec,
+            path=await self._path(found.running),
+            manifest=await self._with_draft(found),
             adapter=None if adapter is None else await self._adapter_spec(adapter),
         )
-        return Served(version, manifest, tokenizer, spec, adapter)
+        return Served(version, found.manifest, tokenizer, spec, adapter)
+
+    async def _find(self, ref: str) -> _Found:
+        """Return what a reference means, from memory where nothing has changed since."""
+        changes = self.changes()  # before it is read: what changes meanwhile is read again
+        kept = self._remembered.get(ref)
+        if kept is not None and kept[0] == changes:
+            return kept[1]
+        found = await asyncio.to_thread(self._resolve, ref)
+        if changes is not None:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[ref] = (changes, found)
+        return found
 
     def running(self, version: Version, adapter: Version | None = None) -> Version:
         """Return what runs when ``version`` is asked for: on a CPU its quantised version, if it has
@@ -157,22 +196,53 @@ class TaskContext:
         is_native = version.manifest.get("engine") == "native"
         if self.settings.dtype != "auto" or not is_native or is_quantized(version.manifest):
             return version
-        if not is_cpu(self.settings.device) or not is_likely():
+        if not is_cpu(self.settings.device):
             return version
         return runs_as(version, self.library.made_from(version.digest), adapter)
 
-    def _with_dtype(self, version: Version) -> dict[str, Any]:
-        """Return a manifest that says what a CPU is to compute in, where that is open."""
-        manifest = version.manifest
-        is_open = manifest.get("engine") == "native" and not is_quantized(manifest)
-        if not is_open or not is_cpu(self.settings.device):
+    def _fitted(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return a manifest that says how much the cache may take, and what a CPU is to compute in,
+        where that is open."""
+        if manifest.get("engine") != "native":
+            return manifest
+        cache_bytes = max(DEFAULT_KV_CACHE_BYTES, self.capacity_bytes // MODELS_IN_MEMORY)
+        manifest = {"kv_cache_bytes": cache_bytes, **manifest}
+        if is_quantized(manifest) or not is_cpu(self.settings.device):
             return manifest
         dtype = cpu_dtype(manifest, self.settings.dtype, self.capacity_bytes)
         return manifest if dtype == "float32" else {**manifest, "compute_dtype": dtype}
 
-    def _resolve(self, ref: str) -> tuple[Version, Version | None, Version]:
+    def _resolve(self, ref: str) -> _Found:
         version, adapter = resolve_pair(self.library, ref)
-        return version, adapter, self.running(version, adapter)
+        running = self.running(version, adapter)
+        manifest = parse_manifest(version.manifest)
+        if adapter is not None:
+            manifest = _adapted(manifest, version, adapter)
+        loaded, draft = self._fitted(running.manifest), None
+        if manifest.engine == "native" and (
+            draft := find_draft(self.library, self.drafts, version)
+        ):
+            draft = self.running(draft)
+            loaded = {**loaded, "draft": self._fitted(draft.manifest)}
+        device = "cpu" if is_cpu(self.settings.device) else "cuda"
+        spec = ModelSpec(
+            key=running.digest,
+            engine=manifest.engine,
+            path="",
+            manifest=loaded,
+            estimate_bytes=estimate(loaded, device).total_bytes,
+            spare_bytes=spare_bytes(loaded, device),
+            name=running.ref,
+        )
+        return _Found(version, adapter, running, manifest, draft, spec)
+
+    async def _with_draft(self, found: _Found) -> dict[str, Any]:
+        """Return the manifest of what runs, its draft's files found."""
+        manifest = found.spec.manifest
+        if found.draft is None:
+            return manifest
+        path = await self._path(found.draft, user=found.running)
+        return {**manifest, "draft": {**manifest["draft"], "path": path}}
 
     async def _adapter_spec(self, adapter: Version) -> AdapterSpec:
         num_bytes = estimate(adapter.manifest).weights_bytes
@@ -187,12 +257,16 @@ class TaskContext:
         await self.templates.close()
         await self.grammars.close()
 
-    async def _path(self, version: Version) -> str:
-        """Return where the model's files lie; they are verified unless the model is in memory."""
+    async def _path(self, version: Version, user: Version | None = None) -> str:
+        """Return where the model's files lie; they are verified unless the model is in memory.
+
+        Args:
+            user: what it is in memory with; None: it is there by itself.
+        """
         layout = self._layouts.get(version.digest)
         statuses = self.residency.status()
         held = [*statuses, *(one for status in statuses for one in status.get("adapters", ()))]
-        is_resident = any(one["key"] == version.digest for one in held)
+        is_resident = any(one["key"] == (user or version).digest for one in held)
         if layout is None or (layout.done() and not is_resident):
             layout = asyncio.create_task(asyncio.to_thread(self._lay_out, version))
             self._layouts[version.digest] = layout

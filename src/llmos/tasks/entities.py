@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from llmos.tasks.classify import labels_of
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.pipeline import Piece, pieces_of, run_all
+from llmos.tasks.rows import Terms
 from llmos.tasks.tokenizers import Encoded
-from llmos.types import PipelineWork, Priority
+from llmos.types import PipelineWork
 
 ENTITIES_TASKS = frozenset({"entities"})
 
@@ -25,9 +26,7 @@ class Entity:
     score: float
 
 
-async def entities(
-    context: TaskContext, served: Served, text: str, *, priority: Priority
-) -> list[Entity]:
+async def entities(context: TaskContext, served: Served, text: str, terms: Terms) -> list[Entity]:
     """Find the names in a text of any length, in order.
 
     Raises:
@@ -36,11 +35,14 @@ async def entities(
     """
     labels = labels_of(served)
     pieces = await pieces_of(served, text)
-    async with context.residency.lease(served.spec, priority) as lease:
+    async with context.residency.lease(
+        served.spec, terms.priority, terms.deadline_s, tenant=terms.tenant
+    ) as lease:
 
         async def one(piece: Piece) -> list[Entity]:
             ids = piece.encoded.ids
-            out = await lease.run(PipelineWork("token_classify", ids, {}, priority))
+            work = PipelineWork("token_classify", ids, priority=terms.priority, tenant=terms.tenant)
+            out = await lease.run(work)
             return spans(text, piece.start, piece.encoded, out.scores, labels)
 
         found = await run_all(pieces, one)

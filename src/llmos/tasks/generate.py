@@ -19,9 +19,9 @@ from llmos.library.manifest import Manifest
 from llmos.tasks.chat import check_tools, tool_format_of
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
-from llmos.tasks.grammar import tools_grammar
 from llmos.tasks.prompts import Prompt, check_queue, is_chat, prompt_of, shows_prompt_alone
 from llmos.tasks.reasoning import ReasoningSplitter
+from llmos.tasks.tool_grammar import tools_grammar
 from llmos.tasks.tools import ToolParser
 from llmos.types import (
     Chunk,
@@ -143,24 +143,22 @@ class Deadline:
 async def _grammar(
     context: TaskContext, served: Served, request: GenerateRequest
 ) -> Grammar | None:
-    """Return what the output must match, checked; a call that was asked for is a grammar too."""
+    """Return what the output must match, checked; a call that was asked for is a grammar too, and
+    one that may come in place of an answer with a format is part of it."""
     grammar, tool_use = request.grammar, request.tool_use
-    if tool_use.choice != "none" and tool_use.tools:
-        if grammar is not None:
-            raise InvalidRequestError(
-                "An answer that must match a format cannot be a tool call: set tool_choice to "
-                "none, or leave the format out.",
-                param="tool_choice",
-            )
-        check_tools(served, tool_use)
-        if tool_use.choice != "auto":
-            form = tool_format_of(served)
-            ids = {marker: served.tokenizer.token_id(marker) for marker in form.markers}
-            known = {marker: i for marker, i in ids.items() if i is not None}
-            grammar = tools_grammar(tool_use, form.name, known)
     if grammar is not None:
         await context.grammars.check(grammar, _grammar_field(request), request.owner)
-    return grammar
+    if tool_use.choice == "none" or not tool_use.tools:
+        return grammar
+    check_tools(served, tool_use)
+    if tool_use.choice == "auto" and grammar is None:
+        return None
+    form = tool_format_of(served)
+    ids = {marker: served.tokenizer.token_id(marker) for marker in form.markers}
+    known = {marker: i for marker, i in ids.items() if i is not None}
+    calls = tools_grammar(tool_use, form.name, known, grammar)
+    await context.grammars.check(calls, "tools", request.owner)
+    return calls
 
 
 def _grammar_field(request: GenerateRequest) -> str:
@@ -322,13 +320,14 @@ async def _chunks(
     raise EngineError("The engine ended an answer without saying why: try again.")
 
 
-async def _merged(streams: Sequence[AsyncGenerator[Chunk, None]]) -> AsyncGenerator[Chunk, None]:
-    """Yield the chunks of all streams as they come; the first error ends them all."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as chunks:
-            async for chunk in chunks:
-                yield chunk
-        return
+def _merged(streams: Sequence[AsyncGenerator[Chunk, None]]) -> AsyncGenerator[Chunk, None]:
+    """Return the chunks of all streams as they come; the first error ends them all."""
+    return streams[0] if len(streams) == 1 else _side_by_side(streams)
+
+
+async def _side_by_side(
+    streams: Sequence[AsyncGenerator[Chunk, None]],
+) -> AsyncGenerator[Chunk, None]:
     waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
     try:
         while waiting:
@@ -349,10 +348,18 @@ async def _merged(streams: Sequence[AsyncGenerator[Chunk, None]]) -> AsyncGenera
             await stream.aclose()
 
 
-async def generate_all(
+def generate_all(
     context: TaskContext, served: Served, requests: Sequence[GenerateRequest]
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield the chunks of several prompts as one: choices go on counting, usage is summed."""
+    """Return the chunks of several prompts as one: choices go on counting, usage is summed."""
+    if len(requests) == 1:
+        return generate(context, served, requests[0])
+    return _generate_several(context, served, requests)
+
+
+async def _generate_several(
+    context: TaskContext, served: Served, requests: Sequence[GenerateRequest]
+) -> AsyncGenerator[Chunk, None]:
     check_queue(context, requests)
     first_index = 0
     streams = []

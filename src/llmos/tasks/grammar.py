@@ -1,4 +1,4 @@
-"""What an output must match: checked before it reaches an engine, and written for tool calls.
+"""What an output must match: checked before it reaches an engine.
 
 `Grammars` is the server's side of the check, ``python -m llmos.tasks.grammar FD`` the helper, which
 compiles for a stand-in tokenizer. What takes too long there, or breaks it, is refused and never
@@ -11,15 +11,13 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from llmos.engines.grammars import json_rule
-from llmos.errors import GrammarError, InvalidRequestError
+from llmos.errors import GrammarError
 from llmos.tasks.sandbox import Sandbox, SandboxBrokenError, SandboxTimeoutError, serve
-from llmos.types import Grammar, Tool, ToolUse
+from llmos.types import Grammar
 
 CHECK_TIMEOUT_S = 1.0
 MAX_SOURCE_BYTES = 256 * 2**10
@@ -117,7 +115,7 @@ def check_size(grammar: Grammar, subject: str | None = None) -> None:
     if grammar.kind == "choice":
         _check_choices(_parsed(grammar))
     if grammar.kind == "json_schema":
-        _check_schema(_parsed(grammar))
+        check_schema(_parsed(grammar))
 
 
 def _parsed(grammar: Grammar) -> Any:
@@ -135,7 +133,8 @@ def _check_choices(choices: Any) -> None:
         raise GrammarError(f"There are {len(choices)} choices, over the limit of {MAX_CHOICES}.")
 
 
-def _check_schema(schema: Any) -> None:
+def check_schema(schema: Any) -> None:
+    """Refuse what is no schema, or nested too deeply. Raises GrammarError."""
     if not isinstance(schema, dict):
         raise GrammarError("The JSON schema must be an object.")
     level: list[Any] = [schema]
@@ -149,109 +148,6 @@ def _check_schema(schema: Any) -> None:
         if not level:
             return
     raise GrammarError(f"The JSON schema is nested more than {MAX_NESTING} levels deep.")
-
-
-# -- tool calls ------------------------------------------------------------------------------------
-
-
-def tools_grammar(
-    tool_use: ToolUse, form: str, token_ids: Mapping[str, int] | None = None
-) -> Grammar:
-    """Return the grammar of an answer that must be a call of one of the tools, or several.
-
-    Args:
-        tool_use: its ``choice`` is required or a tool's name; ``parallel`` allows several calls.
-        form: how the model writes calls. hermes: ``<tool_call>`` objects ``</tool_call>``, each on
-            its own line; llama3: bare objects, between them ``; ``; mistral: ``[TOOL_CALLS]`` and
-            a list.
-        token_ids: of the markers that are single tokens of the model.
-
-    Raises:
-        GrammarError: a tool's parameters cannot be those of a call (``param`` is ``tools``).
-    """
-    tools = [one for one in tool_use.tools if tool_use.choice in ("required", one.name)]
-    if not tools:
-        raise InvalidRequestError(
-            f"tool_choice names {tool_use.choice!r}, which is not among the tools.",
-            param="tool_choice",
-        )
-    call = _call_schema(tools, "parameters" if form == "llama3" else "arguments")
-    ids = token_ids or {}
-    if form == "hermes":
-        begin, end = _marker("<tool_call>", ids), _marker("</tool_call>", ids)
-        calls, one = _repeated('"\\n"', tool_use), f'{begin} "\\n" object "\\n" {end}'
-    elif form == "llama3":
-        calls, one = _repeated('"; "', tool_use), "object"
-    else:
-        calls, one = f'{_marker("[TOOL_CALLS]", ids)} " "? call', "object"
-        call = _list_schema(call, tool_use.parallel)
-    source = f"start: {calls}\ncall: {one}\nobject: {json_rule(call)}\n"
-    return Grammar("lark", source)
-
-
-def _repeated(separator: str, tool_use: ToolUse) -> str:
-    return f"call ({separator} call)*" if tool_use.parallel else "call"
-
-
-def _marker(text: str, token_ids: Mapping[str, int]) -> str:
-    return f"<[{token_ids[text]}]>" if text in token_ids else json.dumps(text)
-
-
-def _list_schema(call: dict[str, Any], is_parallel: bool) -> dict[str, Any]:
-    definitions = call.pop("$defs")
-    most = {} if is_parallel else {"maxItems": 1}
-    return {"type": "array", "items": call, "minItems": 1, **most, "$defs": definitions}
-
-
-def _call_schema(tools: list[Tool], arguments_key: str) -> dict[str, Any]:
-    """Return the schema of a call of any of the tools; the parameters lie under ``$defs``."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool.name},
-                arguments_key: {"$ref": f"#/$defs/tool{number}"},
-            },
-            "required": ["name", arguments_key],
-            "additionalProperties": False,
-        }
-        for number, tool in enumerate(tools)
-    ]
-    definitions = {f"tool{number}": _parameters(tool, number) for number, tool in enumerate(tools)}
-    return {"anyOf": calls, "$defs": definitions}
-
-
-def _parameters(tool: Tool, number: int) -> dict[str, Any]:
-    """Return a tool's parameters as a definition of a larger schema: always an object, its
-    references within itself led to where it now lies."""
-    if not tool.parameters:  # it takes none
-        return {"type": "object", "properties": {}, "additionalProperties": False}
-    try:
-        _check_schema(tool.parameters)
-    except GrammarError as error:
-        raise GrammarError(f"Tool {tool.name!r}: {error.message}", param="tools") from None
-    kind = tool.parameters.get("type", "object")
-    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
-        raise GrammarError(
-            f"The parameters of tool {tool.name!r} must be of type object, not {kind!r}.",
-            param="tools",
-        )
-    kept = {k: v for k, v in tool.parameters.items() if k not in ("$id", "$schema", "x-guidance")}
-    moved: dict[str, Any] = _moved(kept, f"#/$defs/tool{number}")
-    return {**moved, "type": "object"}
-
-
-def _moved(value: Any, to: str) -> Any:
-    """Return a schema with its references ``#`` and ``#/…`` made relative to ``to``."""
-    if isinstance(value, list):
-        return [_moved(one, to) for one in value]
-    if not isinstance(value, dict):
-        return value
-    moved = {key: _moved(one, to) for key, one in value.items()}
-    target = value.get("$ref")
-    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
-        moved["$ref"] = to + target[1:]
-    return moved
 
 
 # -- the helper ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import cast
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
-from llmos.engines.grammars import compile_grammar
+from llmos.engines.grammars import compile_grammar, python_matchers
 from llmos.errors import GrammarError
 from llmos.types import Grammar
 
@@ -39,7 +39,8 @@ def refusal(grammar: Grammar) -> str | None:
     source = grammar.source.encode() if grammar.kind == "lark" else b""
     try:
         stand_in = cast(TokenizerWrapper, _StandIn(source))
-        compile_grammar(LLTokenizer(stand_in, slices=[]), grammar, writes_anything=True)
+        tokenizer = LLTokenizer(stand_in, slices=[])
+        compile_grammar(python_matchers(tokenizer), grammar, writes_anything=True)
     except GrammarError as error:
         return error.message
     return None

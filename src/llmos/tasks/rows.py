@@ -40,6 +40,10 @@ class Terms:
     tenant: str = ""
     deadline_ms: int | None = None
 
+    @property
+    def deadline_s(self) -> float | None:
+        return None if self.deadline_ms is None else self.deadline_ms / 1000
+
 
 async def run_rows(
     context: TaskContext, served: Served, works: Sequence[PipelineWork], terms: Terms
@@ -52,10 +56,9 @@ async def run_rows(
     """
     longest_first = sorted(range(len(works)), key=lambda index: -len(works[index].input_ids))
     in_flight = min(MAX_IN_FLIGHT, context.settings.max_queue)
-    deadline_s = None if terms.deadline_ms is None else terms.deadline_ms / 1000
     num_places = math.ceil(min(in_flight, len(works)) / ROWS_PER_PLACE)
     async with context.residency.lease(
-        served.spec, terms.priority, deadline_s, tenant=terms.tenant, num_works=num_places
+        served.spec, terms.priority, terms.deadline_s, tenant=terms.tenant, num_works=num_places
     ) as lease:
 
         async def one(index: int) -> PipelineOut:

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llmos.tasks.json_stream import JsonObject
@@ -73,7 +73,9 @@ MISTRAL = ToolFormat(
     has_headers=True,
     new_id=_nine_chars,
 )
-FORMATS: dict[str, ToolFormat] = {one.name: one for one in (HERMES, LLAMA3, MISTRAL)}
+MISTRAL_ARGS = replace(MISTRAL, name="mistral_args")
+"""Newer models of the family: each call is announced, its name stands before its arguments."""
+FORMATS: dict[str, ToolFormat] = {one.name: one for one in (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS)}
 
 
 @lru_cache(maxsize=64)
@@ -86,7 +88,7 @@ def tool_format(template: str, name: str | None = None) -> ToolFormat:
     if name is not None and name in FORMATS:
         return FORMATS[name]
     if MISTRAL.begins in template:
-        return MISTRAL
+        return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
     if LLAMA3.begins in template or "Environment: ipython" in template:
         return LLAMA3
     return HERMES

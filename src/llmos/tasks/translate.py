@@ -9,7 +9,8 @@ from typing import Any
 from llmos.errors import InvalidRequestError, UnsupportedTaskError
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.pipeline import Piece, pieces_of, run_all
-from llmos.types import PipelineWork, Priority, Usage
+from llmos.tasks.rows import Terms
+from llmos.types import PipelineWork, Usage
 
 TRANSLATE_TASKS = frozenset({"translate"})
 UNSPACED_LANGS = frozenset({"zh", "ja", "th", "lo", "km", "my"})
@@ -32,7 +33,7 @@ async def translate(
     target_lang: str,
     *,
     options: Mapping[str, Any],
-    priority: Priority,
+    terms: Terms,
 ) -> Translation:
     """Translate a text of any length.
 
@@ -50,11 +51,14 @@ async def translate(
     given = {name: value for name, value in options.items() if value is not None}
     merged = {**_pipeline_defaults(served), **given}
     num_output_tokens = 0
-    async with context.residency.lease(served.spec, priority) as lease:
+    async with context.residency.lease(
+        served.spec, terms.priority, terms.deadline_s, tenant=terms.tenant
+    ) as lease:
 
         async def one(piece: Piece) -> str:
             nonlocal num_output_tokens
-            work = PipelineWork("seq2seq", piece.encoded.ids, merged, priority)
+            ids = piece.encoded.ids
+            work = PipelineWork("seq2seq", ids, merged, terms.priority, tenant=terms.tenant)
             out = await lease.run(work)
             num_output_tokens += len(out.token_ids)
             return served.tokenizer.decode(out.token_ids).strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmos.cli import doctor, main
+from llmos.engines.native.extension import Status
 from llmos.settings import load_settings
 
 Usage = namedtuple("Usage", "total used free")
@@ -61,6 +62,39 @@ def test_an_old_sqlite_is_warned_about(
     monkeypatch.setattr("sqlite3.sqlite_version_info", version)
     settings = load_settings({"home": tmp_path}, {})
     assert status_of("sqlite", list(doctor.check_sqlite(settings))) == status
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "advice"),
+    [
+        (Status("switched off", "LLMOS_EXTENSION=0 says so"), "LLMOS_EXTENSION=0", "unset"),
+        (Status("cpu", "the CPU lacks avx512_vnni"), "avx512_vnni", "nothing to do"),
+        (Status("compiler", "no compiler was found"), "no compiler", "install g++"),
+    ],
+)
+def test_without_the_extension_it_says_why_what_that_means_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: Status, found: str, advice: str
+) -> None:
+    monkeypatch.setattr("llmos.engines.native.extension.status", lambda: status)
+    (finding,) = doctor.check_extension(load_settings({"home": tmp_path}, {}))
+    assert finding.status == "warn" and finding.found.startswith("absent: ")
+    assert found in finding.found and advice in finding.advice
+    assert "slower" in finding.advice
+
+
+def test_an_extension_that_is_built_or_will_be_is_fine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = tmp_path / "decoder.so"
+    status = Status(compiler="/usr/bin/g++", path=library)
+    monkeypatch.setattr("llmos.engines.native.extension.status", lambda: status)
+    settings = load_settings({"home": tmp_path}, {})
+    (finding,) = doctor.check_extension(settings)
+    assert finding.status == "ok" and "will be built" in finding.found
+    assert "/usr/bin/g++" in finding.found
+    library.write_bytes(b"")
+    (finding,) = doctor.check_extension(settings)
+    assert (finding.status, finding.found) == ("ok", f"built: {library}")
 
 
 def test_a_failure_gives_exit_1_and_every_finding_says_what_to_do(

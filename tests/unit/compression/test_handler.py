@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.engines import decoders
 
 from llmos.compression import handler
+from llmos.compression.comparison import Difference
+from llmos.engines.native import served
 from llmos.errors import CancelledError, CorruptBlobError, UnsupportedTaskError
 from llmos.library.manifest import build_manifest
 
@@ -45,19 +48,42 @@ def test_a_version_is_made_with_the_base_s_facts_and_its_own(
     assert "model.safetensors" not in made.files
     assert result.summary["weights_bytes"] == made.manifest["weights_bytes"]
     assert any("relative error" in line for line in context.logs)
-    assert (1, 6, "layer 0 of 3") in context.reports and (4, 6, "layer 3 of 3") in context.reports
+    assert (1, 6, "part 1 of 4") in context.reports and (4, 6, "part 4 of 4") in context.reports
 
 
-def test_a_network_with_something_of_its_own_is_refused(
+def test_a_network_with_something_of_its_own_is_kept_in_rows_for_torch(
     context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.unit.engines import decoders
-
     decoders.needed_extension()
     granite = {**decoders.LLAMA_LIKE["qwen2"][1], "residual_multiplier": 0.3}
     monkeypatch.setitem(decoders.OTHERS, "granite", ("GraniteConfig", granite))
+    prepared(context, model_of("granite"))
+    (made,) = handler.run(context).artifacts
+    assert made.manifest["quantization"]["format"] == "llmos-rows-1"
+    assert made.manifest["metrics"]["quantization"]["relative_error"] < 0.1
+    assert any("torch will run it" in line for line in context.logs)
+    context.params["dtype"] = "int4"
     with pytest.raises(UnsupportedTaskError, match="something of their own"):
-        handler.run(prepared(context, model_of("granite")))
+        handler.run(context)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_machine_without_the_extension_quantises_as_well(
+    context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for module in (handler, served):
+        monkeypatch.setattr(module, "extension", lambda: None)
+    (made,) = handler.run(prepared(context, model_of(kind))).artifacts
+    assert made.manifest["metrics"]["quantization"]["relative_error"] < 0.1
+    assert any("torch will run it" in line for line in context.logs)
+
+
+def test_a_model_that_then_says_other_things_is_refused(
+    context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "compare", lambda *_: Difference(0.7, 0.1, 64))
+    with pytest.raises(UnsupportedTaskError, match="logits would be 70% off"):
+        handler.run(prepared(context, model_of("gpt2")))
 
 
 def test_a_damaged_file_is_noticed(context: Any, model_of: ModelOf) -> None:

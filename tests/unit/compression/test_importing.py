@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.engines.decoders import needed_extension
+from tests.unit.engines import decoders
 
 from llmos.compression import choice, importing
 from llmos.compression.importing import run_import
@@ -51,7 +51,6 @@ def test_a_small_model_stays_as_it_is_unless_asked(context: Any, model_of: Model
 def test_a_large_one_is_quantised_unasked_and_not_where_stored_was_asked(
     context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed_extension()
     monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
     directory = model_of()
     assert [new.name for new in imported(context, directory)] == ["mine", "mine-int8"]
@@ -60,31 +59,46 @@ def test_a_large_one_is_quantised_unasked_and_not_where_stored_was_asked(
     assert [new.name for new in imported(context, directory)] == ["mine"]
 
 
-def test_without_the_extension_nothing_is_quantised_unasked(
+@pytest.mark.parametrize("kind", ["gpt2", "stablelm"])
+def test_a_network_that_the_extension_does_not_run_is_quantised_for_torch(
+    context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
+    base, made = imported(context, model_of(kind))
+    assert made.manifest["quantization"]["format"] == "llmos-rows-1"
+    assert made.manifest["parameters"] == base.manifest["parameters"]
+    assert made.manifest["weights_bytes"] < 0.75 * base.manifest["weights_bytes"]
+    assert 0 < made.manifest["metrics"]["quantization"]["relative_error"] < 0.1
+    assert any("torch will run it" in line for line in context.logs)
+
+
+def test_a_network_that_cannot_be_quantised_stays_as_it_is_and_says_so(
     context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
-    monkeypatch.setattr("llmos.engines.native.extension.extension", lambda: None)
-    assert [new.name for new in imported(context, model_of())] == ["mine"]
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "stablelm"])
-def test_a_network_that_cannot_be_quantised_stays_as_it_is_and_says_so(
-    context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    needed_extension()
-    monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
-    directory = model_of(kind)
+    monkeypatch.setitem(decoders.OTHERS, "mixtral", decoders.EXPERTS)
+    directory = model_of("mixtral")
     assert [new.name for new in imported(context, directory)] == ["mine"]
-    assert "not built like Llama's" in context.logs[-1]
-    with pytest.raises(UnsupportedTaskError, match="not built like Llama's"):
+    assert "too few of its weights" in context.logs[-1]
+    with pytest.raises(UnsupportedTaskError, match="too few of its weights"):
         imported(context, directory, dtype="int8")
+
+
+def test_a_model_in_rows_is_exported_and_imported_again(
+    context: Any, model_of: ModelOf, tmp_path: Path
+) -> None:
+    _, made = imported(context, model_of("gpt2"), dtype="int8")
+    exported = context.blobs.materialize(dict(made.files), tmp_path / "exported")
+    (again,) = imported(context, exported)
+    for key in ("dtype", "parameters", "weights_bytes", "kv_bytes_per_token", "vocab_size"):
+        assert again.manifest[key] == made.manifest[key]
+    with pytest.raises(InvalidRequestError, match="quantised already"):
+        imported(context, exported, dtype="int8")
 
 
 def test_without_room_it_stays_as_it_is_and_says_so(
     context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed_extension()
     monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
     monkeypatch.setattr(importing, "working_bytes", lambda manifest: 2**60)
     assert [new.name for new in imported(context, model_of())] == ["mine"]

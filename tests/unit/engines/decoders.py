@@ -13,7 +13,9 @@ import transformers
 from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.extension import extension
 from llmos.engines.native.fused import BLOCK_SIZE, FusedRunner
+from llmos.engines.native.int8 import Int8, Int8Linear
 from llmos.engines.native.quantize import Quantized, open_quantized, quantize_directory
+from llmos.engines.native.restore import restore
 
 VOCAB = 333
 WINDOW = 16
@@ -48,15 +50,21 @@ LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", _GEMMA),
     "phi3": ("Phi3Config", _WIDE),
 }
+_OLD = {"vocab_size": VOCAB, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCAB}),
     "olmo2": ("Olmo2Config", _SIZES),
     "phi": ("PhiConfig", _WIDE),
     "stablelm": ("StableLmConfig", _WIDE),  # its norms take the mean off
     "gpt_neox": ("GPTNeoXConfig", _WIDE),
+    "falcon": ("FalconConfig", {**_OLD, "new_decoder_architecture": False}),
+    "bloom": ("BloomConfig", {**_OLD, "n_layer": 2, "n_head": 4}),  # ALiBi: rows run one by one
+    "opt": ("OPTConfig", {**_OLD, "ffn_dim": 256, "word_embed_proj_dim": 64}),
     "dynamic rope": ("LlamaConfig", {**_HEADS, "rope_parameters": YARN | {"rope_type": "dynamic"}}),
 }
 """Not Llama-like."""
+EXPERTS = ("MixtralConfig", {**_WIDE, "num_local_experts": 4})
+"""Most of its weights are not in linear layers."""
 
 
 def make_decoder(
@@ -85,6 +93,20 @@ def make_quantized(
     source = make_decoder(folder / "source", kind, **changes)
     quantize_directory(source, folder / dtype, dtype)
     return folder / dtype, open_quantized(folder / dtype)
+
+
+def restored(quantized: Quantized, path: Path) -> Any:
+    """The quantised weights in transformers' own modules, as float32: the oracle."""
+    model = restore(quantized, path)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Int8Linear):
+            linear = torch.nn.Linear(
+                module.in_features, module.out_features, module.bias is not None
+            )
+            weights = {"weight": Int8(module.weight, module.scale).float(), "bias": module.bias}
+            linear.load_state_dict({k: t for k, t in weights.items() if t is not None})
+            model.set_submodule(name, linear)
+    return model.requires_grad_(False)
 
 
 def needed_extension() -> ctypes.CDLL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,8 @@ def run_works(
     waiting = list(works.items())
     tokens: dict[str, list[int]] = {work_id: [] for work_id in works}
     finished = set()
+    woken = threading.Event()
+    engine.set_waker(woken.set)
     for _ in range(10_000):
         joining = waiting[: per_step or len(waiting)]
         del waiting[: len(joining)]
@@ -140,5 +142,6 @@ def run_works(
             assert not engine.has_work
             return tokens
         if not waiting and not engine.has_work:
-            time.sleep(0.002)  # a grammar is being compiled
+            assert woken.wait(10)  # a grammar is being compiled
+            woken.clear()
     raise AssertionError("the engine does not come to an end")

@@ -34,8 +34,25 @@ def test_a_cpu_computes_in_float32_and_a_gpu_as_stored() -> None:
 
 def test_the_kv_cache_stays_within_its_budget() -> None:
     huge = LLAMA | {"context_tokens": 10**6}
-    assert base.estimate(huge).kv_cache_bytes <= base.MAX_KV_CACHE_BYTES
+    assert base.estimate(huge).kv_cache_bytes <= base.DEFAULT_KV_CACHE_BYTES
     assert base.estimate(huge | {"kv_cache_bytes": 10**6}).kv_cache_bytes <= 10**6
+
+
+def test_of_the_cache_all_but_one_context_can_be_spared() -> None:
+    assert base.spare_bytes(LLAMA) == 2000 * 512 * 15
+    assert base.spare_bytes(LLAMA | {"context_tokens": 500}) == 2000 * (500 * 16 - 512)
+    assert base.spare_bytes(LLAMA | {"kv_cache_bytes": 10**6}) == 0
+    assert base.spare_bytes(LLAMA | {"engine": "pipelines"}) == 0
+
+
+@pytest.mark.parametrize("draft", [{}, {"draft": LLAMA | {"kv_bytes_per_token": 300}}])
+def test_a_model_told_to_takes_less(draft: dict[str, object]) -> None:
+    manifest = LLAMA | draft
+    whole = base.estimate(manifest).total_bytes
+    for short_bytes in (0, 1, 10**6, base.spare_bytes(manifest)):
+        smaller = base.with_smaller_cache(manifest, short_bytes)
+        assert base.estimate(smaller).total_bytes <= whole - short_bytes
+        assert base.kv_cache_tokens(smaller, 2000) >= 512
 
 
 def test_only_the_native_engine_has_a_kv_cache_and_echo_takes_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import sys
 import threading
 import time
@@ -41,6 +42,18 @@ def asked(**fields: Any) -> GenerateWork:
     return GenerateWork((1, 2, 3), SamplingParams(max_tokens=4), grammar=JSON, **fields)
 
 
+class WatchedInbox(queue.SimpleQueue[Any]):
+    """An inbox that tells when the host goes to sleep at it."""
+
+    def __init__(self) -> None:
+        self.asleep = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if self.empty():
+            self.asleep.set()
+        return super().get(block, timeout)
+
+
 def compiling_server(**others: EchoEngine) -> tuple[Server, CountingEngine, Grammars]:
     engine, grammars = with_grammars()
     counting = CountingEngine(engine)
@@ -70,15 +83,14 @@ def test_the_host_sleeps_while_a_grammar_is_compiled_and_wakes_when_it_is() -> N
     server, counting, grammars = compiling_server()
     ended = ends_when("a")
     times: list[float] = []
+    inbox = server.inbox = server.host._inbox = WatchedInbox()
 
-    def compile_soon() -> None:
-        while not grammars.futures:
-            time.sleep(0.005)
-        time.sleep(0.05)
+    def compile_then() -> None:
+        assert inbox.asleep.wait(10)
         times.append(time.monotonic())
         grammars.futures[0].set_result(State())
 
-    threading.Thread(target=compile_soon).start()
+    threading.Thread(target=compile_then).start()
     server.reply = lambda message: (
         [Submit("a", "m", asked())] if isinstance(message, Loaded) else ended(message)
     )

@@ -88,13 +88,23 @@ def test_pace_finds_the_tokens_that_take_the_time_a_step_may() -> None:
     for tokens_per_s in (50.0, 1000.0, 20_000.0):
         pace = Pace(most_tokens=10_000, target_s=0.2)
         for _ in range(40):
-            pace.note(pace.max_tokens, pace.max_tokens / tokens_per_s)
+            pace.note(pace.max_tokens(), pace.max_tokens() / tokens_per_s)
         wanted = max(Pace.FEWEST_TOKENS, tokens_per_s * 0.2)
-        assert pace.max_tokens == pytest.approx(wanted, rel=0.05)
+        assert pace.max_tokens() == pytest.approx(wanted, rel=0.05)
 
 
 def test_pace_never_goes_over_its_limit() -> None:
     pace = Pace(most_tokens=500)
     for _ in range(40):
-        pace.note(pace.max_tokens, 0.0)
-    assert pace.max_tokens == 500
+        pace.note(pace.max_tokens(), 0.0)
+    assert pace.max_tokens() == 500
+
+
+def test_pace_keeps_to_a_limit_below_its_own_target() -> None:
+    pace = Pace(most_tokens=10_000, target_s=0.2)
+    for _ in range(40):
+        pace.note(1000, 0.1)
+    assert pace.max_tokens(0.05) == pytest.approx(500, rel=0.05)
+    assert pace.max_tokens(1.0) == pace.max_tokens()
+    assert pace.max_tokens(1e-9) == Pace.FEWEST_TOKENS
+    assert pace.seconds(500) == pytest.approx(0.05, rel=0.05)

@@ -228,6 +228,86 @@ def bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+LONGEST = 40
+LAYER_S = 0.05
+"""For a row of that length, or any step of a search."""
+
+
+class Timed:
+    """An engine whose clock only its layers move."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 0.0
+        self.engine = loaded(directory, clock=lambda: self.now)
+        for name, module in self.engine._model.named_modules():
+            if name.split(".")[-1].isdigit():
+                module.register_forward_pre_hook(self._tick)
+
+    def _tick(self, layer: Any, inputs: tuple[Any, ...]) -> None:
+        num_tokens = inputs[0].shape[0] * inputs[0].shape[1]
+        self.now += LAYER_S if self.engine._kind == "seq2seq" else LAYER_S * num_tokens / LONGEST
+
+    def steps(self, limit_s: float) -> tuple[list[float], dict[str, Any]]:
+        """What each step took until all is done, and the results."""
+        taken, outs = [], dict[str, Any]()
+        while self.engine.has_work:
+            begun = self.now
+            self.engine.set_step_limit(limit_s)
+            outs |= dict(self.engine.step())
+            taken.append(self.now - begun)
+        return taken, outs
+
+
+@pytest.mark.parametrize("kind", ["bert", "bart"])
+def test_steps_keep_to_a_limit_and_the_results_are_the_same(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    of_work: Any = "classify" if kind == "bert" else "seq2seq"
+    options: dict[str, Any] = {} if kind == "bert" else {"max_tokens": 5, "num_beams": 2}
+    directory = request.getfixturevalue(kind)
+    texts = rows(9, LONGEST)
+    works = {str(i): PipelineWork(of_work, text, options) for i, text in enumerate(texts)}
+    expected = run(loaded(directory), works)
+    timed = Timed(directory)
+    for number in range(20):  # to learn how quick it is
+        timed.engine.submit(str(number), PipelineWork(of_work, (5,) * LONGEST, options))
+    timed.steps(float("inf"))
+    for work_id, work in works.items():
+        timed.engine.submit(work_id, work)
+    taken, outs = timed.steps(LAYER_S * 1.2)
+    assert LAYER_S / 2 < max(taken) <= LAYER_S * 1.2
+    assert outs.keys() == expected.keys()
+    for work_id, out in outs.items():
+        assert out.token_ids == expected[work_id].token_ids
+        scores, wanted = torch.tensor(out.scores), torch.tensor(expected[work_id].scores)
+        torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_limit_a_micro_batch_is_one_step_even_if_it_began_with_one(bert: Path) -> None:
+    timed = Timed(bert)
+    timed.engine.submit("a", PipelineWork("classify", (5,) * LONGEST))
+    timed.engine.set_step_limit(LAYER_S)
+    assert timed.engine.step() == []
+    taken, outs = timed.steps(float("inf"))
+    assert (len(taken), list(outs)) == (1, ["a"])
+    timed.engine.submit("b", PipelineWork("classify", (5,) * LONGEST))
+    taken, _ = timed.steps(float("inf"))
+    assert taken == pytest.approx([2 * LAYER_S])
+
+
+def test_a_forward_pass_that_nobody_waits_for_ends_between_its_layers(bert: Path) -> None:
+    timed = Timed(bert)
+    timed.engine.submit("gone", PipelineWork("classify", (5,) * LONGEST))
+    timed.engine.set_step_limit(LAYER_S)
+    assert timed.engine.step() == []
+    timed.engine.cancel("gone")
+    assert timed.engine.step() == []
+    assert not timed.engine.has_work
+    assert timed.now == pytest.approx(LAYER_S)
+    timed.engine.submit("b", PipelineWork("classify", (4, 5)))
+    assert list(timed.steps(LAYER_S)[1]) == ["b"]
+
+
 def test_works_wait_for_the_next_micro_batch_and_can_be_cancelled(bert: Path) -> None:
     engine = loaded(bert, max_rows=2)
     for i in range(5):

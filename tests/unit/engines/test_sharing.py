@@ -95,7 +95,7 @@ def test_no_tenant_starves_behind_rows_of_its_class_that_never_end(
     device.models["m"].engine._max_rows = max_rows  # type: ignore[attr-defined]
     waits, preemptions = waits_of(device, priority, max_rows, modest, max_tokens)
     # Each is at most a lead of 1 s behind the others before its turn comes, and stays as long.
-    assert max(waits.values()) < 3.0 * (modest + 1), waits
+    assert max(waits.values()) < 4.0 * (modest + 1), waits
     assert preemptions < 60 * 2
 
 

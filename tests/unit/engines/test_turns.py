@@ -120,7 +120,7 @@ def test_works_are_known_by_class_tenant_and_deadline_until_they_end() -> None:
         model.remove(work_id)
     assert model.urgency(101.0) == Urgency(4.0, Priority.BATCH, ("anna",))
     model.remove("a")
-    assert (model.shares(), model.works, model.deadlines) == ({}, {}, {})
+    assert (model.shares(), model.works, model.next_deadline) == ({}, {}, math.inf)
 
 
 def test_what_an_engine_says_counts_more_than_what_its_works_say() -> None:

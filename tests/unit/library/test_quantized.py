@@ -17,7 +17,7 @@ from llmos.library.checks import check_config, check_weights
 from llmos.library.files import select
 from llmos.library.jobs import check_import
 from llmos.library.manifest import build_manifest
-from llmos.library.quantized import packed_bytes, read_quantized, round_up
+from llmos.library.quantized import memory, packed_bytes, read_quantized, round_up
 
 SIZES = {"hidden": 80, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 100, "vocab": 8}
 STRUCTURE: dict[str, Any] = {
@@ -33,6 +33,7 @@ STRUCTURE: dict[str, Any] = {
     "layers": [{"window": 0, "rotary": 0}, {"window": 7, "rotary": 0}],
 }
 MATRICES = {"qkv": (128, 80), "output": (80, 64), "gate_up": (256, 80), "down": (80, 100)}
+WORKSPACE = 4 * (3 * 80 + 128 + 64 + 128) + 80 + 64 + 128
 PARAMETERS = 2 * 8 * 80 + 80 + 2 * (128 * 80 + 80 * 64 + 2 * 100 * 80 + 80 * 100 + 2 * 80)
 
 
@@ -185,7 +186,8 @@ def edit(path: Path, **values: Any) -> None:
 def test_the_manifest_is_read_off_the_header(quantized_dir: Path) -> None:
     manifest = build_manifest(quantized_dir)
     assert (manifest.dtype, manifest.parameters, manifest.engine) == ("int8", PARAMETERS, "native")
-    assert manifest.quantization == {"format": "llmos-tiles-1", "dtype": "int8"}
+    told = {"format": "llmos-tiles-1", "dtype": "int8"}
+    assert manifest.quantization == told | {"workspace_bytes_per_token": WORKSPACE}
     assert manifest.kv_bytes_per_token == 256
 
 
@@ -224,3 +226,81 @@ def test_original_weights_win_over_quantised_ones_beside_them() -> None:
     chosen = select(["config.json", "model.safetensors", "quantized.safetensors"])
     assert chosen.skipped == ("quantized.safetensors",)
     assert "quantized.safetensors" in select(["config.json", "quantized.safetensors"]).kept
+
+
+def write_rows(directory: Path, changed: dict[str, Any], **metadata: str) -> Path:
+    """Write a file of rows; ``changed`` tensors replace others, None ones are left out."""
+    made: dict[str, Any] = {
+        "wte.weight": np.zeros((8, 20), np.int8),
+        "wte.scale": np.ones(8, np.float32),
+        "ln.weight": np.ones(20, np.float16),
+    }
+    kept = {name: t for name, t in (made | changed).items() if t is not None}
+    said = {"format": "llmos-rows-1", "dtype": "int8", "kv_bytes_per_token": "64"}
+    save_file(kept, directory / "quantized.safetensors", said | metadata)
+    return directory
+
+
+def test_rows_of_int8_say_what_the_model_is(tmp_path: Path) -> None:
+    header = read_quantized(write_rows(tmp_path, {}))
+    assert (header.dtype, header.structure) == ("int8", None)
+    assert (header.parameters, header.weights_bytes) == (180, 160 + 32 + 40)
+    assert header.manifest_keys()["kv_bytes_per_token"] == 64
+    told = header.manifest_keys()["quantization"]
+    assert told == {"format": "llmos-rows-1", "dtype": "int8", "workspace_bytes_per_token": 0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "metadata"),
+    [
+        ({"wte.scale": None}, {}),
+        ({"wte.scale": np.ones(9, np.float32)}, {}),
+        ({"wte.scale": np.ones(8, np.float16)}, {}),
+        ({"wte.bias": np.ones((8, 2), np.int8), "wte.scale": np.ones(8, np.float32)}, {}),
+        ({"wte.weight": np.ones((8, 2, 2), np.int8)}, {}),
+        ({"wte.weight": np.ones((0, 2), np.int8), "wte.scale": np.ones(0, np.float32)}, {}),
+        ({"wte.weight": np.ones((8, 20), np.float32)}, {}),
+        ({"ln.weight": np.ones(20, np.int64)}, {}),
+        ({}, {"dtype": "int4"}),
+        ({}, {"kv_bytes_per_token": "-1"}),
+        ({}, {"kv_bytes_per_token": "1e9"}),
+        ({}, {"kv_bytes_per_token": "9" * 99}),
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_computed_with_are_refused(
+    tmp_path: Path, changed: dict[str, Any], metadata: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidModelError, match=r"quantized\.safetensors is damaged"):
+        read_quantized(write_rows(tmp_path, changed, **metadata))
+
+
+def test_a_vocabulary_of_another_size_than_the_rows_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path, {})
+    assert check_weights(tmp_path, {"vocab_size": 8}) == 8
+    with pytest.raises(InvalidModelError, match="not of one model"):
+        check_weights(tmp_path, {"vocab_size": 9})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "format", "has_extension", "expected"),
+    [
+        ("int8", "llmos-tiles-1", True, (1000, 64, 7)),
+        ("int8", "llmos-tiles-1", False, (1000, 128, 0)),
+        ("int4", "llmos-tiles-1", True, (1000, 64, 7)),
+        ("int4", "llmos-tiles-1", False, (1900, 128, 0)),
+        ("int8", "llmos-rows-1", True, (1000, 64, 0)),
+        ("int8", "llmos-rows-1", False, (1000, 64, 0)),
+    ],
+)
+def test_what_a_model_takes_depends_on_who_computes_it(
+    dtype: str, format: str, has_extension: bool, expected: tuple[int, int, int]
+) -> None:
+    manifest = {"dtype": dtype, "weights_bytes": 1000, "parameters": 1900}
+    manifest |= {"kv_bytes_per_token": 64}
+    manifest |= {"quantization": {"format": format, "workspace_bytes_per_token": 7}}
+    assert memory(manifest, has_extension) == expected
+
+
+def test_a_manifest_of_before_says_less() -> None:
+    assert memory({"dtype": "int8", "weights_bytes": 10}, True) == (10, 0, 0)

@@ -13,6 +13,7 @@ from llmos.errors import (
     ContextLengthError,
     DeadlineExceededError,
     EngineError,
+    GrammarError,
     InvalidRequestError,
     UnsupportedTaskError,
 )
@@ -522,15 +523,42 @@ async def test_a_constrained_answer_closes_the_block_that_its_template_opened(
     assert fake.works[0].grammar == asked.grammar
 
 
-async def test_a_required_tool_is_a_grammar_and_excludes_another(speaking: Any) -> None:
+async def test_a_required_tool_is_a_grammar_whatever_format_an_answer_would_have(
+    speaking: Any,
+) -> None:
     context, served, fake = await speaking(SAID[-55:])
     required = ToolUse(TOOLS.tools, "required")
     await read(context, served, request(ASKED, tool_use=required))
+    grammar = Grammar("json_object")
+    await read(context, served, request(ASKED, tool_use=required, grammar=grammar))
+    assert fake.works[0].grammar == fake.works[1].grammar != grammar
     assert fake.works[0].grammar is not None
-    asked = request(ASKED, tool_use=required, grammar=Grammar("json_object"))
-    with pytest.raises(InvalidRequestError) as raised:
+
+
+async def test_with_a_format_the_model_calls_a_tool_or_answers_in_it(speaking: Any) -> None:
+    asked = request(ASKED, tool_use=TOOLS, grammar=Grammar("json_object"))
+    for said, expected in (
+        ('{"a": 1}', ("", '{"a": 1}', "")),
+        (SAID.rpartition("\n")[2], ("", "", 'f{"a": 1}')),
+    ):
+        context, served, fake = await speaking(said)
+        _, chunks = await read(context, served, asked)
+        assert joined(chunks) == expected
+        grammar = fake.works[0].grammar
+        assert grammar.kind == "lark"
+        assert grammar.source.startswith("start: calls | answer")
+
+
+async def test_a_bad_format_beside_tools_is_refused_with_its_own_field(speaking: Any) -> None:
+    context, served, _ = await speaking("x")
+    bad = Grammar("json_schema", '{"type": "strng"}')
+    with pytest.raises(GrammarError) as raised:
+        await read(context, served, request(ASKED, tool_use=TOOLS, grammar=bad))
+    assert raised.value.param == "response_format"
+    asked = request(ASKED, tool_use=TOOLS, grammar=Grammar("regex", "[0-9]+"))
+    with pytest.raises(InvalidRequestError) as other:
         await read(context, served, asked)
-    assert raised.value.param == "tool_choice"
+    assert other.value.param == "tool_choice"
 
 
 @pytest.mark.parametrize("stops", [(), ("好，世",), ("🙂b",)])

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from llmos.engines.grammars import compile_grammar
+from llmos.engines.grammars import compile_grammar, python_matchers
 from llmos.errors import GrammarError, InvalidRequestError, OverloadedError
-from llmos.tasks.grammar import Check, Grammars, check_size, tools_grammar
+from llmos.tasks.grammar import Check, Grammars, check_size
 from llmos.tasks.sandbox import SandboxBrokenError, SandboxTimeoutError
+from llmos.tasks.tool_grammar import tools_grammar
 from llmos.types import Grammar, Tool, ToolUse
 
 WEATHER = Tool(
@@ -216,8 +217,8 @@ async def test_checks_at_once_all_get_their_own_answer(grammars: Grammars) -> No
 
 def test_the_server_side_loads_neither_torch_nor_llguidance() -> None:
     program = (
-        "import sys, llmos.tasks.grammar; from llmos.types import *; "
-        "llmos.tasks.grammar.tools_grammar(ToolUse((Tool('a'),), 'required'), 'hermes');"
+        "import sys, llmos.tasks.tool_grammar; from llmos.types import *; "
+        "llmos.tasks.tool_grammar.tools_grammar(ToolUse((Tool('a'),), 'required'), 'hermes');"
         "assert not {'torch', 'llguidance'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -247,7 +248,7 @@ SPECIAL_IDS = {marker: 257 + i for i, marker in enumerate(MARKERS)}
 def takes(grammar: Grammar, text: str, ids: dict[str, int] | None = None) -> bool:
     """Whether the grammar takes the text as a whole, its markers as special tokens if they are."""
     tokenizer = LLTokenizer(Bytes(), eos_token=[256])  # type: ignore[arg-type]
-    matcher: LLMatcher = compile_grammar(tokenizer, grammar)
+    matcher: LLMatcher = compile_grammar(python_matchers(tokenizer), grammar)
     pattern = "|".join(map(re.escape, ids or ()))
     for part in re.split(f"({pattern})" if pattern else r"(\Z)", text):
         tokens = [ids[part]] if ids and part in ids else list(part.encode())

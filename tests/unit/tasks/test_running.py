@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from llmos.errors import UnsupportedTaskError
 from llmos.library.versions import Version
 from llmos.settings import Settings
-from llmos.tasks import context as module
 from llmos.tasks.context import TaskContext
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizer
@@ -44,12 +44,15 @@ class Home:
     """A library of a model and what was quantised of it, and a residency that holds nothing."""
 
     def __init__(self) -> None:
+        self.others: dict[str, Version] = {}
         self.base = version(1, "m", MANIFEST)
         self.quantized = version(2, "m-int8", QUANTIZED)
-        self.num_searches = 0
+        self.num_searches = self.num_resolved = 0
 
     def resolve(self, ref: str, kind: str | None = None) -> Version:
-        return self.quantized if ref.startswith("m-int8") else self.base
+        self.num_resolved += 1
+        other = self.others.get(ref, self.base)
+        return self.quantized if ref.startswith("m-int8") else other
 
     def made_from(self, source: str) -> list[Version]:
         self.num_searches += 1
@@ -64,10 +67,9 @@ class Home:
 
 @pytest.fixture
 def serving(
-    monkeypatch: pytest.MonkeyPatch, tokenizer_of: Callable[[str], Tokenizer]
+    tokenizer_of: Callable[[str], Tokenizer],
 ) -> Callable[..., tuple[TaskContext, Home]]:
-    """Return a function: settings -> a context on a machine with the extension, and its home."""
-    monkeypatch.setattr(module, "is_likely", lambda: True)
+    """Return a function: settings -> a context on a machine without a GPU, and its home."""
 
     class Known:
         async def get(self, files: Any) -> Tokenizer:
@@ -110,16 +112,87 @@ async def test_a_gpu_and_whoever_says_so_get_the_stored_weights(
     assert home.num_searches == 0
 
 
-async def test_a_cpu_that_cannot_compute_with_it_gets_the_stored_weights(
-    serving: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "is_likely", lambda: False)
-    context, _ = serving()
-    assert (await context.serve("m", {"generate"})).spec.name == "m:1"
-
-
 async def test_models_of_other_engines_are_not_looked_up(serving: Any) -> None:
     context, home = serving()
     home.base = dataclasses.replace(home.base, manifest=MANIFEST | {"engine": "pipelines"})
     await context.serve("m", {"generate"})
     assert home.num_searches == 0
+
+
+@pytest.mark.parametrize(
+    ("capacity_bytes", "budget_bytes"), [(2**30, 2**30), (64 * 2**30, 8 * 2**30)]
+)
+async def test_the_cache_grows_with_the_memory_and_all_but_one_context_can_be_spared(
+    serving: Any, capacity_bytes: int, budget_bytes: int
+) -> None:
+    context, home = serving(dtype="stored")
+    context = dataclasses.replace(context, capacity_bytes=capacity_bytes)
+    cached = {"kv_bytes_per_token": 2**20, "context_tokens": 1024}
+    home.base = dataclasses.replace(home.base, manifest=MANIFEST | cached)
+    spec = (await context.serve("m", {"generate"})).spec
+    assert spec.estimate_bytes == 4000 + budget_bytes  # in float32
+    assert spec.spare_bytes == max(budget_bytes - 2 * 1024 * 2**20, 0)
+    own = {"kv_cache_bytes": 2**22}
+    home.base = dataclasses.replace(home.base, manifest=MANIFEST | cached | own)
+    assert (await context.serve("m", {"generate"})).spec.estimate_bytes == 4000 + 2**22
+
+
+async def test_a_name_is_looked_up_again_once_anything_has_changed_and_not_before(
+    serving: Any,
+) -> None:
+    context, home = serving()
+    changes = 0
+    context = dataclasses.replace(context, changes=lambda: changes)
+    for _ in range(3):
+        assert (await context.serve("m", {"generate"})).spec.name == "m-int8:1"
+    assert (home.num_resolved, home.num_searches) == (1, 1)
+    home.base, changes = version(3, "other", MANIFEST), 1
+    served = await context.serve("m", {"generate"})
+    assert (served.ref, served.spec.path) == ("other:1", "/models/other")
+
+
+async def test_what_changes_while_a_name_is_looked_up_is_not_missed(serving: Any) -> None:
+    context, home = serving()
+    changes = 0
+    context = dataclasses.replace(context, changes=lambda: changes)
+    found = home.made_from
+
+    def changed_meanwhile(source: str) -> list[Version]:
+        nonlocal changes
+        changes, home.made_from = 1, found
+        old = found(source)
+        home.base = version(3, "other", MANIFEST)
+        return old
+
+    home.made_from = changed_meanwhile
+    assert (await context.serve("m", {"generate"})).ref == "m:1"
+    assert (await context.serve("m", {"generate"})).ref == "other:1"
+
+
+async def test_where_nothing_tells_of_changes_nothing_is_remembered(serving: Any) -> None:
+    context, home = serving()
+    for _ in range(2):
+        await context.serve("m", {"generate"})
+    assert home.num_resolved == 2
+
+
+async def test_a_refusal_is_not_remembered(serving: Any) -> None:
+    context, _ = serving()
+    context = dataclasses.replace(context, changes=lambda: 0)
+    with pytest.raises(UnsupportedTaskError):
+        await context.serve("m", {"embed"})
+    assert (await context.serve("m", {"generate"})).ref == "m:1"
+
+
+async def test_a_draft_is_loaded_with_the_model_it_guesses_for(serving: Any) -> None:
+    context, home = serving()
+    small = version(3, "small", MANIFEST | {"parameters": 10})
+    home.others = {"small": small}
+    context = dataclasses.replace(context, drafts={"m": "small"})
+    spec = (await context.serve("m", {"generate"})).spec
+    assert spec.manifest["draft"]["path"] == "/models/small"
+    assert spec.manifest["draft"]["parameters"] == 10
+    alone = dataclasses.replace(context, drafts={})
+    without = (await alone.serve("m", {"generate"})).spec
+    assert spec.key == without.key  # it changes no answer
+    assert spec.estimate_bytes == without.estimate_bytes + 40

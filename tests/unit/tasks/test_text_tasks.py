@@ -13,13 +13,14 @@ from llmos.errors import (
 )
 from llmos.tasks.classify import classify
 from llmos.tasks.entities import Entity, entities, spans
+from llmos.tasks.rows import Terms
 from llmos.tasks.tokenizers import Encoded, Tokenizer
 from llmos.tasks.translate import translate
 from llmos.types import PipelineOut, PipelineWork, Priority
 
 ServedBy = Callable[..., Any]
 PAIRS = [["en", "zh"], ["zh", "en"]]
-STANDARD = Priority.STANDARD
+STANDARD = Terms(Priority.STANDARD, "ann")
 
 
 def echo(work: PipelineWork) -> PipelineOut:
@@ -32,9 +33,7 @@ async def translated(served_by: ServedBy, text: str, **options: Any) -> str:
     )
     target = options.pop("target", "en")
     source = "zh" if target == "en" else "en"
-    done = await translate(
-        context, served, text, source, target, options=options, priority=STANDARD
-    )
+    done = await translate(context, served, text, source, target, options=options, terms=STANDARD)
     return done.text
 
 
@@ -66,7 +65,7 @@ async def test_each_sentence_gets_the_prefix_and_the_options(served_by: ServedBy
     )
     options = {"num_beams": None, "no_repeat_ngram_size": 3}
     done = await translate(
-        context, served, "One. Two.", "en", "zh", options=options, priority=Priority.BATCH
+        context, served, "One. Two.", "en", "zh", options=options, terms=Terms(Priority.BATCH)
     )
     texts = [served.tokenizer.decode(work.input_ids) for work in fake.works]
     assert texts == ["<2zh> One.", "<2zh> Two."]
@@ -82,18 +81,18 @@ async def test_an_unknown_pair_is_refused_with_those_there_are(served_by: Served
         "byte_level", "translate", translation={"prefix": "", "pairs": PAIRS}
     )
     with pytest.raises(InvalidRequestError, match="en to fr: it knows en to zh, zh to en"):
-        await translate(context, served, "x", "en", "fr", options={}, priority=STANDARD)
+        await translate(context, served, "x", "en", "fr", options={}, terms=STANDARD)
 
 
 async def test_a_model_that_names_no_pairs_takes_any(served_by: ServedBy) -> None:
     context, served, _ = await served_by(
         "byte_level", "translate", pipeline=echo, translation={"prefix": "", "pairs": []}
     )
-    done = await translate(context, served, "x", "de", "fr", options={}, priority=STANDARD)
+    done = await translate(context, served, "x", "de", "fr", options={}, terms=STANDARD)
     assert done.text == "x"
     context, served, _ = await served_by("byte_level", "translate")
     with pytest.raises(UnsupportedTaskError, match="does not say"):
-        await translate(context, served, "x", "de", "fr", options={}, priority=STANDARD)
+        await translate(context, served, "x", "de", "fr", options={}, terms=STANDARD)
 
 
 async def test_a_long_sentence_is_cut_at_commas_and_else_refused(served_by: ServedBy) -> None:
@@ -104,7 +103,7 @@ async def test_a_long_sentence_is_cut_at_commas_and_else_refused(served_by: Serv
         translation={"prefix": "", "pairs": []},
         context_tokens=8,
     )
-    ask = {"options": {}, "priority": STANDARD}
+    ask = {"options": {}, "terms": STANDARD}
     done = await translate(context, served, "Hello, world, fox.", "en", "fr", **ask)
     assert done.text == "Hello, world, fox."
     assert len(fake.works) == 3
@@ -125,7 +124,7 @@ async def test_an_error_in_one_sentence_is_the_answer(served_by: ServedBy) -> No
         "characters", "translate", pipeline=fail, translation={"prefix": "", "pairs": []}
     )
     with pytest.raises(EngineError, match="gone"):
-        await translate(context, served, "a. " * 20, "en", "fr", options={}, priority=STANDARD)
+        await translate(context, served, "a. " * 20, "en", "fr", options={}, terms=STANDARD)
     assert fake.num_leases == 0
 
 
@@ -136,12 +135,12 @@ async def test_classification_ranks_every_label(served_by: ServedBy) -> None:
         pipeline=lambda _: PipelineOut(scores=((0.1, 0.7, 0.2),)),
         labels=["negative", "positive", "neutral"],
     )
-    done = await classify(context, served, "very good", priority=STANDARD)
+    done = await classify(context, served, "very good", terms=STANDARD)
     assert (done.label, done.score) == ("positive", 0.7)
     assert list(done.scores) == ["positive", "neutral", "negative"]
     assert fake.works[0].kind == "classify"
     with pytest.raises(InvalidRequestError, match="empty"):
-        await classify(context, served, " ", priority=STANDARD)
+        await classify(context, served, " ", terms=STANDARD)
 
 
 # -- entities ------------------------------------------------------------------------------------
@@ -236,7 +235,30 @@ async def test_offsets_count_in_the_whole_text(served_by: ServedBy) -> None:
 
     context, served, fake = await served_by("words", "entities", pipeline=pipeline, labels=LABELS)
     text = "hello Paris .\n  hello . Paris ."
-    result = await entities(context, served, text, priority=STANDARD)
+    result = await entities(context, served, text, terms=STANDARD)
     assert found(result) == [("Paris", "LOCATION", 6), ("Paris", "LOCATION", 24)]
     assert all(text[entity.start : entity.end] == entity.text for entity in result)
     assert len(fake.works) == 3
+
+
+@pytest.mark.parametrize("task", ["translate", "classify", "entities"])
+async def test_the_works_of_a_request_are_its_askers(served_by: ServedBy, task: str) -> None:
+    context, served, fake = await served_by(
+        "words",
+        task,
+        pipeline=lambda work: PipelineOut(
+            token_ids=work.input_ids, scores=tuple(one_hot("O") for _ in work.input_ids)
+        ),
+        labels=LABELS,
+        translation={"prefix": "", "pairs": PAIRS},
+    )
+    terms = Terms(Priority.BATCH, "bob", 5000)
+    if task == "translate":
+        await translate(context, served, "hello . hello .", "en", "zh", options={}, terms=terms)
+    elif task == "classify":
+        await classify(context, served, "hello .", terms)
+    else:
+        await entities(context, served, "hello . hello .", terms)
+    assert {(work.tenant, work.priority) for work in fake.works} == {("bob", Priority.BATCH)}
+    assert fake.deadlines_s == [5.0]
+    assert [tenant for tenant, _, _ in fake.lease_terms] == ["bob"]

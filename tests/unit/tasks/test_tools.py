@@ -183,6 +183,7 @@ def test_the_template_says_which_format_a_model_writes() -> None:
     templates: dict[str, Any] = {
         "hermes": "{{ tools }}<tool_call>",
         "mistral": "{% if tools %}[TOOL_CALLS]{% endif %}",
+        "mistral_args": "{% if tools %}[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}{% endif %}",
         "llama3": "{{ 'Environment: ipython' }}{{ custom_tools }}",
     }
     for name, template in templates.items():

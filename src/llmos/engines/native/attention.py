@@ -1,8 +1,8 @@
 """Attention over the paged cache for one packed step, called by transformers' own layers.
 
-``PackedStep`` describes the step. It is the context variable ``current_step`` while the model's
-forward runs, because not every architecture hands keywords down to ``paged_attention``, which
-every layer calls in place of its usual kernel.
+``PackedStep`` describes the step; ``steps`` makes it. It is the context variable ``current_step``
+while the model's forward runs, because not every architecture hands keywords down to
+``paged_attention``, which every layer calls in place of its usual kernel.
 """
 
 from __future__ import annotations
@@ -45,58 +45,70 @@ class RowChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
-    """Tokens ``first:last`` of the packed row are positions ``start..end-1`` of one sequence."""
+class RowGroup:
+    """Rows whose attention is computed together, as ``[N, L]`` tokens; their own are neighbours in
+    the packed row, ``first:last`` of it, and short rows are padded with their last one.
+
+    It must be their own: what is masked still counts as 0 * value, and NaN * 0 is NaN.
+    """
 
     first: int
     last: int
-    start: int
-    end: int
-    blocks: Tensor  # [1, B]
+    positions: Tensor  # [N, L]
+    blocks: Tensor | None
+    """[N, B], padded with the row's first. None: all rows begin at position 0, with no past."""
+    padding: Tensor | None = None
+    """[N * L] which of the group's tokens is at each place; None: all rows are of one length."""
+    places: Tensor | None = None
+    """[last - first] at which place each of the group's tokens is; None with ``padding``."""
+
+    def padded(self, packed: Tensor) -> Tensor:
+        """Return the rows' part of ``packed`` [H, T, D] as [N, H, L, D]."""
+        own = packed[:, self.first : self.last]
+        if self.padding is not None:
+            own = own.index_select(1, self.padding)
+        heads, _, dim = packed.shape
+        return own.reshape(heads, *self.positions.shape, dim).transpose(0, 1)
+
+    def unpadded(self, rows: Tensor) -> Tensor:
+        """Return ``rows`` [N, H, L, D] as [last - first, H, D]."""
+        flat = rows.transpose(1, 2).flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
 
 
 @dataclass(slots=True)
 class PackedStep:
-    """One step: ``num_decodes`` single tokens first, then prefill chunks, packed in one row.
+    """One step: the tokens of all rows in one packed row, group by group.
 
-    With ``cache=None`` (probing a model) all of it must be one prefill from position 0.
+    With ``cache=None`` (probing a model) no row may have keys but its own.
     """
 
     cache: KVCache | None
+    inputs: Tensor  # [2, T] token ids, positions
     slots: Tensor  # [T] where each token's keys and values go
-    decode_blocks: Tensor  # [R, B], padded with the row's first
-    decode_lengths: Tensor  # [R] tokens to attend to, the new one included
-    prefills: tuple[Prefill, ...]
+    groups: tuple[RowGroup, ...]
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     """The layers that called, as they called."""
     windows: dict[int, int | None] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
     """Tensors that layers passed and we do not know, as attention sinks."""
+    is_exact: bool = False
+    """Attend in float64, so that a row's float32 result does not depend on who shares the step."""
     _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
-    @property
-    def num_decodes(self) -> int:
-        return self.decode_blocks.shape[0]
-
-    def mask(self, index: int, window: int | None, like: Tensor, length: int) -> Tensor:
-        """Return what prefill ``index`` (-1: the decodes) may see, as an additive mask.
-
-        Decodes: ``[R, 1, 1, length]``. Prefill: ``[1, 1, T, length]``. Shared by all layers.
-        """
+    def mask(self, index: int, window: int | None, like: Tensor, num_keys: int) -> Tensor:
+        """Return what the rows of a group may see, as an additive mask ``[N or 1, 1, L, num_keys]``
+        that all layers share."""
         if (mask := self._masks.get((index, window))) is None:
-            keys = torch.arange(length, device=like.device)
-            if index < 0:
-                queries = (self.decode_lengths - 1)[:, None, None, None]
-            else:
-                chunk = self.prefills[index]
-                queries = torch.arange(chunk.start, chunk.end, device=like.device)[:, None]
+            group = self.groups[index]
+            keys = torch.arange(num_keys, device=like.device)
+            positions = keys[None] if group.blocks is None else group.positions
+            queries = positions[:, None, :, None]
             seen = keys <= queries
             if window is not None:
                 seen &= keys > queries - window
-            zeros = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
-            mask = zeros.masked_fill_(~seen, -torch.inf)
-            mask = mask if index < 0 else mask[None, None]
-            self._masks[index, window] = mask
+            mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+            self._masks[index, window] = mask.masked_fill_(~seen, -torch.inf)
         return mask
 
 
@@ -128,61 +140,50 @@ def paged_attention(
     if step.cache is not None:
         step.cache.write(layer, step.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     parts = []
-    if count := step.num_decodes:
-        parts.append(_decode(step, layer, query[0, :, :count], scale, sliding_window, softcap))
-    for index, chunk in enumerate(step.prefills):
-        rows = slice(chunk.first, chunk.last)
-        fresh = (key[:, :, rows], value[:, :, rows]) if chunk.start == 0 else None
-        parts.append(
-            _prefill(step, layer, index, query[:, :, rows], fresh, scale, sliding_window, softcap)
-        )
-    packed = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return packed[None], None
-
-
-def _decode(
-    step: PackedStep,
-    layer: int,
-    query: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """``query`` [H, R, D] -> [R, H, D_value]. Query heads that share keys act as extra tokens."""
-    assert step.cache is not None
-    heads, rows, dim = query.shape
-    keys, values = step.cache.read(layer, step.decode_blocks)
-    grouped = query.view(keys.shape[1], -1, rows, dim).permute(2, 0, 1, 3)
-    mask = step.mask(-1, window, query, keys.shape[2])
-    return _attend(grouped, keys, values, mask, scale, softcap).reshape(rows, heads, -1)
-
-
-def _prefill(
-    step: PackedStep,
-    layer: int,
-    index: int,
-    query: Tensor,
-    fresh: tuple[Tensor, Tensor] | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """``query`` [1, H, T, D] -> [T, H, D_value]; ``fresh`` are all the keys if none is cached."""
-    chunk = step.prefills[index]
-    if fresh is None:
-        assert step.cache is not None
-        keys, values = step.cache.read(layer, chunk.blocks)
-        keys, values = keys[:, :, : chunk.end], values[:, :, : chunk.end]
-    else:
-        keys, values = fresh
-    group = query.shape[1] // keys.shape[1]
-    if group > 1:
-        keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
-    mask = step.mask(index, window, query, chunk.end)
-    return _attend(query, keys, values, mask, scale, softcap)[0].transpose(0, 1)
+    for index, group in enumerate(step.groups):
+        own = [group.padded(packed[0]) for packed in (query, key, value)]
+        parts.append(group.unpadded(_attend(step, layer, index, own, scale, softcap)))
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return attended[None].to(query.dtype), None
 
 
 def _attend(
+    step: PackedStep,
+    layer: int,
+    index: int,
+    own: Sequence[Tensor],
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attend a group's tokens, ``own`` query, key and value [N, heads, L, D], to themselves and to
+    what is cached before them. Returns ``[N, H, L, D_value]``."""
+    query, key, value = own
+    group, window = step.groups[index], step.windows[layer]
+    rows, heads, length, _ = query.shape
+    if group.blocks is not None:
+        assert step.cache is not None
+        key, value = step.cache.read(layer, group.blocks)
+    if step.is_exact:
+        query, key, value = query.double(), key.double(), value.double()
+    if group.blocks is None and softcap is None and (window is None or window >= length):
+        # Padding comes last, so no token sees it.
+        key, value = _repeated(key, heads), _repeated(value, heads)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    mask = step.mask(index, window, query, key.shape[2])
+    if length == 1:  # query heads that share keys act as further tokens
+        grouped = query.reshape(rows, key.shape[1], -1, query.shape[3])
+        return _dense(grouped, key, value, mask, scale, softcap).reshape(rows, heads, 1, -1)
+    key, value = _repeated(key, heads), _repeated(value, heads)
+    return _dense(query, key, value, mask, scale, softcap)
+
+
+def _repeated(keys: Tensor, heads: int) -> Tensor:
+    """Repeat ``keys`` [N, KV, K, D] for all the query heads that share them."""
+    group = heads // keys.shape[1]
+    return keys.repeat_interleave(group, dim=1) if group > 1 else keys
+
+
+def _dense(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -194,7 +195,8 @@ def _attend(
     if softcap is None:
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     scores = torch.tanh(query @ keys.transpose(-1, -2) * (scale / softcap)) * softcap + mask
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ values
+    precise = torch.promote_types(query.dtype, torch.float32)
+    return torch.softmax(scores, dim=-1, dtype=precise).to(query.dtype) @ values
 
 
 def register() -> None:

@@ -5,24 +5,16 @@ It has the same vocabulary and a KV cache of its own, and samples with the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
-from transformers import AutoModelForCausalLM
 
-from llmos.engines import base
-from llmos.engines.loading import load_pretrained, resident_bytes
 from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.blocks import BlockPool
-from llmos.engines.native.probe import make_runner
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sampler import SampledRow, sample
 from llmos.engines.native.sequences import Sequence
-from llmos.errors import InvalidModelError
 
 CATCH_UP_TOKENS = 256
 """Tokens it reads in one step, of sequences that it does not know yet."""
@@ -142,35 +134,3 @@ def _quiet(row: SampledRow, token_ids: list[int]) -> SampledRow:
     """The row with these tokens, reporting nothing but the token."""
     params = msgspec.structs.replace(row.params, logprobs=None)
     return replace(row, token_ids=token_ids, params=params)
-
-
-def load_draft_model(
-    manifest: Mapping[str, Any], device: str, vocab_size: int, block_size: int
-) -> tuple[DraftModel | None, int]:
-    """Load the model that ``manifest["draft"]`` describes: its own manifest, with its ``path``.
-
-    Returns it, None where there is none, and the bytes it takes on the device.
-
-    Raises:
-        InvalidModelError: it cannot guess tokens of a model with ``vocab_size`` words.
-        torch.OutOfMemoryError: the device has no room for it.
-    """
-    draft: Mapping[str, Any] | None = manifest.get("draft")
-    if draft is None:
-        return None, 0
-    model = load_pretrained(
-        AutoModelForCausalLM, Path(draft["path"]), draft, device, attn_implementation="eager"
-    )
-    if model.get_input_embeddings().weight.shape[0] != vocab_size:
-        raise InvalidModelError(
-            "The draft model has another vocabulary than the model it drafts for."
-        )
-    runner = make_runner(model)
-    if not runner.is_paged:
-        raise InvalidModelError(
-            f"A {type(model).__name__} cannot take guesses back: it is no draft."
-        )
-    num_tokens = base.kv_cache_tokens(manifest, runner.kv_bytes_per_token)
-    num_blocks = max(1, num_tokens // block_size)
-    num_bytes = num_blocks * block_size * runner.kv_bytes_per_token
-    return DraftModel(runner, num_blocks, block_size), resident_bytes(model) + num_bytes

@@ -33,7 +33,7 @@ from llmos.engines.native.execution import (
 from llmos.engines.native.predictor import FREE, Predictor, StepLoad
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sequences import Sequence, Sequences
-from llmos.engines.native.served import MAX_STEP_TOKENS, ServedModel, load_model
+from llmos.engines.native.served import ServedModel, load_model
 from llmos.engines.native.speculation import PromptLookup, Speculator
 from llmos.errors import (
     DeadlineExceededError,
@@ -82,7 +82,7 @@ class NativeEngine(base.Engine):
         *,
         block_size: int = 16,
         max_rows: int = 64,
-        max_step_tokens: int = MAX_STEP_TOKENS,
+        max_step_tokens: int = base.MAX_STEP_TOKENS,
         itl_target_s: float | None = None,
         ageing_tokens: int = AGEING_TOKENS,
         speculates: bool = True,
@@ -126,7 +126,9 @@ class NativeEngine(base.Engine):
     def serve(self, model: ServedModel) -> None:
         """Take work for a loaded model from here on."""
         self._runner = model.runner
-        self._sequences = Sequences(model.runner, model.num_blocks, self._block_size, model.digest)
+        self._sequences = Sequences(
+            model.runner, model.num_blocks, self._block_size, model.digest, self._itl_target_s
+        )
         self._vocab_size = model.vocab_size
         self._max_tokens = model.max_tokens
         self._predictor = Predictor(model.prior)
@@ -230,7 +232,7 @@ class NativeEngine(base.Engine):
             works = self._compiling.done() if self._compiling else []
             best = min((work.priority for work in works), default=Priority.STANDARD)
             return base.Urgency(0.0 if works or self._ready else math.inf, best)
-        return self._sequences.urgency(now, self._itl_target_s)
+        return self._sequences.urgency(now)
 
     def last_shares(self) -> Mapping[str, float]:
         """Return each tenant's share of what the last step computed."""
@@ -275,7 +277,7 @@ class NativeEngine(base.Engine):
 
     def _expire(self, sequences: Sequences, now: float) -> Reports:
         """Give up the sequences whose deadline has passed."""
-        late = [sequence for sequence in sequences if sequence.deadline <= now]
+        late = sequences.expired(now)
         for sequence in late:
             self._remove(sequence)
         return [(sequence.id, DeadlineExceededError()) for sequence in late]
@@ -283,7 +285,7 @@ class NativeEngine(base.Engine):
     def _speculate(self, sequences: Sequences, begun: float) -> None:
         if self._speculator is None:
             return
-        decoding = [s for s in sequences if s.blocks and len(s.token_ids) - s.num_cached == 1]
+        decoding = [s for s in sequences.active if len(s.token_ids) - s.num_cached == 1]
         room = [0 if s.grammar else self._num_missing(s) - 1 for s in decoding]
         num_drafts = self._speculator.propose(decoding, room, self._predictor.cost)
         self._speculator.observe_time(num_drafts, self._clock() - begun)

@@ -22,7 +22,8 @@ from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.binding import CChunk, CLayer, CLinear, CShape, CStep, declare
 from llmos.engines.native.fused_adapters import FusedAdapter
 from llmos.engines.native.lora import read_adapter
-from llmos.engines.native.quantize import Excerpt, Layer, Matrix, Quantized, restore
+from llmos.engines.native.quantize import Layer, Matrix, Quantized
+from llmos.engines.native.restore import Excerpt, restore
 from llmos.errors import InvalidModelError, OutOfMemoryError
 
 log = logging.getLogger(__name__)
@@ -105,12 +106,7 @@ class FusedRunner:
 
     def workspace_bytes(self, num_tokens: int) -> int:
         """Return what the extension takes beside weights and cache for a step of so many tokens."""
-        shape = self._quantized.structure
-        layer = self._quantized.layers[0].matrices
-        wide = layer["qkv"].packed.n + layer["output"].packed.k + layer["down"].packed.k
-        numbers = 3 * shape.hidden + wide
-        as_int8 = shape.hidden + layer["output"].packed.k + layer["down"].packed.k
-        return num_tokens * (4 * numbers + as_int8)
+        return num_tokens * self._quantized.structure.workspace_bytes_per_token
 
     def run(self, chunks: Sequence[RowChunk]) -> Tensor:
         """Return float32 logits ``[sum of num_logits, vocab]``, in order."""

@@ -1,7 +1,8 @@
 """Keeps rows of tokens within a grammar: JSON, a schema, a regular expression, choices, Lark.
 
-`Grammars` belongs to one loaded model and compiles in a thread of its own, so that other rows'
-steps do not wait. For a row with a grammar the engine
+`Grammars` belongs to one loaded model and compiles in a thread of its own. Other rows' steps wait
+neither for Python (see `vocabulary`) nor for its lock (see `matching`). For a row with a grammar
+the engine
 
 1. calls ``Grammars.start`` when the work is submitted, and plans the row once the future is done;
    its error (a GrammarError, an UnsupportedTaskError) is the work's;
@@ -14,18 +15,18 @@ steps do not wait. For a row with a grammar the engine
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmos.engines.grammars import compile_grammar, reason
-from llmos.engines.native.vocabulary import load_tokenizer
+from llmos.engines.grammars import Matcher, compile_grammar, reason
+from llmos.engines.native import vocabulary
+from llmos.engines.native.matching import matchers
 from llmos.errors import GrammarError
 from llmos.types import Grammar
 
@@ -40,7 +41,7 @@ class GrammarState:
         error: set once the grammar failed midway (a limit was met), None before.
     """
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
         self._forbidden: NDArray[np.bool_] | None = None
         self._is_at_end = False
@@ -105,8 +106,8 @@ class Grammars:
         self._tokenizer_file = tokenizer_file
         self._vocab_size = vocab_size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
-        self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
-        self._compiled: OrderedDict[tuple[Grammar, tuple[int, ...]], LLMatcher] = OrderedDict()
+        self._matchers: dict[tuple[int, ...], Callable[[str], Matcher]] = {}
+        self._compiled: OrderedDict[tuple[Grammar, tuple[int, ...]], Matcher] = OrderedDict()
 
     def start(
         self, grammar: Grammar, eos_ids: Sequence[int], generated_ids: Sequence[int] = ()
@@ -130,13 +131,13 @@ class Grammars:
             raise GrammarError(f"What was written already breaks the grammar: {reason(matcher)}")
         return GrammarState(matcher)
 
-    def _matcher(self, grammar: Grammar, eos_ids: tuple[int, ...]) -> LLMatcher:
+    def _matcher(self, grammar: Grammar, eos_ids: tuple[int, ...]) -> Matcher:
         key = (grammar, eos_ids)
         if key not in self._compiled:
-            if eos_ids not in self._tokenizers:
-                loaded = load_tokenizer(self._tokenizer_file, self._vocab_size, eos_ids)
-                self._tokenizers = {eos_ids: loaded}
-            self._compiled[key] = compile_grammar(self._tokenizers[eos_ids], grammar)
+            if eos_ids not in self._matchers:
+                read = vocabulary.read(self._tokenizer_file, self._vocab_size, eos_ids)
+                self._matchers = {eos_ids: matchers(read)}
+            self._compiled[key] = compile_grammar(self._matchers[eos_ids], grammar)
             while len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)

@@ -3,7 +3,7 @@
 int8, per output column: ``[N/64, K/4, 64, 4]`` bytes ``w + 128`` and float32 scales ``[N]``.
 int4, per column and 32 inputs: ``[N/64, K/32, 1152]`` bytes: 1,024 of nibbles ``w + 8``, then 64
 float16 scales. N and K are rounded up to multiples of 64 with zeros. The layout does not depend on
-the machine; `unpack` gives the weights back to any other.
+the machine; `unpack` gives the weights back to any other, as plain rows of int8.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llmos.engines.native.int8 import Int8, quantize_rows
 from llmos.library.quantized import GROUP, GROUP_BYTES, TILE, packed_bytes, round_up
 
 _NIBBLES_BYTES = GROUP * TILE // 2
@@ -65,35 +66,47 @@ def _pack_rows(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor | None]:
     return _pack_int8(padded) if bits == 8 else (_pack_int4(padded), None)
 
 
-def unpack(packed: Packed) -> Tensor:
-    """Return the weights as float32 ``[rows, columns]``."""
-    n, k = packed.n, packed.k
-    if packed.bits == 8:
-        assert packed.scale is not None
-        tiles = packed.data.view(n // TILE, k // 4, TILE, 4)
-        numbers = tiles.permute(0, 2, 1, 3).reshape(n, k).float() - 128
-        weight = numbers * packed.scale[:, None]
-    else:
-        weight = _unpack_int4(packed.data, n, k)
-    return weight[: packed.rows, : packed.columns].contiguous()
+def unpack(packed: Packed) -> Int8:
+    """Return the weights as rows of int8: those of an int8 matrix as they are, others rounded.
+
+    They are copies, so that a file they were mapped from may go.
+    """
+    if packed.bits == 4:
+        return quantize_rows(unpack_int4(packed))
+    assert packed.scale is not None
+    # Four inputs of an output lie together: moved as one number, which is many times faster.
+    tiles = packed.data.view(torch.int32).view(packed.n // TILE, packed.k // 4, TILE)
+    numbers = tiles.transpose(1, 2).contiguous().view(torch.uint8).view(packed.n, packed.k)
+    return Int8(
+        _signed(numbers[: packed.rows], packed.columns), packed.scale[: packed.rows].clone()
+    )
 
 
-def unpack_rows(packed: Packed, rows: Sequence[int]) -> Tensor:
-    """Return some rows of an int8 matrix as float32 ``[len(rows), columns]``."""
+def unpack_rows(packed: Packed, rows: Sequence[int]) -> Int8:
+    """Return some rows of an int8 matrix."""
     assert packed.scale is not None
     index = torch.tensor(rows)
     tiles = packed.data.view(packed.n // TILE, packed.k // 4, TILE, 4)
-    numbers = tiles[index // TILE, :, index % TILE].flatten(1).float() - 128
-    return (numbers * packed.scale[index, None])[:, : packed.columns]
+    numbers = tiles[index // TILE, :, index % TILE].flatten(1)
+    return Int8(_signed(numbers, packed.columns), packed.scale[index])
+
+
+def unpack_int4(packed: Packed) -> Tensor:
+    """Return the weights of an int4 matrix as float32 ``[rows, columns]``, exactly."""
+    weight = _unpack_int4(packed.data, packed.n, packed.k)
+    return weight[: packed.rows, : packed.columns].contiguous()
+
+
+def _signed(numbers: Tensor, columns: int) -> Tensor:
+    """Return bytes ``w + 128`` as int8 numbers w, without what fills up the tiles."""
+    return numbers.bitwise_xor_(128).view(torch.int8)[:, :columns].contiguous()
 
 
 def _pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale each output column to absmax 127."""
     n, k = weight.shape
-    scale = weight.abs().amax(dim=1) / 127
-    numbers = torch.round(weight / scale.clamp_min(1e-30)[:, None]).clamp_(-127, 127) + 128
-    tiles = numbers.to(torch.uint8).view(n // TILE, TILE, k // 4, 4).permute(0, 2, 1, 3)
-    return tiles.contiguous().flatten(), scale
+    rows = quantize_rows(weight)
+    tiles = (rows.numbers.view(torch.uint8) ^ 128).view(n // TILE, TILE, k // 4, 4)
+    return tiles.permute(0, 2, 1, 3).contiguous().flatten(), rows.scale
 
 
 def _pack_int4(weight: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ the model's own forward.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +17,14 @@ from torch import Tensor
 from llmos.engines.loading import Model
 from llmos.engines.native import attention
 from llmos.engines.native.attention import PackedStep, RowChunk
-from llmos.engines.native.runner import PagedRunner, RowwiseRunner, Runner, forward, pack
+from llmos.engines.native.int8 import is_int8
+from llmos.engines.native.runner import PagedRunner, RowwiseRunner, Runner
+from llmos.engines.native.steps import forward, pack
 from llmos.errors import InvalidModelError
 
 NUM_TOKENS = 8
+_TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""By how much logits may differ, relative to the largest; in other types by more."""
 HARMLESS = {"position_ids", "cache_position"}
 """Tensors that an attention function may ignore."""
 
@@ -27,8 +33,11 @@ UNSUITED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, No
 
 
 @torch.inference_mode()
-def make_runner(model: Model) -> Runner:
+def make_runner(model: Model, max_tokens: int | None = None) -> Runner:
     """Return the paged runner if the model computes the same through it, else the row-wise one.
+
+    Args:
+        max_tokens: of the longest sequence it will run; None: what the model can.
 
     Raises:
         InvalidModelError: with neither does it continue a sequence as it should.
@@ -46,11 +55,27 @@ def make_runner(model: Model) -> Runner:
         raise
     except UNSUITED as error:
         raise _refusal(model, str(error)) from error
-    runner = _tried(_make_paged, model, token_ids, expected)
+    runner: Runner | None = None
+    if not _is_rotated_by_longest(model.config.get_text_config(), max_tokens):
+        runner = _tried(_make_paged, model, token_ids, expected)
     runner = runner or _tried(_make_rowwise, model, token_ids, expected)
     if runner is None:
         raise _refusal(model, "it does not continue a sequence from keys and values kept before")
     return runner
+
+
+def _is_rotated_by_longest(config: Any, max_tokens: int | None) -> bool:
+    """Whether rotary embeddings change for all rows of a step as soon as one is longer than the
+    model was first trained on. Such rows cannot be packed: none may depend on the others."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    limit = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    longest = limit if max_tokens is None else max_tokens
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # by layer type
+    return any(
+        kind.get("rope_type") in ("dynamic", "longrope")
+        and longest > (kind.get("original_max_position_embeddings") or limit)
+        for kind in kinds
+    )
 
 
 def _refusal(model: Model, why: str) -> InvalidModelError:
@@ -76,7 +101,8 @@ def _tried(
         raise
     except UNSUITED:
         return None
-    return runner if _agrees(torch.cat([prefill, decode]), expected) else None
+    tolerance = 5e-2 if is_int8(model) else _TOLERANCES.get(expected.dtype, 5e-2)
+    return runner if _agrees(torch.cat([prefill, decode]), expected, tolerance) else None
 
 
 def _make_paged(model: Model, token_ids: Sequence[int]) -> PagedRunner | None:
@@ -86,8 +112,8 @@ def _make_paged(model: Model, token_ids: Sequence[int]) -> PagedRunner | None:
         return None
     model.set_attn_implementation(attention.NAME)
     chunk = RowChunk("probe", token_ids, 0, [0], 1)
-    step = pack([chunk], None, model.device, NUM_TOKENS)
-    forward(model, [chunk], step, [NUM_TOKENS - 1])
+    step, wanted = pack([chunk], None, model.device, NUM_TOKENS)
+    forward(model, step, wanted)
     return PagedRunner(model, step.shapes) if _is_covered(model, step) else None
 
 
@@ -108,8 +134,7 @@ def _is_covered(model: Model, step: PackedStep) -> bool:
     )
 
 
-def _agrees(got: Tensor, expected: Tensor) -> bool:
+def _agrees(got: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Within what the order of summation explains at this precision."""
-    tolerance = {torch.float32: 1e-3, torch.float64: 1e-6}.get(expected.dtype, 5e-2)
     largest = expected.abs().max().clamp(min=1e-6)
     return bool((got - expected).abs().max() <= tolerance * largest)

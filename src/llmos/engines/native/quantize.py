@@ -1,39 +1,36 @@
 """Quantised decoders as files: written once, then mapped into memory as they are.
 
 A directory holds config and tokenizer as before and ``quantized.safetensors`` in place of the
-weights: matrices packed as `packing` says, norms and biases as float32 rounded up to tiles, and in
-the metadata the `Structure`.
+weights. In tiles, that is matrices packed as `packing` says, norms and biases as float32 rounded
+up to tiles, and in the metadata the `Structure`; for rows see there.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.initialization import no_init_weights
+from torch import Tensor
 
 from llmos.engines.loading import Model
-from llmos.engines.native import structure
+from llmos.engines.native import rows, structure
 from llmos.engines.native.mapped import open_mapped
-from llmos.engines.native.packing import Bits, Packed, pack, unpack, unpack_rows
-from llmos.engines.native.probe import UNSUITED
+from llmos.engines.native.packing import Bits, Packed, pack
 from llmos.engines.native.structure import LayerModules, Part
 from llmos.engines.native.tensorfile import TensorWriter, read_tensors
 from llmos.errors import InvalidModelError, UnsupportedTaskError
 from llmos.library.files import QUANTIZED_FILE
 from llmos.library.quantized import (
-    FORMAT,
     HEAD_NORMS,
     MATRICES,
     NORMS,
     TILE,
+    TILES,
     Structure,
     read_quantized,
     round_up,
@@ -84,27 +81,50 @@ def quantize_directory(
     target: Path,
     dtype: QuantizedDtype,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Structure:
+    *,
+    must_be_rows: bool = False,
+) -> None:
     """Write the model of ``source`` to the new directory ``target`` with quantised weights.
 
-    Embedding and head are int8 in either case. ``progress`` is told of layers done, of how many.
+    A Llama-like one is laid out in tiles, any other in rows (see ``library.quantized``). Embedding
+    and head are int8 in either case.
+
+    Args:
+        progress: is told of parts done, of how many.
+        must_be_rows: whatever the model is like.
 
     Raises:
         InvalidModelError: ``source`` holds no causal language model.
-        UnsupportedTaskError: its layers are not Llama-like.
+        UnsupportedTaskError: its weights are not in linear layers, or it is not Llama-like and was
+            to be int4.
     """
     model = open_mapped(source)
-    found = structure.recognize(model)
-    if found is None:
+    found = None if must_be_rows else structure.recognize(model)
+    if found is None and dtype == "int4":
         raise UnsupportedTaskError(
-            f"A {type(model).__name__} cannot be quantised: its layers are not built like Llama's."
+            f"A {type(model).__name__} cannot be int4, its layers are not built like Llama's: "
+            "quantise it to int8."
         )
+    matrices = rows.int8_modules(model) if found is None else {}
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and ".safetensors" not in path.name:
             shutil.copy2(path, target / path.name)
+    if found is None:
+        rows.write(model, matrices, target, progress)
+    else:
+        _write_tiles(found, model, target, dtype, progress)
+
+
+def _write_tiles(
+    found: Structure,
+    model: Model,
+    target: Path,
+    dtype: QuantizedDtype,
+    progress: Callable[[int, int], None],
+) -> None:
     metadata = {
-        "format": FORMAT,
+        "format": TILES,
         "dtype": dtype,
         "structure": msgspec.json.encode(found).decode(),
     }
@@ -113,7 +133,6 @@ def quantize_directory(
         for name, tensor in _tensors(found, model, 8 if dtype == "int8" else 4, progress):
             writer.write(name, tensor)
         writer.finish()
-    return found
 
 
 @torch.inference_mode()
@@ -130,7 +149,7 @@ def _tensors(
         modules = structure.layer_modules(layer)
         assert modules is not None, "recognised before"
         prefix = f"layers.{index}"
-        for name, parts in _matrix_parts(modules).items():
+        for name, parts in matrix_parts(modules).items():
             weight, bias = _fused(name, parts)
             yield from _packed(f"{prefix}.{name}", weight, bias, bits)
         for name, norm in modules.norms.items():
@@ -156,7 +175,7 @@ def _padded(vector: Tensor) -> Tensor:
     return out
 
 
-def _matrix_parts(modules: LayerModules) -> dict[str, tuple[Part, ...]]:
+def matrix_parts(modules: LayerModules) -> dict[str, tuple[Part, ...]]:
     return {
         "qkv": (modules.q, modules.k, modules.v),
         "output": (modules.output,),
@@ -197,13 +216,15 @@ def separate(fused: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def open_quantized(path: Path) -> Quantized:
-    """Map the quantised model of a directory.
+    """Map the quantised model of a directory whose file holds tiles.
 
     Raises:
-        InvalidModelError: the file is missing, damaged, or of a format this version does not know.
+        InvalidModelError: the file is missing, damaged, or of another format.
     """
     header = read_quantized(path)
     s = header.structure
+    if s is None:
+        raise InvalidModelError(f"{QUANTIZED_FILE} holds rows, which the extension does not read")
     bits: Bits = 8 if header.dtype == "int8" else 4
     tensors = read_tensors(path / QUANTIZED_FILE)
 
@@ -223,90 +244,3 @@ def open_quantized(path: Path) -> Quantized:
     embedding = matrix("embedding", (s.vocab, s.hidden), 8)
     head = embedding if s.is_tied else matrix("head", (s.vocab, s.hidden), 8)
     return Quantized(s, embedding, head, tensors["norm"], layers, header.weights_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Excerpt:
-    """Part of a model, enough to check some layers: which, and the tokens that become its whole
-    vocabulary, in their order."""
-
-    layers: Sequence[int]
-    token_ids: Sequence[int]
-
-
-def restore(quantized: Quantized, path: Path, excerpt: Excerpt | None = None) -> Model:
-    """Return the transformers model of a directory with the quantised weights as float32.
-
-    With an ``excerpt``, the layers of ``quantized`` are those it names.
-
-    Raises:
-        InvalidModelError: config.json is that of another network.
-    """
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    if excerpt is not None:
-        _shrink(config.get_text_config(), excerpt)
-    with no_init_weights():
-        # Another dtype would be every thread's default while the network is built.
-        model = AutoModelForCausalLM.from_config(
-            config, attn_implementation="eager", dtype=torch.float32
-        )
-    model = model.eval().requires_grad_(False)
-    try:
-        _fill_model(quantized, model, excerpt)
-    except UNSUITED as error:
-        raise InvalidModelError(
-            f"config.json names another network than the weights are of: {error}"
-        ) from error
-    return model
-
-
-def _fill_model(quantized: Quantized, model: Model, excerpt: Excerpt | None) -> None:
-    for layer, module in zip(quantized.layers, model.model.layers, strict=True):
-        _restore_layer(quantized.structure, layer, module)
-    _restore_norm(model.model.norm, quantized.norm, quantized.structure.hidden)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    for module, matrix in ((embedding, quantized.embedding), (head, quantized.head)):
-        packed = matrix.packed
-        rows = unpack_rows(packed, excerpt.token_ids) if excerpt else unpack(packed)
-        module.weight.copy_(rows)
-
-
-def _shrink(config: Any, excerpt: Excerpt) -> None:
-    config.num_hidden_layers = len(excerpt.layers)
-    config.vocab_size = len(excerpt.token_ids)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in excerpt.layers]
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(config, name, None)
-
-
-def _restore_layer(found: Structure, layer: Layer, module: nn.Module) -> None:
-    modules = structure.layer_modules(module)
-    if modules is None:
-        raise ValueError("its layers are not Llama-like")
-    for name, parts in _matrix_parts(modules).items():
-        matrix = layer.matrices[name]
-        _fill(name, [part.weight() for part in parts], unpack(matrix.packed), found)
-        biases = [bias for part in parts if (bias := part.bias()) is not None]
-        if matrix.bias is not None and len(biases) == len(parts):
-            _fill(name, biases, matrix.bias[: matrix.packed.rows], found)
-    for name, norm in modules.norms.items():
-        size = found.head_dim if name in HEAD_NORMS else found.hidden
-        _restore_norm(norm, layer.norms[name], size)
-
-
-def _fill(name: str, parts: list[Tensor], fused: Tensor, found: Structure) -> None:
-    if name == "gate_up":
-        whole: Sequence[Tensor] = separate(fused, found.intermediate)
-    else:
-        whole = torch.split(fused, [part.shape[0] for part in parts])
-    for part, values in zip(parts, whole, strict=True):
-        part.copy_(values)
-
-
-def _restore_norm(norm: nn.Module, factors: Tensor, size: int) -> None:
-    """Set a norm's weight so that it applies ``factors``, whatever it adds to it."""
-    weight = norm.get_parameter("weight")
-    weight.fill_(0)
-    offset = structure.norm_weight(norm, size)
-    weight.copy_(factors[:size] - offset)

@@ -8,7 +8,8 @@ transformers' own cache and runs alone. ``probe`` finds out which one a model ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llmos.engines.loading import Model
-from llmos.engines.native import attention
-from llmos.engines.native.attention import PackedStep, Prefill, RowChunk
+from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.cache import KVCache, LayerShape, bytes_per_token
+from llmos.engines.native.graphs import DecodeGraphs, capture_for
 from llmos.engines.native.lora import Adapters
+from llmos.engines.native.steps import forward, grouped, pack
 
 
 class Runner(Protocol):
@@ -71,25 +73,29 @@ class PagedRunner(_Adapted):
         self._device = model.device
         self._dtype = model.dtype
         self._cache: KVCache | None = None
+        self._decodes: DecodeGraphs | None = None
         self.kv_bytes_per_token = bytes_per_token(layers, model.dtype)
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Make the cache; raises torch's OutOfMemoryError where it does not fit."""
-        self._cache = KVCache(self._layers, num_blocks, block_size, self._dtype, self._device)
+        self._decodes = None  # its graphs hold the cache there was
+        # One block more than anybody is given: graphs write there what they compute for no row.
+        self._cache = KVCache(self._layers, num_blocks + 1, block_size, self._dtype, self._device)
+        if capture := capture_for(self._device):
+            self._decodes = DecodeGraphs(self._model, self._cache, num_blocks, capture)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[RowChunk]) -> Tensor:
-        """Compute ``chunks``; decoding rows come first, so that they are computed together."""
+        """Compute ``chunks``. The logits may be overwritten by the next run."""
         assert self._cache is not None
-        step = pack(chunks, self._cache, self._device, self._cache.block_size)
-        ends = _cumulative(len(chunk.token_ids) for chunk in chunks)
-        wanted = [
-            index
-            for chunk, end in zip(chunks, ends, strict=True)
-            for index in range(end - chunk.num_logits, end)
-        ]
-        with self._adapters.applied(chunks):
-            return forward(self._model, chunks, step, wanted)
+        if self._decodes is not None and self._decodes.takes(chunks):
+            return self._decodes.run(chunks)
+        order = grouped(chunks)
+        ordered = [chunks[i] for i in order]
+        step, wanted = pack(ordered, self._cache, self._device, self._cache.block_size)
+        with self._adapters.applied(ordered):
+            logits = forward(self._model, step, wanted)
+        return logits if order == sorted(order) else _unordered(logits, ordered, order)
 
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None:
         """A row has left; ``clear`` when its numbers must not reach the blocks' next owner."""
@@ -151,70 +157,11 @@ class RowwiseRunner(_Adapted):
         self._held.pop(row_id, None)
 
 
-def forward(
-    model: Model, chunks: Sequence[RowChunk], step: PackedStep, wanted: list[int]
-) -> Tensor:
-    """Run the packed row; return logits ``[len(wanted), vocab]`` at those indices of it."""
-    device = step.slots.device
-    token_ids = [token for chunk in chunks for token in chunk.token_ids]
-    positions = [p for chunk in chunks for p in range(chunk.start, chunk.end)]
-    packed = torch.tensor([token_ids, positions], device=device)
-    keep = torch.tensor(wanted, dtype=torch.long, device=device)
-    token = attention.current_step.set(step)
-    try:
-        output = model(
-            input_ids=packed[:1], position_ids=packed[1:], use_cache=False, logits_to_keep=keep
-        )
-    finally:
-        attention.current_step.reset(token)
-    logits: Tensor = output.logits[0]
-    return logits
-
-
-def pack(
-    chunks: Sequence[RowChunk],
-    cache: KVCache | None,
-    device: torch.device,
-    block_size: int,
-) -> PackedStep:
-    """Describe a step; its leading chunks of a single token are computed together."""
-    num_decodes = next(
-        (i for i, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks)
-    )
-    decodes, rest = chunks[:num_decodes], chunks[num_decodes:]
-    width = max((len(chunk.blocks) for chunk in decodes), default=0)
-    # Padded with a block of its own: what is masked still counts as 0 * value, and NaN * 0 is NaN.
-    tables = [[*c.blocks, *[c.blocks[0]] * (width - len(c.blocks))] for c in decodes]
-    slots = [
-        chunk.blocks[position // block_size] * block_size + position % block_size
-        for chunk in chunks
-        for position in range(chunk.start, chunk.end)
-    ]
-    lasts = _cumulative(len(chunk.token_ids) for chunk in rest)
-    prefills = tuple(
-        Prefill(
-            first=num_decodes + last - len(chunk.token_ids),
-            last=num_decodes + last,
-            start=chunk.start,
-            end=chunk.end,
-            blocks=torch.tensor([list(chunk.blocks)], device=device),
-        )
-        for chunk, last in zip(rest, lasts, strict=True)
-    )
-    return PackedStep(
-        cache=cache,
-        slots=torch.tensor(slots, dtype=torch.long, device=device),
-        decode_blocks=torch.tensor(tables, dtype=torch.long, device=device).view(
-            num_decodes, width
-        ),
-        decode_lengths=torch.tensor([c.end for c in decodes], dtype=torch.long, device=device),
-        prefills=prefills,
-    )
-
-
-def _cumulative(counts: Iterable[int]) -> list[int]:
-    total, sums = 0, []
-    for count in counts:
-        total += count
-        sums.append(total)
-    return sums
+def _unordered(logits: Tensor, ordered: Sequence[RowChunk], order: Sequence[int]) -> Tensor:
+    """Return the chunks' logits in the order they had before they were put in ``order``."""
+    ends = accumulate(chunk.num_logits for chunk in ordered)
+    parts = {
+        i: logits[end - chunk.num_logits : end]
+        for i, chunk, end in zip(order, ordered, ends, strict=True)
+    }
+    return torch.cat([parts[i] for i in range(len(parts))])

@@ -5,10 +5,9 @@ It knows nothing of how numbers are computed or tokens picked.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from llmos.engines.native.attention import RowChunk
 from llmos.engines.native.blocks import BlockPool, next_key, root_key
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sampler import SampledRow
+from llmos.engines.native.waiting import Waiting
 from llmos.types import (
     EngineStats,
     FinishReason,
@@ -138,9 +138,21 @@ class Sequence:
 
 
 class Sequences:
-    """All sequences of an engine, the block pool they share, and counts of what became of them."""
+    """All sequences of an engine, the block pool they share, and counts of what became of them.
 
-    def __init__(self, runner: Runner, num_blocks: int, block_size: int, model: str) -> None:
+    Args:
+        model: the digest of what they are of.
+        itl_target_s: time from token to token that the upper classes should see at most.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        num_blocks: int,
+        block_size: int,
+        model: str,
+        itl_target_s: float = math.inf,
+    ) -> None:
         self.pool = BlockPool(num_blocks)
         self.block_size = block_size
         self.held_back_tokens = [0] * len(Priority)
@@ -150,7 +162,10 @@ class Sequences:
         self.prefix_hit_tokens = 0
         self._runner = runner
         self._model = model
+        self._itl_target_s = itl_target_s
         self._by_id: dict[str, Sequence] = {}
+        self._active: dict[str, Sequence] = {}
+        self._waiting = Waiting(itl_target_s)
         self._num_arrived = 0
 
     def __len__(self) -> int:
@@ -165,6 +180,11 @@ class Sequences:
     def get(self, sequence_id: str) -> Sequence | None:
         return self._by_id.get(sequence_id)
 
+    @property
+    def active(self) -> Collection[Sequence]:
+        """Those that hold blocks; the others wait."""
+        return self._active.values()
+
     def add(
         self, sequence_id: str, work: GenerateWork, now: float, grammar: GrammarState | None = None
     ) -> Sequence:
@@ -172,45 +192,32 @@ class Sequences:
         root = root_key(self._model, work.adapter, work.cache_salt)
         sequence = Sequence(sequence_id, work, self._num_arrived, now, root, grammar)
         self._by_id[sequence_id] = sequence
+        self._waiting.add(sequence)
         self._num_arrived += 1
         return sequence
 
     def remove(self, sequence: Sequence, *, is_poisoned: bool = False) -> None:
         """Drop a sequence and give its blocks back; poisoned ones are found by nobody any more."""
         del self._by_id[sequence.id]
-        self._release(sequence, is_poisoned=is_poisoned)
+        if self._active.pop(sequence.id, None) is None:
+            self._waiting.remove(sequence)
+        else:
+            self._release(sequence, is_poisoned=is_poisoned)
 
     # -- what the batcher asks -------------------------------------------------------------------
 
     def running(self, virtual_times: Mapping[str, float]) -> tuple[batcher.Row, ...]:
         """Return the rows that hold blocks."""
-        return tuple(
-            sequence.row(virtual_times.get(sequence.work.tenant, 0.0))
-            for sequence in self
-            if sequence.blocks
-        )
+        return tuple(_row(sequence, virtual_times) for sequence in self.active)
 
     def waiting(
         self, virtual_times: Mapping[str, float], max_per_class: int
     ) -> tuple[batcher.Row, ...]:
         """Return the best waiting rows of each class, with what the cache has of their tokens."""
-        classes: dict[int, list[Sequence]] = {}
-        for sequence in self:
-            if not sequence.blocks:
-                classes.setdefault(sequence.work.priority, []).append(sequence)
-
-        def virtual_time(sequence: Sequence) -> float:
-            return virtual_times.get(sequence.work.tenant, 0.0)
-
-        def rank(sequence: Sequence) -> tuple[bool, float, int]:  # as the batcher's, in a class
-            return (not sequence.is_promoted, virtual_time(sequence), sequence.arrival)
-
-        best = (
-            sequence
-            for sequences in classes.values()
-            for sequence in heapq.nsmallest(max_per_class, sequences, key=rank)
+        return tuple(
+            self._with_cached_blocks(_row(sequence, virtual_times))
+            for sequence in self._waiting.best(virtual_times, max_per_class)
         )
-        return tuple(self._with_cached_blocks(s.row(virtual_time(s))) for s in best)
 
     def _with_cached_blocks(self, row: batcher.Row) -> batcher.Row:
         if not self._runner.is_paged or row.wants_all_logits:
@@ -234,26 +241,31 @@ class Sequences:
 
     # -- what the host asks ----------------------------------------------------------------------
 
-    def urgency(self, now: float, itl_target_s: float) -> Urgency:
+    def urgency(self, now: float) -> Urgency:
         """Return how soon a token or an answer is due, and for whom; there must be sequences."""
-        best = min(sequence.work.priority for sequence in self)
-        tenants = (sequence.work.tenant for sequence in self if sequence.work.priority == best)
-        streams = [sequence.due(itl_target_s) for sequence in self if sequence.is_streaming]
+        priorities = {sequence.work.priority for sequence in self.active}
+        best = min(priorities.union(self._waiting.counts()))
+        tenants = {s.work.tenant for s in self.active if s.work.priority == best}
+        streams = [s.due(self._itl_target_s) for s in self.active if s.is_streaming]
+        due = min((s.due(self._itl_target_s) for s in self.active), default=math.inf)
         return Urgency(
-            min(sequence.due(itl_target_s) for sequence in self) - now,
+            min(due, self._waiting.due) - now,
             best,
-            tuple(dict.fromkeys(tenants)),
+            tuple(tenants.union(self._waiting.tenants(best))),
             stream_slack_s=min(streams, default=math.inf) - now,
-            step_limit_s=batcher.FILLING_SHARE * itl_target_s if streams else math.inf,
+            step_limit_s=batcher.FILLING_SHARE * self._itl_target_s if streams else math.inf,
         )
+
+    def expired(self, now: float) -> list[Sequence]:
+        """Return those whose deadline has passed."""
+        active = (sequence for sequence in self.active if sequence.deadline <= now)
+        return [*active, *self._waiting.expired(now)]
 
     def stats(self) -> EngineStats:
         """Return counts of rows, blocks and preemptions."""
-        running = Counter(s.work.priority for s in self if s.blocks)
-        waiting = Counter(s.work.priority for s in self if not s.blocks)
         return EngineStats(
-            running=_per_class(running),
-            waiting=_per_class(waiting),
+            running=_per_class(Counter(sequence.work.priority for sequence in self.active)),
+            waiting=_per_class(Counter(self._waiting.counts())),
             preemptions=_per_class(self.preemptions),
             kv_used_blocks=self.pool.num_blocks - self.pool.num_free,
             kv_blocks=self.pool.num_blocks,
@@ -268,11 +280,15 @@ class Sequences:
     ) -> list[tuple[Sequence, RowChunk]]:
         """Take and give the blocks that ``plan`` (of ``state``) says; return what to compute."""
         for row_id in plan.promoted:
-            self[row_id].is_promoted = True
+            if sequence := self._active.get(row_id):
+                sequence.is_promoted = True
+            else:
+                self._waiting.promote(self[row_id])
         for row_id in plan.preempted:
-            sequence = self[row_id]
+            sequence = self._active.pop(row_id)
             self.preemptions[sequence.work.priority] += 1
             self._release(sequence)
+            self._waiting.add(sequence)
         waiting = {row.id: row for row in state.waiting}
         for chunk in plan.chunks:  # before any block is given out, for none of these to be it
             if row := waiting.get(chunk.id):
@@ -282,6 +298,8 @@ class Sequences:
         return [(self[chunk.id], self._chunk(chunk)) for chunk in plan.chunks]
 
     def _admit(self, sequence: Sequence, row: batcher.Row) -> None:
+        self._waiting.remove(sequence)
+        self._active[sequence.id] = sequence
         self.pool.hold(row.blocks)
         sequence.blocks = list(row.blocks)
         sequence.num_cached = row.num_cached
@@ -338,9 +356,9 @@ class Sequences:
         """Count, for each class that has rows, how much went by since it last had a part."""
         num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
         served = {self[chunk.id].work.priority for chunk in plan.chunks}
-        present = Counter(sequence.work.priority for sequence in self)
+        present = {s.work.priority for s in self.active}.union(self._waiting.counts())
         for priority in Priority:
-            is_held_back = present[priority] and priority not in served
+            is_held_back = priority in present and priority not in served
             before = self.held_back_tokens[priority]
             self.held_back_tokens[priority] = before + num_tokens if is_held_back else 0
 
@@ -370,6 +388,10 @@ class Sequences:
         sequence.num_cached = sequence.num_published = 0
 
 
-def _per_class(counts: Mapping[Priority, int] | Listing[int]) -> tuple[int, int, int, int]:
+def _row(sequence: Sequence, virtual_times: Mapping[str, float]) -> batcher.Row:
+    return sequence.row(virtual_times.get(sequence.work.tenant, 0.0))
+
+
+def _per_class(counts: Mapping[int, int] | Listing[int]) -> tuple[int, int, int, int]:
     interactive, standard, batch, background = (counts[priority] for priority in Priority)
     return interactive, standard, batch, background

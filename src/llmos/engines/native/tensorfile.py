@@ -1,5 +1,7 @@
-"""Safetensors files whose tensors begin at multiples of 64 bytes, written one tensor at a time and
-read as views of the mapped file."""
+"""Safetensors files written one tensor at a time and read as views of the mapped file.
+
+Tensors begin at multiples of 64 bytes, as the extension wants them, unless told.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ from llmos.library.tensors import TensorInfo, read_header
 
 ALIGNMENT = 64
 _BYTES_PER_ENTRY = 256
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "F32": np.dtype("<f4"),
+_DTYPES = {
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
 }
-_NAMES = {torch.uint8: "U8", torch.float32: "F32"}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class TensorWriter:
@@ -48,17 +53,17 @@ class TensorWriter:
         if not self._is_finished:
             self._path.unlink()
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Append a uint8 or float32 tensor."""
-        data = tensor.contiguous().numpy().tobytes()
+    def write(self, name: str, tensor: Tensor, alignment: int = ALIGNMENT) -> None:
+        """Append a tensor of bytes or floating-point numbers."""
+        # Tensors may not have gaps between them: it is their sizes that keep the alignment.
+        assert self._offset % alignment == 0, f"{name} would not be in its place"
+        data = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         offsets = [self._offset, self._offset + len(data)]
         self._header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": offsets,
         }
-        # Tensors may not have gaps between them, so every size must keep the alignment.
-        assert len(data) % ALIGNMENT == 0, f"{name} would put the next one off its place"
         self._file.write(data)
         self._offset = offsets[1]
 
@@ -92,5 +97,5 @@ def _view(
 ) -> Tensor:
     if info.dtype not in _DTYPES:
         raise InvalidModelError(f"{path.name} has {name[:80]!r} as {info.dtype}, which is not used")
-    view = body[info.begin : info.end].view(_DTYPES[info.dtype])
-    return torch.from_numpy(view.reshape(info.shape))
+    data = torch.from_numpy(body[info.begin : info.end])
+    return data.view(_DTYPES[info.dtype]).view(info.shape)

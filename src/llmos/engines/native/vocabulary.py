@@ -2,24 +2,56 @@
 
 Covers the families whose text is its tokens' bytes one after another: byte-level, Metaspace
 (SentencePiece) with or without byte fallback, and plain characters. Special tokens write nothing.
+
+`read` lets ``python -m llmos.engines.native.vocabulary FILE VOCAB_SIZE EOS_ID…`` do it: Python at
+work on 150,000 tokens would hold up every step of an engine in the same process.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-from llguidance import LLTokenizer, TokenizerWrapper
 
 from llmos.errors import UnsupportedTaskError
 
+SPECIAL = b"\xff"
+"""Before what a special token is called: a text has no such byte."""
+_MODULE = "llmos.engines.native.vocabulary"
+READ_TIMEOUT_S = 60.0
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _METASPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _PLAIN_DECODERS = frozenset({"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
+
+
+class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
+    """The bytes of every token, one after another, and how many each has, as 32-bit integers."""
+
+    text: bytes
+    sizes: bytes
+    eos_ids: tuple[int, ...]
+    """At least one: without any, a grammar's end is a token past the others, which no row picks."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.sizes) // array("I").itemsize
+
+    def tokens(self) -> list[bytes]:
+        """Return the bytes of each token, by id."""
+        ends = accumulate(array("I", self.sizes), initial=0)
+        return [self.text[start:end] for start, end in pairwise(ends)]
+
+
+class _Refused(msgspec.Struct, frozen=True, tag="refused"):
+    message: str
 
 
 class _AddedToken(msgspec.Struct):
@@ -40,32 +72,31 @@ class _TokenizerFile(msgspec.Struct):
     decoder: dict[str, Any] | None = None
 
 
-class _Vocabulary:
-    """The object that LLTokenizer asks: its attributes' names are llguidance's."""
+def read(tokenizer_file: Path, vocab_size: int, eos_ids: Sequence[int]) -> Vocabulary:
+    """Return the vocabulary of a tokenizer.json, read by another process.
 
-    is_tokenizer_wrapper = True
-    bos_token_id = None
-
-    def __init__(self, tokens: list[bytes], special_ids: Sequence[int], eos_id: int | None) -> None:
-        self.tokens = tokens
-        self.special_token_ids = list(special_ids)
-        self.eos_token_id = eos_id
-        self.greedy: Callable[[str], list[int]] = lambda text: []
-
-    def __call__(self, text: str) -> list[int]:
-        """Tokenise a text that a grammar forces; ours force none (see ``engines.grammars``)."""
-        return self.greedy(text)
-
-
-def load_tokenizer(tokenizer_file: Path, vocab_size: int, eos_ids: Sequence[int]) -> LLTokenizer:
-    """Return llguidance's tokenizer. For a large vocabulary this takes most of a second, in steps
-    of at most a quarter between which other threads run.
-
-    Without ``eos_ids`` a grammar's end is a token past the vocabulary, which no row can pick.
+    Args:
+        vocab_size: number of logits, which may be more than the tokenizer has tokens.
 
     Raises:
         UnsupportedTaskError: there is no such file, or its tokens are not bytes of the text.
     """
+    arguments = [str(tokenizer_file), *map(str, (vocab_size, *eos_ids))]
+    done = subprocess.run(
+        [sys.executable, "-m", _MODULE, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=READ_TIMEOUT_S,
+        check=True,
+    )
+    answer = msgspec.msgpack.decode(done.stdout, type=Vocabulary | _Refused)
+    if isinstance(answer, _Refused):
+        raise UnsupportedTaskError(answer.message)
+    return answer
+
+
+def read_here(tokenizer_file: Path, vocab_size: int, eos_ids: Sequence[int]) -> Vocabulary:
+    """As ``read``, in this process."""
     try:
         file = msgspec.json.decode(tokenizer_file.read_bytes(), type=_TokenizerFile)
     except (OSError, msgspec.MsgspecError) as error:
@@ -74,13 +105,14 @@ def load_tokenizer(tokenizer_file: Path, vocab_size: int, eos_ids: Sequence[int]
         ) from error
     tokens = _token_bytes(file)
     tokens += [b""] * (vocab_size - len(tokens))
-    special = {token.id for token in file.added_tokens if token.special} | set(eos_ids)
-    vocabulary = _Vocabulary(tokens, sorted(special), eos_ids[0] if eos_ids else None)
-    tokenizer = LLTokenizer(
-        cast(TokenizerWrapper, vocabulary), eos_token=list(eos_ids) or None, slices=[]
-    )
-    vocabulary.greedy = tokenizer.greedy_tokenize
-    return tokenizer.with_slices(LLTokenizer.general_slices())
+    if not eos_ids:
+        eos_ids = (len(tokens),)
+        tokens.append(b"")
+    for token_id in {token.id for token in file.added_tokens if token.special} | set(eos_ids):
+        if token_id < len(tokens):
+            tokens[token_id] = SPECIAL + tokens[token_id]
+    sizes = array("I", map(len, tokens))
+    return Vocabulary(b"".join(tokens), sizes.tobytes(), tuple(eos_ids))
 
 
 def _token_bytes(file: _TokenizerFile) -> list[bytes]:
@@ -138,3 +170,18 @@ def _byte_level_table() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in set(printable)]
     table = {chr(byte): byte for byte in printable}
     return table | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write what ``read`` wants to know to the standard output."""
+    file, vocab_size, *eos_ids = arguments
+    answer: Vocabulary | _Refused
+    try:
+        answer = read_here(Path(file), int(vocab_size), tuple(map(int, eos_ids)))
+    except UnsupportedTaskError as error:
+        answer = _Refused(error.message)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

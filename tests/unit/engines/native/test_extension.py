@@ -14,7 +14,7 @@ from tests.unit.engines.families import generate, greedy, run_works
 from llmos.engines.native import extension as module
 from llmos.engines.native.engine import NativeEngine
 from llmos.engines.native.extension import NEEDED_CPU_FLAGS, cpu_flags, extension, is_likely
-from llmos.engines.native.quantize import restore
+from llmos.engines.native.restore import restore
 
 
 @pytest.fixture
@@ -43,6 +43,15 @@ def test_it_is_not_used_where_the_environment_says_so(
     assert not forgetful.exists()
 
 
+def test_looking_for_it_builds_nothing(forgetful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capable(monkeypatch)
+    found = module.status()
+    assert found.state == "unbuilt" or found.obstacle == "compiler"
+    assert not forgetful.exists()
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    assert module.status().obstacle == "compiler"
+
+
 def test_a_cpu_without_the_instructions_is_told_in_the_log(
     forgetful: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,7 +71,7 @@ def test_a_missing_compiler_is_told_in_the_log(
     capable(monkeypatch)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert extension() is None
+    assert extension() is None and not is_likely()
     assert "install g++" in caplog.text
 
 

@@ -19,14 +19,16 @@ from tests.unit.engines.decoders import (
     make_quantized,
     needed_extension,
     random_ids,
+    restored,
 )
 from tests.unit.engines.families import greedy, run_works
 
 from llmos.engines.native.engine import NativeEngine
-from llmos.engines.native.fused import FusedRunner, check_layers, fused_runner
-from llmos.engines.native.quantize import Quantized, open_quantized, quantize_directory, restore
-from llmos.engines.native.served import MAX_STEP_TOKENS
+from llmos.engines.native.fused import check_layers, fused_runner
+from llmos.engines.native.quantize import Quantized, open_quantized, quantize_directory
+from llmos.engines.native.restore import restore
 from llmos.errors import EngineError, InvalidModelError
+from llmos.library.quantized import read_quantized
 from llmos.types import GenerateWork, SamplingParams, TokensOut
 
 IDS = random_ids(40)
@@ -40,7 +42,16 @@ def test_every_architecture_is_reproduced(tmp_path: Path, kind: str, dtype: str)
     path, quantized = make_quantized(tmp_path, kind, dtype)
     check_layers(library, quantized, path)
     ours = fused(quantized).run([chunk("a", IDS, 0, [3, 4, 5], 40)])
-    assert error(ours, logits_of(restore(quantized, path), IDS)) < 0.05
+    assert error(ours, logits_of(restored(quantized, path), IDS)) < 0.05
+
+
+@pytest.mark.parametrize("kind", LLAMA_LIKE)
+def test_torch_computes_nearly_the_same_where_there_is_no_extension(
+    tmp_path: Path, kind: str
+) -> None:
+    path, quantized = make_quantized(tmp_path, kind)
+    ours = fused(quantized).run([chunk("a", IDS, 0, [3, 4, 5], 40)])
+    assert error(ours, logits_of(restore(quantized, path), IDS)) < 0.04
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "gemma3"])
@@ -95,7 +106,7 @@ def test_two_threads_compute_the_bits_of_one(tmp_path: Path, kind: str, dtype: s
 def test_a_sliding_window_is_kept_whatever_the_chunks(tmp_path: Path, kind: str, size: int) -> None:
     path, quantized = make_quantized(tmp_path, kind)
     ids = random_ids(100)
-    expected = logits_of(restore(quantized, path), ids)
+    expected = logits_of(restored(quantized, path), ids)
     runner, blocks = fused(quantized), list(range(7))
     starts = [*range(0, 100, size), 100]
     pieces = [
@@ -212,11 +223,11 @@ def _poison_embedding(path: Path, token_id: int) -> None:
 
 def test_a_quantised_model_says_what_it_takes(tmp_path: Path) -> None:
     path, quantized = make_quantized(tmp_path)
-    workspace = FusedRunner(needed_extension(), quantized, 1).workspace_bytes(MAX_STEP_TOKENS)
-    manifest = {"engine": "native", "context_tokens": 32, "dtype": "int8"}
-    manifest |= {"weights_bytes": quantized.num_bytes, "kv_bytes_per_token": 2 * 2 * 3 * 2 * 32}
+    needed_extension()
+    manifest = {"engine": "native", "context_tokens": 32, **read_quantized(path).manifest_keys()}
+    assert manifest["weights_bytes"] == quantized.num_bytes
     estimate = NativeEngine.estimate(manifest, "cpu")
-    assert NativeEngine().load(path, manifest, "cpu", 1) == estimate.total_bytes + workspace
+    assert NativeEngine().load(path, manifest, "cpu", 1) == estimate.total_bytes
 
 
 def test_the_source_is_untouched(tmp_path: Path) -> None:

@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.engines.decoders import chunk, error, fused, logits_of, make_quantized, random_ids
+from tests.unit.engines.decoders import (
+    chunk,
+    error,
+    fused,
+    logits_of,
+    make_quantized,
+    random_ids,
+    restored,
+)
 from tests.unit.engines.lora import load_adapted, save_adapter
 
-from llmos.engines.native.quantize import restore
 from llmos.errors import InvalidModelError
 
 IDS = random_ids(20)
@@ -36,7 +43,7 @@ def test_an_adapter_computes_what_it_does_over_the_same_weights_in_torch(
     tmp_path: Path, kind: str, config: dict[str, Any], dtype: str
 ) -> None:
     path, quantized = make_quantized(tmp_path, kind, dtype)
-    base = restore(quantized, path)
+    base = restored(quantized, path)
     adapter = save_adapter(tmp_path / "adapter", base, **config)
     runner = fused(quantized)
     assert runner.load_adapter("x", adapter) > 0
@@ -48,7 +55,7 @@ def test_an_adapter_computes_what_it_does_over_the_same_weights_in_torch(
 
 def test_rows_of_a_batch_have_each_its_own_adapter(tmp_path: Path) -> None:
     path, quantized = make_quantized(tmp_path)
-    base = restore(quantized, path)
+    base = restored(quantized, path)
     runner = fused(quantized)
     alone = {"": runner.run([chunk("a", IDS, 0, [0, 1], 20)])}
     for seed, name in enumerate("xy", 1):
@@ -66,10 +73,10 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     path, quantized = make_quantized(tmp_path / "a")
     other_path, other = make_quantized(tmp_path / "b", intermediate_size=208)
     foreign = save_adapter(
-        tmp_path / "foreign", restore(other, other_path), target_modules=["down_proj"]
+        tmp_path / "foreign", restored(other, other_path), target_modules=["down_proj"]
     )
     head = save_adapter(
-        tmp_path / "head", restore(quantized, path), target_modules=["lm_head", "q_proj"]
+        tmp_path / "head", restored(quantized, path), target_modules=["lm_head", "q_proj"]
     )
     runner = fused(quantized)
     for adapter in (foreign, head):

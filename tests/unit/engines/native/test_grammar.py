@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import threading
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from llguidance import LLMatcher
 from tests.unit.tasks.conftest import FAMILIES
 
+from llmos.engines.native import matching, vocabulary
 from llmos.engines.native.grammar import Grammars, GrammarState
 from llmos.engines.native.sampler import SampledRow, sample
-from llmos.errors import GrammarError, UnsupportedTaskError
+from llmos.engines.native.vocabulary import Vocabulary
+from llmos.errors import EngineError, GrammarError, UnsupportedTaskError
 from llmos.tasks.tokenizers import Detokenizer, Tokenizer
 from llmos.types import Grammar, SamplingParams
 
@@ -267,3 +273,85 @@ def test_a_grammar_that_cannot_be_used_says_why(
 ) -> None:
     with pytest.raises(GrammarError, match=message):
         models["starter"].start(grammar)
+
+
+# -- nobody waits for a vocabulary -----------------------------------------------------------------
+
+
+def words(num_tokens: int) -> Vocabulary:
+    texts = [b"\xff</s>", *(f"w{i}".encode() for i in range(1, num_tokens))]
+    sizes = array("I", map(len, texts))
+    return Vocabulary(b"".join(texts), sizes.tobytes(), (0,))
+
+
+def test_other_threads_run_while_a_large_vocabulary_is_built() -> None:
+    """No thread is made to let go of the lock here, so another runs only if it is let go of."""
+    assert matching.library() is not None
+    whole, begun = words(100_000), threading.Event()
+    order: list[str] = []
+
+    def build() -> None:
+        begun.set()
+        matching.matchers(whole)
+        order.append("built")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        thread = threading.Thread(target=build)
+        thread.start()
+        begun.wait()
+        order.append("ran")
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert order == ["ran", "built"]
+
+
+def test_the_engine_reads_no_tokenizer_itself(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(FAMILIES["byte_level"]().to_str())
+    here = vocabulary.read_here(path, 310, (0, 1))
+    monkeypatch.delattr(vocabulary, "_token_bytes")
+    assert vocabulary.read(path, 310, (0, 1)) == here
+    assert (here.num_tokens, here.eos_ids) == (310, (0, 1))
+    assert here.tokens()[:2] == [b"\xff<|end|>", b"\xff<|user|>"]
+    assert here.tokens()[-1] == b""
+
+
+@pytest.mark.parametrize("kind", GRAMMARS)
+def test_masks_are_the_same_where_the_library_has_no_c_interface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model = Model(tmp_path, STARTER.read_text(), (0, 1))
+    ids, _ = model.write(model.start(GRAMMARS[kind][0]), 3)
+    monkeypatch.setattr(matching, "library", lambda: None)
+    plain = Model(tmp_path, STARTER.read_text(), (0, 1))
+    assert isinstance(plain.start(GRAMMARS[kind][0])._matcher, LLMatcher)
+    one, other = model.start(GRAMMARS[kind][0]), plain.start(GRAMMARS[kind][0])
+    for token_id in ids:
+        scores = torch.zeros(2, model.vocab_size)
+        one.mask(scores[0])
+        other.mask(scores[1])
+        assert torch.equal(scores[0], scores[1])
+        one.accept(token_id)
+        other.accept(token_id)
+        assert one.is_finished == other.is_finished
+
+
+def test_an_interface_that_is_laid_out_otherwise_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matching, "_DEFAULTS", (1, *matching._DEFAULTS[1:]))
+    matching.library.cache_clear()
+    try:
+        assert matching.library() is None
+    finally:
+        monkeypatch.undo()
+        matching.library.cache_clear()
+
+
+def test_a_vocabulary_that_makes_no_sense_is_refused() -> None:
+    whole = words(10)
+    with pytest.raises(EngineError, match="EOS"):
+        matching.matchers(Vocabulary(whole.text, whole.sizes, (10,)))

@@ -19,6 +19,14 @@ TENSORS = {
 }
 
 
+NARROW = {
+    "scales": torch.linspace(0, 1, 3),
+    "half": torch.linspace(-1, 1, 5).bfloat16(),
+    "other half": torch.linspace(-1, 1, 2).half(),
+    "bytes": torch.arange(-3, 4, dtype=torch.int8).view(1, 7),
+}
+
+
 def written(path: Path) -> Path:
     with TensorWriter(path, {"format": "x"}, len(TENSORS)) as writer:
         for name, tensor in TENSORS.items():
@@ -46,6 +54,25 @@ def test_tensors_are_views_of_the_file_that_begin_at_multiples_of_the_alignment(
     assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors.values())
     tensors["bytes"][0, 0] = 77  # a private copy of the page
     assert read_tensors(path)["bytes"][0, 0] == 0
+
+
+def test_tensors_of_any_size_lie_at_multiples_of_what_they_ask_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with TensorWriter(path, {}, len(NARROW)) as writer:
+        for name, tensor in NARROW.items():
+            writer.write(name, tensor, alignment=tensor.itemsize)
+        writer.finish()
+    for loaded in (load_file(path), read_tensors(path)):
+        assert all(torch.equal(loaded[name], NARROW[name]) for name in NARROW)
+        assert all(loaded[name].dtype is NARROW[name].dtype for name in NARROW)
+    assert all(t.data_ptr() % t.itemsize == 0 for t in read_tensors(path).values())
+
+
+def test_a_tensor_out_of_its_place_is_a_mistake_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(AssertionError, match="numbers"), TensorWriter(path, {}, 2) as writer:
+        writer.write("bytes", TENSORS["bytes"].view(-1)[:3])
+        writer.write("numbers", TENSORS["numbers"])
 
 
 def test_a_file_that_was_not_finished_is_removed(tmp_path: Path) -> None:
