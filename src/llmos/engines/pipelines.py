@@ -35,6 +35,7 @@ from llmos.engines.loading import (
     set_threads,
 )
 from llmos.engines.microbatches import Pace, Queued, take_batch
+from llmos.engines.onednn import compute_by_onednn
 from llmos.engines.slices import Breaks, Sliced
 from llmos.errors import (
     ContextLengthError,
@@ -124,7 +125,9 @@ class PipelinesEngine(base.Engine):
             if isinstance(layers, torch.nn.ModuleList):
                 for layer in layers:
                     layer.register_forward_pre_hook(lambda *_: self._breaks.between())
-        return resident_bytes(self._model)
+        num_bytes = resident_bytes(self._model)
+        compute_by_onednn(self._model)
+        return num_bytes
 
     def submit(self, work_id: str, work: Work) -> None:
         """Queue a row; it is computed in a next step."""

@@ -18,12 +18,12 @@ from llmos.engines.native.drafts import DraftModel
 from llmos.engines.native.extension import extension
 from llmos.engines.native.fused import fused_runner
 from llmos.engines.native.grammar import Grammars
-from llmos.engines.native.onednn import compute_by_onednn
 from llmos.engines.native.predictor import FREE, StepCost, prior_cost
 from llmos.engines.native.probe import make_runner
 from llmos.engines.native.restore import restore
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.speculation import Drafter
+from llmos.engines.onednn import compute_by_onednn
 from llmos.errors import InvalidModelError, OutOfMemoryError
 from llmos.library.files import QUANTIZED_FILE
 from llmos.library.quantized import read_quantized

@@ -10,7 +10,7 @@ import transformers
 from tests.unit.engines.families import FAMILIES, VOCAB, make_model
 from torch import nn
 
-from llmos.engines.native.onednn import OneDnnLinear, compute_by_onednn
+from llmos.engines.onednn import OneDnnLinear, compute_by_onednn
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
