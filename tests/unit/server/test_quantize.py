@@ -10,7 +10,6 @@ import pytest
 
 from llmos.compression import jobs as compression_jobs
 from llmos.library import jobs as library_jobs
-from llmos.tasks import context as task_context
 from llmos.types import NewVersion
 
 NewClient = Callable[..., httpx.AsyncClient]
@@ -26,9 +25,7 @@ MANIFEST: dict[str, Any] = {
 
 @pytest.fixture
 def library(system: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The library with the model ``big``; the job kinds are the real ones, the machine has the
-    extension."""
-    monkeypatch.setattr(task_context, "is_likely", lambda: True)
+    """The library with the model ``big``; the job kinds are the real ones."""
     kinds = [*compression_jobs.llmos_job_kinds(), *library_jobs.llmos_job_kinds()]
     for kind in kinds:
         monkeypatch.setitem(system.kernel.jobs.kinds, kind.name, kind)
