@@ -16,10 +16,11 @@ RESULTS = Path(__file__).parent / "results"
 OURS, OTHERS = "#c8553d", ("#8fb3d9", "#5b86b5", "#b7c9a8", "#7f9c6e", "#d9c08f", "#a99bc4")
 
 
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Return the median and the range of what was measured."""
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Return the median and the range of what was measured, and each value in its order."""
     found = list(values)
-    return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+    median = statistics.median(found)
+    return {"median": median, "low": min(found), "high": max(found), "each": found}
 
 
 def percentiles(values: Sequence[float], *shares: float) -> list[float]:

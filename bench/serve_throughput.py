@@ -130,7 +130,11 @@ def summary(
 
 
 def ratios(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return llmos over the best peer of at least its precision, by number of rows."""
+    """Return llmos over the best peer of at least its precision, by number of rows.
+
+    The machine's speed drifts, so each repeat is compared in itself: what counts is the median of
+    its ratios.
+    """
     found: dict[str, Any] = {}
     for ours in (name for name in measured if name.startswith("llmos")):
         is_int4 = ours.endswith("int4")
@@ -144,9 +148,11 @@ def ratios(measured: dict[str, Any]) -> dict[str, Any]:
         for what in ("decode_tokens_per_s", "prefill_tokens_per_s"):
             for rows, values in measured[ours]["rows"].items():
                 best = max(peers, key=lambda p: measured[p]["rows"][rows][what]["median"])
-                ratio = values[what]["median"] / measured[best]["rows"][rows][what]["median"]
+                theirs = measured[best]["rows"][rows][what]["each"]
+                pairs = zip(values[what]["each"], theirs, strict=True)
+                ratio = spread(round(one / other, 3) for one, other in pairs)
                 key = f"{ours}, {what.split('_')[0]}, {rows} rows"
-                found[key] = {"ratio": round(ratio, 3), "best_peer": best}
+                found[key] = {"ratio": ratio, "best_peer": best}
     return found
 
 
@@ -168,7 +174,9 @@ def show(report: dict[str, Any], concurrency: list[int]) -> None:
         ),
     )
     for what, found in report["ratios"].items():
-        print(f"{what}: {found['ratio']:.2f}x {found['best_peer']}")
+        ratio = found["ratio"]
+        between = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+        print(f"{what}: {ratio['median']:.2f}x {found['best_peer']} ({between})")
 
 
 def draw(name: str, report: dict[str, Any], concurrency: list[int]) -> None:

@@ -233,6 +233,19 @@ def test_a_quantised_draft_of_a_quantised_model_changes_no_token(
         assert engine.stats().accepted_tokens >= 0.9 * engine.stats().draft_tokens
 
 
+def test_a_draft_model_guesses_nothing_for_what_is_too_long_for_it(
+    directories: Directories, tmp_path: Path
+) -> None:
+    works = mixed_works()
+    expected = alone(directories("llama"), works)
+    draft = {**MANIFEST, "path": str(make_model(tmp_path, "gpt2", n_positions=24))}
+    assert max(len(work.prompt_ids) for work in works.values()) > 24
+    engine = load(directories("llama"), {"draft": draft})
+    engine._speculator = Eager(engine._speculator.drafter)
+    assert run_works(engine, works, per_step=2) == expected
+    assert engine.stats().draft_tokens > 0
+
+
 def test_a_draft_model_with_other_words_is_refused(
     directories: Directories, tmp_path: Path
 ) -> None:

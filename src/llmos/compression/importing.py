@@ -10,6 +10,7 @@ import psutil
 from llmos.compression.choice import fitting_dtype, is_worth_it
 from llmos.compression.jobs import working_bytes
 from llmos.engines.base import find_device
+from llmos.engines.native.extension import is_likely
 from llmos.errors import InvalidRequestError, OutOfMemoryError, UnsupportedTaskError
 from llmos.kernel.ledger import format_bytes
 from llmos.library import hub, importers
@@ -48,7 +49,7 @@ def with_variant(context: JobContext, result: JobResult) -> JobResult:
     if dtype is None:
         return result
     try:
-        variant = _make(context, new, dtype)
+        variant = _make(context, new, dtype) if is_asked else _make_any(context, new, dtype)
     except (UnsupportedTaskError, OutOfMemoryError) as error:
         if is_asked:
             raise
@@ -63,7 +64,19 @@ def _chosen(new: NewVersion) -> str | None:
         return None
     if find_device(os.environ.get("LLMOS_DEVICE", "cpu")) != "cpu":
         return None
+    if not is_likely():  # torch computes int4 as int8
+        return "int8"
     return fitting_dtype(new.manifest, psutil.virtual_memory().available)
+
+
+def _make_any(context: JobContext, new: NewVersion, dtype: str) -> NewVersion:
+    """Quantise to ``dtype``, or where the network cannot be int4 to int8."""
+    try:
+        return _make(context, new, dtype)
+    except UnsupportedTaskError:
+        if dtype == "int8":
+            raise
+        return _make(context, new, "int8")
 
 
 def _make(context: JobContext, new: NewVersion, dtype: Any) -> NewVersion:

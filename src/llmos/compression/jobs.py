@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmos.engines.native.extension import is_likely
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.quantized import DTYPES
@@ -91,6 +92,9 @@ def estimate_bytes(params: dict[str, Any]) -> int:
 
 def working_bytes(manifest: dict[str, Any]) -> int:
     """Return the memory that quantising a model takes; its weights are read from disk as needed."""
-    copies = _BYTES_PER_PARAMETER * int(manifest.get("parameters") or 0)
+    parameters = int(manifest.get("parameters") or 0)
     vocab = int(manifest.get("vocab_size") or 0)
-    return RUNTIME_BYTES + (min(copies, _MOST_BYTES_PER_TOKEN * vocab) if vocab else copies)
+    copies = _BYTES_PER_PARAMETER * parameters
+    copies = min(copies, _MOST_BYTES_PER_TOKEN * vocab) if vocab else copies
+    checked = 0 if is_likely() else parameters  # by torch, which holds it as int8
+    return RUNTIME_BYTES + copies + checked

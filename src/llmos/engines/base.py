@@ -157,7 +157,7 @@ class Engine(Protocol):
 def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> Estimate:
     """Return what the engine named in ``manifest`` will take on ``device``."""
     own = _estimate_alone(manifest, device)
-    if (draft := manifest.get("draft")) is None:
+    if (draft := manifest.get("draft")) is None or not manifest.get("speculates", True):
         return own
     other = _estimate_alone({**draft, "engine": "native"}, device)
     num_tokens = kv_cache_tokens(manifest, other.kv_bytes_per_token)

@@ -16,8 +16,8 @@ NUM_ROWS = 16
 
 
 class OneDnnLinear(nn.Module):
-    """Computes what ``linear`` does. It keeps a weight that others share as it is, and else only
-    the weight in its new layout, which is of the same size."""
+    """Computes what ``linear`` does. It keeps only the weight in its new layout, which is of the
+    same size; but one that others share, or that the network looks at, it keeps as it was."""
 
     def __init__(self, linear: nn.Linear, *, is_shared: bool) -> None:
         super().__init__()
@@ -30,8 +30,11 @@ class OneDnnLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight as it was, for networks that look at it."""
-        return self._weight.to_dense() if self._weight.is_mkldnn else self._weight
+        """The weight as it was. A network that looks at it does so at every token: T5 asks for
+        its type."""
+        if self._weight.is_mkldnn:
+            self._weight = self._weight.to_dense()
+        return self._weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[..., out_features]`` of ``x`` [..., in_features]."""

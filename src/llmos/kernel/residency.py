@@ -301,7 +301,7 @@ class Residency:
             self._fail_load(model, InvalidModelError(text))
 
     def _start_unload(self, model: Model) -> None:
-        model.state = "unloading"
+        model.state, model.draining_since = "unloading", None
         self._link.send(protocol.Unload(model.spec.key))
 
     def _loaded(self, model: Model, message: protocol.Loaded) -> None:

@@ -15,7 +15,9 @@ from typing import Literal
 from llmos.types import Priority
 
 DRAIN_S = 10.0
-"""A model that is still in use after so long is no longer drained."""
+"""A model that is still in use after so long is no longer drained for others of its class."""
+RECENT_S = 60.0
+"""A model used so recently is not evicted for the sake of another's larger cache."""
 
 # -- the state -------------------------------------------------------------------------------------
 
@@ -185,9 +187,10 @@ def decide(state: State) -> list[Action]:
     cheapest loss first, and gets their memory once they are gone; one that still does not fit is
     passed by, unless it is overdue (rank below 0): then room and worker are kept for it.
 
-    A model that does not fit even so takes turns with those in use: one of a worse class, or of the
-    same class whose turn is over, is drained for it. Where what there is would do with a smaller
-    cache, it is loaded into that instead.
+    A model that would do with a smaller cache is loaded into what is free rather than in place of
+    one that was used of late; a part is left for what may be laid over it. One that does not fit
+    even so takes turns with those in use: one of a worse class, or of the same class whose turn is
+    over, is drained for it.
     """
     plan = _Plan(state)
     for job in state.active:
@@ -204,12 +207,13 @@ def decide(state: State) -> list[Action]:
 
 def look_again_at(state: State) -> float:
     """Return when time alone may change what `decide` says, of the models."""
-    times = [m.last_used_at + state.idle_s for m in state.models if m.num_users == 0]
+    ready = [model for model in state.models if model.state == "ready"]
+    times = [model.last_used_at + state.idle_s for model in ready if model.num_users == 0]
     if state.wanted:
-        times += [m.turn_ends_at for m in state.models if m.turn_ends_at > state.now]
-        drained = (m.draining_since for m in state.models if m.draining_since is not None)
-        times += [since + DRAIN_S for since in drained]
-    return min(times, default=math.inf)
+        times += [model.turn_ends_at for model in ready]
+        times += [m.draining_since + DRAIN_S for m in ready if m.draining_since is not None]
+        times += [model.last_used_at + RECENT_S for model in ready]
+    return min((time for time in times if time > state.now), default=math.inf)
 
 
 def rank(demand: WantedModel | ReadyJob, state: State) -> int:
@@ -280,16 +284,29 @@ class _Plan:
     def place_model(self, model: WantedModel) -> None:
         least_bytes = model.num_bytes if model.least_bytes is None else model.least_bytes
         room_bytes = self._state.capacity_bytes - sum(job.num_bytes for job in self._state.active)
+        room_bytes -= sum(m.num_bytes for m in self._state.models if m.key == model.over)
         if least_bytes > room_bytes:
             self.actions.append(RefuseModel(model.key))
             return
-        num_bytes = min(model.num_bytes, room_bytes)
-        if least_bytes <= self._reachable_bytes < num_bytes:
-            num_bytes = max(least_bytes, self._free_bytes)
-        if num_bytes > self._reachable_bytes and self._drain_for(model, num_bytes):
+        num_bytes = self._best_size(model.num_bytes, least_bytes, room_bytes)
+        sizes = (num_bytes, least_bytes) if num_bytes > self._reachable_bytes else ()
+        if any(self._drain_for(model, size) for size in sizes):
             self._free_bytes = self._coming_bytes = 0
         elif self._take(model, num_bytes) == "taken":
             self.actions.append(Load(model.key, num_bytes))
+
+    def _best_size(self, wanted_bytes: int, least_bytes: int, room_bytes: int) -> int:
+        """Return how large a model is to be: what it wants, or what can be had without delay."""
+        if wanted_bytes > room_bytes:
+            wanted_bytes = max(least_bytes, room_bytes * 7 // 8)
+        now, free = self._state.now, self._free_bytes + self._coming_bytes
+        long_idle = (m.num_bytes for m in self._idle if now - m.last_used_at >= RECENT_S)
+        if wanted_bytes <= free + sum(long_idle):
+            return wanted_bytes
+        if least_bytes <= self._free_bytes:
+            return min(wanted_bytes, max(least_bytes, self._free_bytes * 7 // 8))
+        is_short = least_bytes <= self._reachable_bytes < wanted_bytes
+        return least_bytes if is_short else wanted_bytes
 
     def place_job(self, job: ReadyJob) -> None:
         if job.num_bytes > self._state.capacity_bytes:
@@ -347,9 +364,11 @@ class _Plan:
         now, place = self._state.now, rank(demand, self._state)
         if model.key == demand.over or model.turn_ends_at == math.inf or place > model.priority:
             return False
+        if place < model.priority:
+            return True
         if model.draining_since is not None:
             return now < model.draining_since + DRAIN_S
-        return place < model.priority or now >= model.turn_ends_at
+        return now >= model.turn_ends_at
 
     def evict_idle(self) -> None:
         for model in self._idle:

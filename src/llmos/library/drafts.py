@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from llmos.errors import InvalidModelError, InvalidRequestError, ModelNotFoundError
 from llmos.library.bases import Finder
-from llmos.library.refs import ModelRef
+from llmos.library.refs import ModelRef, parse_name
 from llmos.library.versions import Version
 
 
@@ -18,17 +18,20 @@ def parse_drafts(text: str) -> dict[str, str]:
     """Return the reference of each model's draft, by the model's name.
 
     Raises:
-        InvalidRequestError: the text is no list of pairs.
-        InvalidNameError: a name in it is none.
+        InvalidRequestError: the text is no list of pairs, or has a model twice.
+        InvalidNameError: a name in it is none, or that of a model has a version or alias.
     """
     drafts: dict[str, str] = {}
     for pair in filter(None, map(str.strip, text.split(","))):
         model, _, draft = (part.strip() for part in pair.partition("="))
-        if not model or not draft:
+        if not model or not draft or model == draft:
             raise InvalidRequestError(
                 f"setting drafts has {pair!r}: write MODEL=DRAFT, as in big=small"
             )
-        drafts[ModelRef.parse(model).full_name] = str(ModelRef.parse(draft))
+        name = parse_name(model).full_name
+        if name in drafts:
+            raise InvalidRequestError(f"setting drafts says twice who guesses for {name}")
+        drafts[name] = str(ModelRef.parse(draft))
     return drafts
 
 

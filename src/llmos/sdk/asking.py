@@ -77,7 +77,8 @@ class Asking:
     ) -> Json:
         """Translate; returns ``{"text", "model", "source_lang", "target_lang", "usage"}``.
 
-        ``options`` takes num_beams, no_repeat_ngram_size, length_penalty and max_tokens.
+        ``options`` takes num_beams, no_repeat_ngram_size, length_penalty, max_tokens, priority and
+        deadline_ms.
         """
         body = {"model": model, "text": text, "source_lang": source_lang}
         body |= {"target_lang": target_lang, **given(options)}

@@ -148,6 +148,7 @@ class TranslateBody(Body):
     length_penalty: float | None = Field(None, ge=-10, le=10)
     max_tokens: TokenCount | None = None
     priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
 class ClassifyBody(Body):
@@ -156,6 +157,7 @@ class ClassifyBody(Body):
     text: str
     model: str = "sentiment"
     priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
 class EntitiesBody(Body):
@@ -164,6 +166,7 @@ class EntitiesBody(Body):
     text: str
     model: str = "entities"
     priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
 class ImportBody(Body):

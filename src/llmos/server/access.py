@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.gate import OPEN_PATHS
+from llmos.tasks.rows import Terms
 from llmos.types import Priority
 
 _ACTION = "llmos_action"
@@ -62,3 +63,8 @@ def priority_for(actor: Actor, wanted: str | None) -> Priority:
     priority = Priority[wanted.upper()]
     policy.check_priority(actor, priority)
     return priority
+
+
+def terms_for(actor: Actor, priority: str | None, deadline_ms: int | None) -> Terms:
+    """Return how urgent a request is and whose. Raises PermissionDeniedError for its priority."""
+    return Terms(priority_for(actor, priority), actor.owner, deadline_ms)

@@ -12,14 +12,13 @@ from fastapi.responses import JSONResponse, Response
 
 from llmos.sdk.vectors import numbers, to_base64
 from llmos.security.actors import Actor
-from llmos.server.access import allow, priority_for
+from llmos.server.access import allow, terms_for
 from llmos.server.asking import served_for
 from llmos.server.bodies import BodyRoute
 from llmos.server.embeddings_wire import EmbeddingsBody, RerankBody
 from llmos.server.sse import answer
 from llmos.tasks.embed import EMBED_TASKS, Embeddings, embed
 from llmos.tasks.rerank import RERANK_TASKS, Ranked, rerank
-from llmos.tasks.rows import Terms
 from llmos.types import Usage
 
 if TYPE_CHECKING:
@@ -64,11 +63,6 @@ def router(system: System) -> APIRouter:
         return JSONResponse({**head, "results": results, "usage": _usage(ranking.usage)})
 
     return routes
-
-
-def terms_for(actor: Actor, priority: str | None, deadline_ms: int | None) -> Terms:
-    """Return how urgent a request is and whose. Raises PermissionDeniedError for its priority."""
-    return Terms(priority_for(actor, priority), actor.owner, deadline_ms)
 
 
 def _content(made: Embeddings, ref: str, as_base64: bool) -> bytes:

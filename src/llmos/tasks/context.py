@@ -205,9 +205,11 @@ class TaskContext:
         where that is open."""
         if manifest.get("engine") != "native":
             return manifest
+        if not is_cpu(self.settings.device):  # whose memory is not the one that is counted here
+            return manifest
         cache_bytes = max(DEFAULT_KV_CACHE_BYTES, self.capacity_bytes // MODELS_IN_MEMORY)
         manifest = {"kv_cache_bytes": cache_bytes, **manifest}
-        if is_quantized(manifest) or not is_cpu(self.settings.device):
+        if is_quantized(manifest):
             return manifest
         dtype = cpu_dtype(manifest, self.settings.dtype, self.capacity_bytes)
         return manifest if dtype == "float32" else {**manifest, "compute_dtype": dtype}
@@ -267,7 +269,7 @@ class TaskContext:
         statuses = self.residency.status()
         held = [*statuses, *(one for status in statuses for one in status.get("adapters", ()))]
         is_resident = any(one["key"] == (user or version).digest for one in held)
-        if layout is None or (layout.done() and not is_resident):
+        if layout is None or (layout.done() and (layout.exception() or not is_resident)):
             layout = asyncio.create_task(asyncio.to_thread(self._lay_out, version))
             self._layouts[version.digest] = layout
         return await asyncio.shield(layout)

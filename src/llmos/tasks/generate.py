@@ -78,7 +78,7 @@ async def generate(
     deadline = Deadline(request.deadline_ms)
     check_queue(context, [request])
     _check_bias(served, request)
-    grammar = await _grammar(context, served, request)
+    grammar, grammar_field = await _grammar(context, served, request)
     prompt = await prompt_of(context, served, request, is_constrained=grammar is not None)
     choices = [_choice(served, request, prompt, index) for index in range(request.n)]
     if shows_prompt_alone(request) and request.sampling.logprobs is None:
@@ -109,7 +109,7 @@ async def generate(
                     window_tokens,
                 ),
                 choice,
-                _grammar_field(request),
+                grammar_field,
             )
             for choice in choices
         ]
@@ -142,28 +142,25 @@ class Deadline:
 
 async def _grammar(
     context: TaskContext, served: Served, request: GenerateRequest
-) -> Grammar | None:
-    """Return what the output must match, checked; a call that was asked for is a grammar too, and
-    one that may come in place of an answer with a format is part of it."""
+) -> tuple[Grammar | None, str]:
+    """Return what the output must match, checked, and the field it comes from; a call that was
+    asked for is a grammar too, and one that may come in place of an answer with a format is part of
+    it."""
     grammar, tool_use = request.grammar, request.tool_use
+    field = "tools" if grammar is None else _GRAMMAR_FIELDS[grammar.kind]
     if grammar is not None:
-        await context.grammars.check(grammar, _grammar_field(request), request.owner)
+        await context.grammars.check(grammar, field, request.owner)
     if tool_use.choice == "none" or not tool_use.tools:
-        return grammar
+        return grammar, field
     check_tools(served, tool_use)
     if tool_use.choice == "auto" and grammar is None:
-        return None
+        return None, field
     form = tool_format_of(served)
     ids = {marker: served.tokenizer.token_id(marker) for marker in form.markers}
     known = {marker: i for marker, i in ids.items() if i is not None}
     calls = tools_grammar(tool_use, form.name, known, grammar)
     await context.grammars.check(calls, "tools", request.owner)
-    return calls
-
-
-def _grammar_field(request: GenerateRequest) -> str:
-    """Return the field of a request that its grammar comes from."""
-    return "tools" if request.grammar is None else _GRAMMAR_FIELDS[request.grammar.kind]
+    return calls, "tools"
 
 
 def _check_bias(served: Served, request: GenerateRequest) -> None:
@@ -247,6 +244,7 @@ def _tool_parser(served: Served, request: GenerateRequest) -> ToolParser | None:
         eager=request.stream,
         is_parallel=tool_use.parallel and tool_use.choice in ("auto", "required"),
         is_constrained=tool_use.choice != "auto",
+        has_format=request.grammar is not None,
     )
 
 

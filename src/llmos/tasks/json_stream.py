@@ -52,6 +52,11 @@ class JsonObject:
         span = self._spans.get(key)
         return None if span is None else self.text[span[0] : span[1]]
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The members that came, or begin to."""
+        return frozenset(self._spans)
+
     def has_whole(self, key: str) -> bool:
         """Whether a member's value came to its end."""
         return self._spans.get(key, (0, None))[1] is not None

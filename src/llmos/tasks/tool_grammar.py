@@ -43,9 +43,10 @@ def tools_grammar(
             param="tool_choice",
         )
     rules = _calls(tools, tool_use, form, token_ids or {})
-    if answer is None or tool_use.choice != "auto":
+    other = None if answer is None else _json_rule(answer)
+    if other is None or tool_use.choice != "auto":
         return Grammar("lark", f"start: calls\n{rules}")
-    return Grammar("lark", f"start: calls | answer\n{rules}answer: {_json_rule(answer)}\n")
+    return Grammar("lark", f"start: calls | answer\n{rules}answer: {other}\n")
 
 
 def _json_rule(answer: Grammar) -> str:

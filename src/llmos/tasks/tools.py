@@ -121,6 +121,12 @@ class _Call:
             return False
         return self.arguments() is not None
 
+    @property
+    def is_nothing_else(self) -> bool:
+        """Whether the object is whole and has what a call has, no less and no more."""
+        arguments = self.json.keys - {"name"}
+        return self.json.is_complete and len(arguments) == 1 and arguments <= set(_ARGUMENT_KEYS)
+
     def arguments(self) -> str | None:
         """The JSON object of the arguments as far as it came; None while there is none.
 
@@ -148,6 +154,8 @@ class ToolParser:
         is_parallel: whether there may be several calls; else the text ends with the first.
         is_constrained: the text can be nothing but calls: what is left of one that was cut off is
             no content.
+        has_format: an answer is an object too: one that is not announced is a call only if it has
+            a name and arguments, and nothing else.
     """
 
     def __init__(
@@ -158,6 +166,7 @@ class ToolParser:
         eager: bool,
         is_parallel: bool = True,
         is_constrained: bool = False,
+        has_format: bool = False,
     ) -> None:
         self.num_calls = 0
         """Calls that are whole."""
@@ -166,6 +175,7 @@ class ToolParser:
         self._eager = eager
         self._is_parallel = is_parallel
         self._is_constrained = is_constrained
+        self._has_format = has_format
         around = {form.begins, *form.around, *form.ends}
         self._markers = sorted(around, key=len, reverse=True)
         self._is_announced = False
@@ -275,8 +285,9 @@ class ToolParser:
         self._step = self._object
 
     def _is_known(self, call: _Call) -> bool:
-        is_name = _NAME.fullmatch(call.name) is not None
-        return is_name and (self._is_announced or call.name in self._names)
+        if self._is_announced:
+            return _NAME.fullmatch(call.name) is not None
+        return call.name in self._names and (not self._has_format or call.is_nothing_else)
 
     def _finish(self, call: _Call, parts: list[Part]) -> None:
         self._show(call, parts)

@@ -59,6 +59,16 @@ def test_a_large_one_is_quantised_unasked_and_not_where_stored_was_asked(
     assert [new.name for new in imported(context, directory)] == ["mine"]
 
 
+@pytest.mark.parametrize(("kind", "has_extension"), [("gpt2", True), ("llama", False)])
+def test_int8_stands_in_where_int4_would_fit_but_cannot_be(
+    context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, kind: str, has_extension: bool
+) -> None:
+    monkeypatch.setattr(choice, "MIN_PARAMETERS", 1000)
+    monkeypatch.setattr(importing, "fitting_dtype", lambda manifest, free_bytes: "int4")
+    monkeypatch.setattr(importing, "is_likely", lambda: has_extension)
+    assert [new.name for new in imported(context, model_of(kind))] == ["mine", "mine-int8"]
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "stablelm"])
 def test_a_network_that_the_extension_does_not_run_is_quantised_for_torch(
     context: Any, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, kind: str

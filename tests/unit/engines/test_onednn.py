@@ -43,8 +43,13 @@ def test_a_head_that_is_the_embedding_is_not_held_twice(tmp_path: Path) -> None:
     assert model.lm_head.weight.data_ptr() == embedding.data_ptr()
 
 
-def test_weights_can_still_be_looked_at() -> None:
-    linear = nn.Linear(70, 33)
+@torch.inference_mode()
+def test_a_weight_that_is_looked_at_is_kept_as_it_was_from_then_on() -> None:
+    linear, x = nn.Linear(70, 33), torch.randn(5, 70)
     ours = OneDnnLinear(linear, is_shared=False)
-    assert torch.equal(ours.weight, linear.weight)
+    before = ours(x)
+    seen = ours.weight
+    assert torch.equal(seen, linear.weight)
+    assert ours.weight is seen
+    assert torch.allclose(ours(x), before, atol=1e-5)
     assert ours.bias is linear.bias

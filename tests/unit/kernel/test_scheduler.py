@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llmos.kernel.scheduler import (
     DRAIN_S,
+    RECENT_S,
     ActiveJob,
     Drain,
     Evict,
@@ -224,6 +225,12 @@ def test_idle_models_stay_until_the_drained_ones_that_are_needed_too_are_empty()
     assert decide(state(wanted=(wanted("a", 80),), models=empty)) == evicted
 
 
+def test_a_better_class_or_an_overdue_one_drains_a_model_for_as_long_as_it_takes() -> None:
+    models = (busy("b", 95, draining_since=NOW - 10 * DRAIN_S),)
+    for wish in (wanted("a", priority=Priority.INTERACTIVE), wanted("a", since=NOW - AGEING_S)):
+        assert decide(state(wanted=(wish,), models=models)) == []
+
+
 def test_a_model_drained_for_nobody_or_too_long_goes_on() -> None:
     drained = busy("b", 95, draining_since=NOW - 1)
     assert decide(state(models=(drained,))) == [Resume("b")]
@@ -233,28 +240,41 @@ def test_a_model_drained_for_nobody_or_too_long_goes_on() -> None:
     assert decide(state(wanted=(wanted("a"),), models=(long_drained,))) == [Resume("b")]
 
 
-def test_no_model_is_drained_for_what_is_laid_over_it() -> None:
+def test_no_model_is_drained_for_what_is_laid_over_it_and_what_never_fits_is_refused() -> None:
     adapter = wanted("b+x", over="b")
-    assert decide(state(wanted=(adapter,), models=(busy("b", 95),))) == []
     both = (busy("b", 50), busy("c", 50))
     assert decide(state(wanted=(adapter,), models=both)) == [Drain("c")]
+    assert decide(state(wanted=(adapter,), models=(busy("b", 90),))) == [Load("b+x", 10)]
+    assert decide(state(wanted=(adapter,), models=(busy("b", 91),))) == [RefuseModel("b+x")]
 
 
 def test_a_model_is_loaded_with_a_smaller_cache_before_others_are_drained() -> None:
     small = wanted("a", 40, least_bytes=20)
-    assert decide(state(wanted=(small,), models=(busy("b", 70),))) == [Load("a", 30)]
+    assert decide(state(wanted=(small,), models=(busy("b", 68),))) == [Load("a", 28)]  # 7/8 of 32
+    assert decide(state(wanted=(small,), models=(busy("b", 80),))) == [Load("a", 20)]
     assert decide(state(wanted=(small,), models=(busy("b", 90),))) == [Drain("b")]
-    models = (busy("b", 70), model("idle", 30))
-    assert decide(state(wanted=(small,), models=models)) == [Evict("idle")]
+
+
+def test_models_used_of_late_stay_where_a_smaller_cache_does() -> None:
+    small = wanted("a", 50, least_bytes=20)
+    recent, cold = model("idle", 60), model("idle", 60, last_used_at=NOW - RECENT_S)
+    assert decide(state(wanted=(small,), models=(recent,), idle_s=900.0)) == [Load("a", 35)]
+    assert decide(state(wanted=(small,), models=(cold,), idle_s=900.0)) == [Evict("idle")]
+    less = dataclasses.replace(small, least_bytes=41)
+    assert decide(state(wanted=(less,), models=(recent,), idle_s=900.0)) == [Evict("idle")]
+
+
+def test_of_models_in_use_no_more_are_drained_than_the_least_needs() -> None:
+    models = (busy("b", 40), busy("young", 60, turn_ends_at=NOW + 1))
+    wish = wanted("a", 50, least_bytes=30)
+    assert decide(state(wanted=(wish,), models=models)) == [Drain("b")]
 
 
 def test_a_model_larger_than_the_memory_is_loaded_with_the_cache_that_fits() -> None:
     large = wanted("a", 140, least_bytes=60)
-    assert decide(state(wanted=(large,))) == [Load("a", 100)]
-    occupied = (active(1, num_bytes=30),)
-    assert decide(state(wanted=(large,), active=occupied)) == [Load("a", 70)]
-    occupied = (active(1, num_bytes=41),)
-    assert decide(state(wanted=(large,), active=occupied)) == [RefuseModel("a")]
+    assert decide(state(wanted=(large,))) == [Load("a", 87)]
+    assert decide(state(wanted=(large,), active=(active(1, num_bytes=36),))) == [Load("a", 60)]
+    assert decide(state(wanted=(large,), active=(active(1, num_bytes=41),))) == [RefuseModel("a")]
 
 
 def test_it_is_looked_again_when_a_turn_or_a_drain_ends_or_a_model_was_idle_for_long() -> None:
@@ -557,3 +577,98 @@ def test_a_job_is_never_passed_by_one_that_came_long_after_it(
         max_workers=sum(job.light == light for job in made.active) + 1,
     )
     assert [action for action in decide(made) if isinstance(action, Start)] == [Start(1)]
+
+
+@dataclasses.dataclass
+class Simulated:
+    """Models of a simulated machine: who holds leases until when, who waits since when."""
+
+    sizes: dict[str, tuple[int, int]]
+    """What each wants, and the least it can do with."""
+    leases: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    waiting: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    resident: dict[str, ResidentModel] = dataclasses.field(default_factory=dict)
+    now: float = NOW
+    longest_wait_s: float = 0.0
+
+    def ask(self, key: str, lasts_s: float) -> None:
+        """Take a lease, or wait for one."""
+        held = self.resident.get(key)
+        if held and held.draining_since is None:
+            self.leases[key].append(self.now + lasts_s)
+        else:
+            self.waiting.setdefault(key, []).append(self.now)
+
+    def step(self, capacity_bytes: int, lasts_s: float) -> None:
+        """Let half a second pass, and do what is decided."""
+        self.now += 0.5
+        for key, ends in self.leases.items():
+            self.leases[key] = [end for end in ends if end > self.now]
+            if (held := self.resident.get(key)) is not None:
+                self.resident[key] = dataclasses.replace(
+                    held,
+                    num_users=len(self.leases[key]),
+                    last_used_at=self.now if ends else held.last_used_at,
+                )
+        wishes = tuple(
+            WantedModel(key, self.sizes[key][0], Priority.STANDARD, since[0], self.sizes[key][1])
+            for key, since in self.waiting.items()
+            if key not in self.resident
+        )
+        used = sum(one.num_bytes for one in self.resident.values())
+        assert used <= capacity_bytes
+        made = State(
+            self.now,
+            capacity_bytes - used,
+            capacity_bytes,
+            1,
+            60.0,
+            AGEING_S,
+            models=tuple(self.resident.values()),
+            wanted=wishes,
+        )
+        for action in decide(made):
+            match action:
+                case Evict(key):
+                    assert not self.leases.pop(key)
+                    del self.resident[key]
+                case Load(key, num_bytes):
+                    self.resident[key] = busy(key, num_bytes, turn_ends_at=self.now + 1.0)
+                    self._admit(key, lasts_s)
+                case Drain(key):
+                    self.resident[key] = dataclasses.replace(
+                        self.resident[key], draining_since=self.now
+                    )
+                case Resume(key):
+                    held = self.resident[key]
+                    assert held.draining_since is not None
+                    drained_s = self.now - held.draining_since
+                    self.resident[key] = dataclasses.replace(
+                        held, draining_since=None, turn_ends_at=self.now + max(drained_s, 1.0)
+                    )
+                    self._admit(key, lasts_s)
+                case other:
+                    raise AssertionError(f"unexpected: {other}")
+        for since in self.waiting.values():
+            self.longest_wait_s = max(self.longest_wait_s, self.now - since[0])
+
+    def _admit(self, key: str, lasts_s: float) -> None:
+        come = self.waiting.pop(key, [])
+        self.leases.setdefault(key, []).extend(self.now + lasts_s for _ in come)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(20, 60), min_size=2, max_size=6), st.sampled_from([0.4, 3.0, 8.0, 40.0])
+)
+def test_models_that_are_all_wanted_all_the_time_are_all_loaded_again_and_again(
+    sizes: list[int], lasts_s: float
+) -> None:
+    """Nothing starves, however long a lease lasts and whoever comes meanwhile."""
+    machine = Simulated({f"m{at}": (size, size * 2 // 3) for at, size in enumerate(sizes)})
+    for _ in range(2000):
+        for key in machine.sizes:
+            machine.ask(key, lasts_s)
+        machine.step(100, lasts_s)
+    turn_s = DRAIN_S + lasts_s + 2.0
+    assert machine.longest_wait_s <= 2 * AGEING_S + len(sizes) * turn_s

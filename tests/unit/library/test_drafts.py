@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from llmos.errors import InvalidModelError, InvalidRequestError, ModelNotFoundError
+from llmos.errors import (
+    InvalidModelError,
+    InvalidNameError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
 from llmos.library.drafts import find_draft, parse_drafts
 
 
@@ -55,3 +60,9 @@ def test_a_draft_that_is_none_is_an_error_not_a_slower_model(small: Any) -> None
     pair = {"big": "big" if small and small.full_name == "big" else "small"}
     with pytest.raises(InvalidModelError, match="setting drafts"):
         find_draft(shelf, pair, big)
+
+
+@pytest.mark.parametrize("text", ["big=a,big=b", "big:2=small", "big@production=small", "big=big"])
+def test_a_model_is_paired_once_and_whatever_its_version(text: str) -> None:
+    with pytest.raises((InvalidRequestError, InvalidNameError)):
+        parse_drafts(text)

@@ -147,8 +147,9 @@ def test_named_calls_and_a_format_go_together() -> None:
     assert takes_mistral(grammar, '{"a": 1}', IDS)
 
 
+@pytest.mark.parametrize("choice", ["auto", "required", "get"])
 @pytest.mark.parametrize("kind", ["regex", "choice", "lark"])
-def test_a_format_that_is_no_json_cannot_stand_beside_calls(kind: Any) -> None:
+def test_a_format_that_is_no_json_cannot_stand_beside_calls(kind: Any, choice: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        tools_grammar(ToolUse(TOOLS), "hermes", None, Grammar(kind, "x"))
+        tools_grammar(ToolUse(TOOLS, choice), "hermes", None, Grammar(kind, "x"))
     assert caught.value.param == "tool_choice"

@@ -116,6 +116,32 @@ def test_a_call_torn_in_its_arguments_is_text_unless_it_was_shown_as_it_came() -
         assert content == "oops}}</tool_call> x"
 
 
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize(
+    ("text", "is_call"),
+    [
+        ('{"name": "f", "parameters": {"a": 1}}', True),
+        ('{"name": "f", "confidence": 0.9}', False),
+        ('{"name": "f", "parameters": {"a": 1}, "why": "x"}', False),
+        ('{"name": "f"}', False),
+        ('{"name": "h", "parameters": {"a": 1}}', False),
+    ],
+)
+def test_beside_a_format_a_bare_object_is_a_call_only_if_it_is_nothing_else(
+    text: str, is_call: bool, eager: bool
+) -> None:
+    for size in (1, 3, len(text)):
+        parser = ToolParser(FORMATS["llama3"], ["f", "g"], eager=eager, has_format=True)
+        parts = [
+            part
+            for start in range(0, len(text), size)
+            for part in parser.push(text[start : start + size])
+        ]
+        parts += parser.flush()
+        content = "".join(part for part in parts if isinstance(part, str))
+        assert (parser.num_calls, content) == ((1, "") if is_call else (0, text))
+
+
 def test_arguments_go_out_as_they_come() -> None:
     parser = ToolParser(FORMATS["hermes"], ["f"], eager=True)
     assert parser.push('<tool_call>{"name": "f", "argu') == []

@@ -44,10 +44,12 @@ class DraftModel:
 
     Args:
         runner: of the small model; it must be paged.
+        max_tokens: of a sequence; for a longer one it guesses nothing.
     """
 
-    def __init__(self, runner: Runner, num_blocks: int, block_size: int) -> None:
+    def __init__(self, runner: Runner, num_blocks: int, block_size: int, max_tokens: int) -> None:
         runner.allocate(num_blocks, block_size)
+        self._max_tokens = max_tokens
         self._runner = runner
         self._pool = BlockPool(num_blocks)
         self._block_size = block_size
@@ -82,7 +84,8 @@ class DraftModel:
         for sequence in sequences:
             held = self._held.setdefault(sequence.id, _Held())
             held.keep_common(sequence.token_ids)
-            if not self._make_room(held, len(sequence.token_ids) + most[sequence.id]):
+            num_tokens = len(sequence.token_ids) + most[sequence.id]
+            if num_tokens > self._max_tokens or not self._make_room(held, num_tokens):
                 continue
             # The last token is left for the first guess, with those few that may come before it.
             unread = sequence.token_ids[len(held.token_ids) :]

@@ -33,11 +33,16 @@ UNSUITED = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, No
 
 
 @torch.inference_mode()
-def make_runner(model: Model, max_tokens: int | None = None) -> Runner:
+def make_runner(
+    model: Model,
+    max_tokens: int | None = None,
+    prepare: Callable[[Model], None] = lambda model: None,
+) -> Runner:
     """Return the paged runner if the model computes the same through it, else the row-wise one.
 
     Args:
         max_tokens: of the longest sequence it will run; None: what the model can.
+        prepare: changes how the model computes, which is checked like the rest.
 
     Raises:
         InvalidModelError: with neither does it continue a sequence as it should.
@@ -55,6 +60,7 @@ def make_runner(model: Model, max_tokens: int | None = None) -> Runner:
         raise
     except UNSUITED as error:
         raise _refusal(model, str(error)) from error
+    prepare(model)
     runner: Runner | None = None
     if not _is_rotated_by_longest(model.config.get_text_config(), max_tokens):
         runner = _tried(_make_paged, model, token_ids, expected)

@@ -107,8 +107,7 @@ def _by_torch(model: Model, manifest: Mapping[str, Any]) -> Network:
     max_positions = min(base.context_tokens(manifest), positions or sys.maxsize)
     num_parameters, num_bytes = model.num_parameters(), resident_bytes(model)
     vocab_size = model.get_input_embeddings().weight.shape[0]
-    compute_by_onednn(model)
-    runner = make_runner(model, max_positions)
+    runner = make_runner(model, max_positions, compute_by_onednn)
     return Network(runner, vocab_size, max_positions, num_parameters, num_bytes)
 
 
@@ -128,7 +127,7 @@ def _serve(
     num_blocks = max(1, base.kv_cache_tokens(manifest, per_token) // block_size)
     runner.allocate(num_blocks, block_size)
     drafter, draft_bytes = None, 0
-    if (draft := manifest.get("draft")) is not None:
+    if (draft := manifest.get("draft")) is not None and manifest.get("speculates", True):
         guessing = _open(Path(draft["path"]), draft, device, threads)
         drafter, draft_bytes = _draft_model(guessing, network.vocab_size, manifest, block_size)
     capacity = num_blocks * block_size
@@ -162,4 +161,5 @@ def _draft_model(
     per_token = network.runner.kv_bytes_per_token
     num_blocks = max(1, base.kv_cache_tokens(manifest, per_token) // block_size)
     num_bytes = network.num_bytes + num_blocks * block_size * per_token
-    return DraftModel(network.runner, num_blocks, block_size), num_bytes
+    drafter = DraftModel(network.runner, num_blocks, block_size, network.max_positions)
+    return drafter, num_bytes

@@ -14,10 +14,9 @@ from fastapi.responses import JSONResponse, Response
 from llmos.sdk.conversation import GenerateBody
 from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
 from llmos.security.actors import Actor
-from llmos.server.access import allow
+from llmos.server.access import allow, terms_for
 from llmos.server.asking import Answer, Prompt, collect, generate_request, served_for
 from llmos.server.bodies import BodyRoute
-from llmos.server.embeddings import terms_for
 from llmos.server.sse import Event, EventStream, answer
 from llmos.tasks.classify import CLASSIFY_TASKS, classify
 from llmos.tasks.entities import ENTITIES_TASKS, entities
@@ -78,7 +77,7 @@ def router(system: System) -> APIRouter:
             body.source_lang,
             body.target_lang,
             options=body.model_dump(include=_TRANSLATE_OPTIONS),
-            terms=terms_for(actor, body.priority, None),
+            terms=terms_for(actor, body.priority, body.deadline_ms),
         )
         done = await answer(request, work)
         pair = {"source_lang": body.source_lang, "target_lang": body.target_lang}
@@ -92,7 +91,8 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Label a text."""
         served = await served_for(system.tasks, actor, body.model, CLASSIFY_TASKS)
-        work = classify(system.tasks, served, body.text, terms_for(actor, body.priority, None))
+        terms = terms_for(actor, body.priority, body.deadline_ms)
+        work = classify(system.tasks, served, body.text, terms)
         done = await answer(request, work)
         return JSONResponse({"model": served.ref, **dataclasses.asdict(done)})
 
@@ -102,7 +102,8 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Find the names in a text; offsets count characters."""
         served = await served_for(system.tasks, actor, body.model, ENTITIES_TASKS)
-        work = entities(system.tasks, served, body.text, terms_for(actor, body.priority, None))
+        terms = terms_for(actor, body.priority, body.deadline_ms)
+        work = entities(system.tasks, served, body.text, terms)
         found = [dataclasses.asdict(one) for one in await answer(request, work)]
         return JSONResponse({"model": served.ref, "entities": found})
 
