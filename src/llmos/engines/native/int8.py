@@ -19,6 +19,10 @@ _ROWS_AT_ONCE = 4096
 _EXACT_TERMS = 2**24 // 127**2
 """So many products of two int8 numbers add up without rounding in float32, in any order."""
 _TINY = 1e-30
+_ONE_THREAD = 4096
+"""So few numbers every function of torch gives to one thread."""
+_WHOLE_VECTORS = 64
+"""Rows of a multiple of so many numbers leave none over when they are taken in vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,27 @@ class Int8Linear(nn.Module):
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+
+class ByRows(nn.Module):
+    """A function of single numbers (SiLU, say), the same for a row whoever shares the batch.
+
+    What is left over at the end of a thread's part torch computes in another way than the vectors
+    before, different in the last bit; which numbers those are depends on how many rows there are.
+    """
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute few enough rows at a time."""
+        width = x.shape[-1]
+        count = max(1, _ONE_THREAD // width) if width % _WHOLE_VECTORS == 0 else 1
+        if not x.is_cpu or x.numel() <= count * width:
+            return self.function(x)  # type: ignore[no-any-return]
+        pieces = torch.split(x.reshape(-1, width), count)
+        return torch.cat([self.function(piece) for piece in pieces]).view(x.shape)
 
 
 def is_int8(model: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from llmos.engines.loading import Model
 from llmos.engines.native import attention
-from llmos.engines.native.int8 import Int8Embedding, Int8Linear
+from llmos.engines.native.int8 import ByRows, Int8Embedding, Int8Linear
 from llmos.engines.native.lora import linear_size
 from llmos.engines.native.probe import UNSUITED
 from llmos.errors import InvalidModelError
@@ -54,6 +54,9 @@ def fill(model: Model, tensors: dict[str, Tensor]) -> None:
                 _replace(model, name.removesuffix(".weight"))
         model.load_state_dict({name: _computed(t) for name, t in every.items()}, assign=True)
         _share(model)
+        for path, module in list(model.named_modules()):
+            if is_of_single_numbers(module):
+                model.set_submodule(path, ByRows(module))
     except UNSUITED as error:
         raise InvalidModelError(
             f"config.json names another network than the weights are of: {error}"
@@ -89,6 +92,19 @@ def is_linear(module: nn.Module) -> bool:
     except UNSUITED:
         return False
     return isinstance(got, Tensor) and torch.allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def is_of_single_numbers(module: nn.Module) -> bool:
+    """Whether a module has nothing of its own and changes each number by itself, if at all."""
+    if any(True for _ in (*module.children(), *module.parameters(), *module.buffers())):
+        return False
+    x = torch.linspace(-3, 3, 64)[None]
+    try:
+        whole, half = module(x), module(x[:, :32])
+    except UNSUITED:
+        return False
+    is_same_shape = isinstance(whole, Tensor) and whole.shape == x.shape
+    return is_same_shape and torch.allclose(whole[:, :32], half)
 
 
 def weight_of(module: Any) -> Tensor:

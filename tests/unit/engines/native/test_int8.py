@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from llmos.engines.native import int8
-from llmos.engines.native.int8 import Int8Embedding, Int8Linear, multiply, multiply_in_float32
-from llmos.engines.native.int8_model import embedding_factor, is_linear
+from llmos.engines.native.int8 import (
+    ByRows,
+    Int8Embedding,
+    Int8Linear,
+    multiply,
+    multiply_in_float32,
+)
+from llmos.engines.native.int8_model import embedding_factor, is_linear, is_of_single_numbers
 
 SHAPES = [(1, 1, 1), (3, 64, 70), (5, 4096, 33), (2, 2100, 4100)]
 
@@ -114,3 +121,33 @@ def test_what_a_module_computes_says_whether_it_is_linear_not_its_class() -> Non
         assert not is_linear(torch.nn.LayerNorm(32)) and not is_linear(torch.nn.Conv2d(1, 1, 1))
         assert embedding_factor(Table(9, 32)) is None
         assert embedding_factor(torch.nn.Linear(9, 9)) is None
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Return `torch.set_num_threads`, undone at the end."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("width", [4864, 1001])
+@pytest.mark.parametrize("function", [nn.SiLU(), nn.GELU("tanh")])
+def test_an_activation_gives_a_row_the_same_bits_alone_and_beside_any_others(
+    threads: Callable[[int], None], num_threads: int, width: int, function: nn.Module
+) -> None:
+    threads(num_threads)
+    ours = ByRows(function)
+    for count in (5, 7, 13, 17, 50):
+        x = torch.randn(1, count, width, generator=torch.Generator().manual_seed(count)) * 3
+        whole = ours(x)
+        assert torch.equal(whole, torch.cat([ours(x[:, i : i + 1]) for i in range(count)], dim=1))
+        assert torch.allclose(whole, function(x), atol=1e-6)
+
+
+def test_what_a_module_computes_says_whether_it_is_of_single_numbers() -> None:
+    found = [nn.SiLU(), nn.GELU(), nn.Identity(), nn.Dropout().eval()]
+    assert all(map(is_of_single_numbers, found))
+    others = [nn.Softmax(dim=-1), nn.Linear(64, 64), nn.LayerNorm(64), nn.GLU(), nn.ModuleList()]
+    assert not any(map(is_of_single_numbers, others))
