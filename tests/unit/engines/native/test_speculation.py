@@ -134,7 +134,7 @@ def test_guesses_change_no_token_and_save_steps(temperature: float, with_model: 
         def truth(row_id: str) -> list[int]:
             return model._held[row_id].token_ids
 
-        model = DraftModel(SimulatedRunner(truth), 64, 4)
+        model = DraftModel(SimulatedRunner(truth), 64, 4, 10**6)
         engine._speculator = Speculator(model)
     for i, work in given.items():
         plain.submit(i, work)
