@@ -234,24 +234,26 @@ async def _watch(server: Process, swaps: Swaps, busy: dict[str, int]) -> None:
 
 
 async def serve_pair(server: Process, prompts: Prompts, count: int) -> dict[str, float]:
-    """Return what alternating between two loaded models costs over one after the other."""
+    """Return what alternating between two loaded models costs over one after the other: how much
+    longer a request takes that follows one to the other model than one that follows one to its own.
+    Both kinds take turns, so that a machine whose speed drifts does not count."""
 
-    async def seconds(models: Sequence[str]) -> float:
+    async def seconds(model: str) -> float:
         begun = time.perf_counter()
-        for model in models:
-            body = server.body(prompts.one(PAIR_IN), PAIR_OUT, model=model)
-            found = await stream(server.port, body, server.headers)
-            if found.error:
-                sys.exit(f"{server.name}: {found.error}")
+        body = server.body(prompts.one(PAIR_IN), PAIR_OUT, model=model)
+        found = await stream(server.port, body, server.headers)
+        if found.error:
+            sys.exit(f"{server.name}: {found.error}")
         return time.perf_counter() - begun
 
     first, second = MODELS[:2]
-    await seconds([first, second, first, second])
-    costs = []
-    for _ in range(3):
-        apart_s = await seconds([first] * count) + await seconds([second] * count)
-        costs.append(await seconds([first, second] * count) / apart_s)
-    return {"pair_cost": sorted(costs)[1]}
+    for model in (first, second, first, second):
+        await seconds(model)
+    alternating, staying = 0.0, 0.0
+    for model in (first, second) * count:
+        alternating += await seconds(model)
+        staying += await seconds(model)
+    return {"pair_cost": alternating / staying}
 
 
 # -- what came of it -------------------------------------------------------------------------------
