@@ -20,8 +20,9 @@ RETRY_SHARE = 0.1
 """Who is refused is told to come back when this share of the full queue has ended."""
 LONGEST_RETRY_S = 60
 LEAST_TURN_S = 1.0
+LONGEST_TURN_S = 10.0
 LOADS_PER_TURN = 4.0
-"""A model that was loaded stays at least so many times as long as its load took."""
+"""A model that was loaded stays so many times as long as its load took, within the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ class Model:
         """Give leases, and do so for a while: long enough that loading takes little of the time,
         and as long as those who came while it was drained had to wait."""
         drained_s = 0.0 if self.draining_since is None else now - self.draining_since
-        self.turn_ends_at = now + max(LEAST_TURN_S, LOADS_PER_TURN * self.load_s, drained_s)
+        turn_s = min(max(LEAST_TURN_S, LOADS_PER_TURN * self.load_s), LONGEST_TURN_S)
+        self.turn_ends_at = now + max(turn_s, drained_s)
         self.draining_since = None
         self.resolve_waiters()
 
@@ -185,7 +187,7 @@ class Model:
             retry_after_s=retry_after_s,
         )
 
-    def resident(self, now: float) -> ResidentModel | None:
+    def resident(self, now: float, reload_s: float) -> ResidentModel | None:
         """Return the scheduler's view of a model that holds memory; None for one that does not."""
         if self.state == "absent":
             return None
@@ -196,7 +198,7 @@ class Model:
             self.state,
             sum(held),
             self.last_used_at,
-            self.load_s,
+            reload_s,
             self.demand_at(now),
             next((at for at in Priority if held[at]), Priority.BACKGROUND),
             self.turn_ends_at,
@@ -236,6 +238,30 @@ class Model:
             counts[priority] += 1
         interactive, standard, batch, background = counts
         return interactive, standard, batch, background
+
+
+class LoadTimes:
+    """What it would take to load a model again, learned from the loads of one engine process.
+
+    The first load of a model may have to import and build what later ones find there. Until it was
+    loaded again, a model is taken to be as quick, for its size, as the quickest of all.
+    """
+
+    def __init__(self) -> None:
+        self._num_loads: Counter[str] = Counter()
+        self._quickest_s = math.inf
+        """Of all loads, per byte."""
+
+    def note(self, key: str, num_bytes: int, load_s: float) -> None:
+        """A model was loaded."""
+        self._num_loads[key] += 1
+        self._quickest_s = min(self._quickest_s, load_s / max(num_bytes, 1))
+
+    def reload_s(self, model: Model) -> float:
+        """Return the seconds that it would take."""
+        if self._num_loads[model.spec.key] > 1:
+            return model.load_s
+        return min(model.load_s, self._quickest_s * max(model.num_bytes, 1))
 
 
 def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:

@@ -15,19 +15,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmos.errors import (
-    EngineError,
-    InvalidModelError,
-    LlmosError,
-    OutOfMemoryError,
-    by_code,
-)
+from llmos.errors import EngineError, InvalidModelError, LlmosError, OutOfMemoryError, by_code
 from llmos.kernel import protocol
 from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
 from llmos.kernel.leases import Lease as Lease
 from llmos.kernel.ledger import Ledger
-from llmos.kernel.models import Model
+from llmos.kernel.models import LoadTimes, Model
 from llmos.kernel.models import ModelSpec as ModelSpec
 from llmos.kernel.scheduler import ResidentModel, WantedModel
 from llmos.kernel.telemetry import Meter, Telemetry
@@ -71,6 +65,7 @@ class Residency:
         self._heard_at = 0.0
         self.telemetry = Telemetry()
         self._models: dict[str, Model] = {}
+        self._load_times = LoadTimes()
         self._link = EngineLink(
             module,
             log_path,
@@ -177,7 +172,8 @@ class Residency:
 
     def resident(self) -> tuple[ResidentModel, ...]:
         """Return the models, and adapters, that hold memory."""
-        found = (model.resident(self._clock()) for model in self._models.values())
+        now, times = self._clock(), self._load_times
+        found = (model.resident(now, times.reload_s(model)) for model in self._models.values())
         return (*(model for model in found if model), *self._adapters.resident())
 
     def wanted(self) -> tuple[WantedModel, ...]:
@@ -306,6 +302,7 @@ class Residency:
 
     def _loaded(self, model: Model, message: protocol.Loaded) -> None:
         model.measured(message.weights_bytes)
+        self._load_times.note(message.key, message.weights_bytes, message.load_s)
         model.load_s, model.load_deaths, model.stats = message.load_s, 0, EngineStats()
         try:
             self._ledger.correct(model.ledger_key, model.num_bytes)
@@ -342,6 +339,7 @@ class Residency:
 
     def _engine_up(self) -> None:
         self.telemetry.engine_starts += 1
+        self._load_times = LoadTimes()
         for model in list(self._models.values()):
             if model.state == "loading":
                 self._send_load(model)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from llmos.kernel.models import LONGEST_RETRY_S, Model, ModelSpec, Queue
+import pytest
+
+from llmos.kernel.models import LONGEST_RETRY_S, LoadTimes, Model, ModelSpec, Queue
 from llmos.types import EngineStats, Priority
 
 
@@ -77,3 +79,25 @@ def test_a_queue_has_an_end_however_many_tenants_come() -> None:
 
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     assert busy_queue().admits("a", 100, 8)
+
+
+def test_a_first_load_says_little_of_the_next_until_there_was_one() -> None:
+    first, second = (Model(ModelSpec(key, "echo", "/", {}, 5, key), 5, 100) for key in "ab")
+    times = LoadTimes()
+    first.load_s, second.load_s = 6.0, 0.1
+    times.note("a", 100, 6.0)
+    assert times.reload_s(first) == 6.0
+    times.note("b", 100, 0.1)
+    assert times.reload_s(first) == pytest.approx(0.1)  # the rest went into what all share
+    times.note("a", 100, 5.0)
+    first.load_s = 5.0
+    assert times.reload_s(first) == 5.0
+    assert times.reload_s(second) == pytest.approx(0.1)
+
+
+def test_turns_last_for_a_few_loads_within_bounds() -> None:
+    model = Model(ModelSpec("k", "echo", "/", {}, 5, "m"), 5)
+    for load_s, turn_s in ((0.01, 1.0), (0.5, 2.0), (60.0, 10.0)):
+        model.load_s = load_s
+        model.begin_turn(1000.0)
+        assert model.turn_ends_at == 1000.0 + turn_s
