@@ -16,6 +16,8 @@ from llmos.types import Priority
 
 DRAIN_S = 10.0
 """A model that is still in use after so long is no longer drained for others of its class."""
+FRESH_S = 10.0
+"""A model that was used so long ago is half as likely to be wanted as one used just now."""
 RECENT_S = 60.0
 """A model used so recently is not evicted for the sake of another's larger cache."""
 
@@ -222,9 +224,11 @@ def rank(demand: WantedModel | ReadyJob, state: State) -> int:
     return int(demand.priority) - int(max(state.now - since, 0.0) // state.ageing_s)
 
 
-def loss(model: ResidentModel) -> float:
-    """Return what evicting a model costs: seconds of reloading per byte gained, times demand."""
-    return model.load_s * model.demand / max(model.num_bytes, 1)
+def loss(model: ResidentModel, now: float) -> float:
+    """Return what evicting a model costs: seconds of reloading per byte gained, times how likely it
+    is to be wanted soon: the more often it was of late, the likelier, and less the longer ago."""
+    idle_s = max(now - model.last_used_at, 0.0)
+    return model.load_s * model.demand / max(model.num_bytes, 1) / (1.0 + idle_s / FRESH_S)
 
 
 class _Plan:
@@ -242,7 +246,7 @@ class _Plan:
         ready = [model for model in state.models if model.state == "ready"]
         self._idle = sorted(
             (model for model in ready if model.num_users == 0),
-            key=lambda m: (m.draining_since is None, loss(m), m.last_used_at, m.key),
+            key=lambda m: (m.draining_since is None, loss(m, state.now), m.last_used_at, m.key),
         )
         self._busy = sorted(
             (model for model in ready if model.num_users > 0),

@@ -171,6 +171,15 @@ def test_of_equal_models_the_least_recently_used_goes_first() -> None:
     assert decide(state(wanted=(wanted("a"),), models=models)) == [Evict("old")]
 
 
+def test_of_models_much_in_demand_the_one_that_is_asked_just_now_stays() -> None:
+    """Two that alternate do not replace each other because of a third that once was popular."""
+    models = (
+        model("popular", 50, demand=50.0, load_s=1.3, last_used_at=NOW - 60),
+        model("asked", 50, demand=45.0, last_used_at=NOW - 0.5),
+    )
+    assert decide(state(wanted=(wanted("a"),), models=models)) == [Evict("popular")]
+
+
 def test_models_in_use_stay() -> None:
     in_use = model("busy", 95, num_users=1, last_used_at=NOW - 1e6)
     assert decide(state(wanted=(wanted("a"),), models=(in_use,))) == []
