@@ -42,6 +42,7 @@ from llmos.types import (
 CHILDREN = Path(__file__).parent
 PROMPT = tuple(range(100, 120))
 POISON, WRONG = 666, 13
+Asked = asyncio.Future[list[int]]
 
 
 def spec(name: str, num_bytes: int = 100, **manifest: Any) -> ModelSpec:
@@ -445,15 +446,23 @@ async def test_turns_do_not_grow_with_the_swaps(kernel: Kernel, unix_clock: Ahea
             await asyncio.wait([late])
 
 
-async def test_a_model_that_stays_in_use_is_not_drained_for_ever(
-    kernel: Kernel, unix_clock: Ahead
-) -> None:
+@contextlib.asynccontextmanager
+async def draining(kernel: Kernel, clock: Ahead) -> AsyncIterator[tuple[ModelSpec, Asked]]:
+    """Hold a model that is drained for another; give it, and the request that waits."""
     first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
     async with kernel.residency.lease(first):
         waiting = asyncio.ensure_future(ask(kernel, second))
         await kernel.step()
-        unix_clock.by_s += 3.0
+        clock.by_s += 3.0
         await kernel.step()
+        assert kernel.residency.status()[0]["draining"]
+        yield first, waiting
+
+
+async def test_a_model_that_stays_in_use_is_not_drained_for_ever(
+    kernel: Kernel, unix_clock: Ahead
+) -> None:
+    async with draining(kernel, unix_clock) as (first, waiting):
         late = asyncio.ensure_future(ask(kernel, first))
         await kernel.step()
         assert not late.done()
@@ -467,12 +476,7 @@ async def test_a_model_that_stays_in_use_is_not_drained_for_ever(
 async def test_who_waits_for_nothing_more_lets_a_drained_model_go_on(
     kernel: Kernel, unix_clock: Ahead
 ) -> None:
-    first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
-    async with kernel.residency.lease(first):
-        waiting = asyncio.ensure_future(ask(kernel, second))
-        await kernel.step()
-        unix_clock.by_s += 3.0
-        await kernel.step()
+    async with draining(kernel, unix_clock) as (first, waiting):
         waiting.cancel()
         await asyncio.wait([waiting])
         late = asyncio.ensure_future(ask(kernel, first))

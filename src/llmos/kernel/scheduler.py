@@ -340,7 +340,6 @@ class _Plan:
             missing_bytes = self._coming_bytes
         while missing_bytes > self._coming_bytes:
             model = self._idle.pop(0)
-            self._left.discard(model.key)
             self._coming_bytes += model.num_bytes
             self.actions.append(Evict(model.key))
         self._coming_bytes -= missing_bytes

@@ -117,9 +117,7 @@ class GroupWriter:
                 return
             failure.__cause__ = error if failure is not error else None
             outcomes = [_Outcome(error=failure) for _ in group]
-        except (
-            Exception
-        ) as error:  # a change ended the transaction it was lent: this thread must go on
+        except Exception as error:  # a change ended its transaction: this thread must go on
             outcomes = [_Outcome(error=error) for _ in group]
         self.num_commits += 1
         for write, outcome in zip(group, outcomes, strict=True):
