@@ -106,7 +106,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="qwen2.5-0.5b", choices=SHAPES)
     parser.add_argument("--peers", nargs="*", default=[*DEFAULT], choices=NAMES)
-    parser.add_argument("--arrivals", type=int, default=200, help="Interactive requests per phase.")
+    parser.add_argument("--arrivals", type=int, default=100, help="Requests per phase and repeat.")
     parser.add_argument("--rate", type=float, default=0.4, help="Of them, per second.")
     parser.add_argument("--batch-s", type=float, default=60.0, help="Seconds of batch alone.")
     parser.add_argument("--repeats", type=int, default=2)
