@@ -66,6 +66,14 @@ class Job:
     """``{"code", "message"}`` of the last attempt that failed; None once one has succeeded."""
     result: dict[str, Any] | None
     """The handler's summary and ``"artifacts"``, the refs that were committed with it."""
+    idempotency_key: str | None = None
+    """Who submits with the same one again gets this job."""
+    run_id: int | None = None
+    """The pipeline run it is a step of."""
+    compute_s: float = 0.0
+    """Seconds of all attempts, pauses left out."""
+    joules: float | None = None
+    """None: the machine does not tell."""
     after: tuple[int, ...] = ()
 
 

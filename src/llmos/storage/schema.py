@@ -108,6 +108,11 @@ jobs = Table(
     Column("progress", JSON),  # {"step", "total", "message"}
     Column("error", JSON),  # {"code", "message"}
     Column("result", JSON),
+    Column("idempotency_key", String),  # who submits with the same one again gets the same job
+    Column("run_id", Integer, ForeignKey("runs.id")),  # the pipeline run it is a step of
+    Column("compute_s", Float, nullable=False, default=0.0),  # of all attempts, pauses left out
+    Column("joules", Float),  # None: the machine does not tell
+    UniqueConstraint("owner", "idempotency_key"),
 )
 Index("ix_jobs_queue", jobs.c.state, jobs.c.priority, jobs.c.owner, jobs.c.id)
 Index("ix_jobs_not_before", jobs.c.state, jobs.c.not_before)
@@ -132,6 +137,162 @@ job_events = Table(
     Column("owner", String, nullable=False),
 )
 Index("ix_job_events_job_id_id", job_events.c.job_id, job_events.c.id)
+
+runs = Table(
+    "runs",  # of pipelines
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("pipeline", JSON, nullable=False),  # the steps, checked
+    Column("state", String, nullable=False),  # running | succeeded | failed | cancelled
+    Column("error", JSON),  # {"code", "message"}
+    Column("schedule_id", Integer),  # what started it; None: a person
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+)
+Index("ix_runs_state", runs.c.state, runs.c.id)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("cron", String, nullable=False),  # five fields
+    Column("timezone", String, nullable=False, default="UTC"),
+    Column("pipeline", JSON, nullable=False),
+    Column("next_at", Float, nullable=False, index=True),
+    Column("last_at", Float),
+    Column("last_error", String),  # why its last run could not be started
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("url", String, nullable=False),
+    Column("secret", String, nullable=False),
+    Column("events", JSON, nullable=False),  # job.succeeded, …
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",  # of events to webhooks
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("webhook_id", Integer, ForeignKey("webhooks.id"), nullable=False),
+    Column("event", String, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("state", String, nullable=False),  # pending | delivered | dead
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False),
+    Column("error", String),  # of the last attempt
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+Index("ix_deliveries_due", deliveries.c.state, deliveries.c.not_before)
+
+measurements = Table(
+    "measurements",  # what jobs and models really took, beside what was predicted
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False),  # a job kind, or "model"
+    Column("subject", String, nullable=False),  # what of that kind: a digest, an architecture
+    Column("predicted_bytes", Integer, nullable=False),
+    Column("measured_bytes", Integer, nullable=False),
+    Column("predicted_s", Float),
+    Column("measured_s", Float),
+    Column("at", Float, nullable=False),
+    Column("owner", String, nullable=False),
+)
+Index("ix_measurements_kind", measurements.c.kind, measurements.c.subject, measurements.c.id)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("owner", String, primary_key=True),  # "*": everybody who has none
+    Column("limits", JSON, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+usage_daily = Table(
+    "usage_daily",
+    metadata,
+    Column("day", String, primary_key=True),  # 2026-11-22, UTC
+    Column("owner", String, primary_key=True),
+    Column("model", String, primary_key=True),  # a name without version; "" for jobs
+    Column("requests", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("prompt_tokens", Integer, nullable=False, default=0),
+    Column("cached_tokens", Integer, nullable=False, default=0),
+    Column("completion_tokens", Integer, nullable=False, default=0),
+    Column("jobs", Integer, nullable=False, default=0),
+    Column("compute_s", Float, nullable=False, default=0.0),
+    Column("joules", Float),  # None: the machine does not tell
+)
+
+uploads = Table(
+    "uploads",  # /v1/files
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),  # batch | batch_output
+    Column("digest", String, nullable=False, index=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+)
+Index("ix_uploads_owner", uploads.c.owner, uploads.c.created_at)
+
+batches = Table(
+    "batches",  # /v1/batches; what becomes of one, its job says
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("endpoint", String, nullable=False),
+    Column("input_file_id", String, nullable=False),
+    Column("output_file_id", String),
+    Column("error_file_id", String),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("completion_window", String, nullable=False),
+    Column("notes", JSON),  # the client's metadata
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("cancelling_at", Float),
+    Column("finalizing_at", Float),
+    Column("ended_at", Float),
+    Column("ended_as", String),  # completed | failed | expired | cancelled
+)
+Index("ix_batches_owner", batches.c.owner, batches.c.created_at)
+
+routes = Table(
+    "routes",  # names that clients ask for, and the models behind each
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("targets", JSON, nullable=False),  # [{"model", "weight"}]
+    Column("fallbacks", JSON, nullable=False),  # models, in order
+    Column("owner", String, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",  # how often a model's answers were good, fading
+    metadata,
+    Column("model", String, primary_key=True),  # name:version
+    Column("task", String, primary_key=True),
+    Column("language", String, primary_key=True, default=""),
+    Column("successes", Float, nullable=False, default=0.0),
+    Column("failures", Float, nullable=False, default=0.0),
+    Column("updated_at", Float, nullable=False),
+    Column("owner", String, nullable=False),
+)
 
 keys = Table(
     "keys",
