@@ -34,12 +34,15 @@ def _runs() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("error", sa.JSON(), nullable=True),
         sa.Column("schedule_id", sa.Integer(), nullable=True),
+        sa.Column("actor", sa.JSON(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     op.create_index(op.f("ix_runs_state"), "runs", ["state", "id"], unique=False)
+    op.create_index(op.f("ix_runs_owner"), "runs", ["owner", "id"], unique=False)
+    op.create_index(op.f("ix_runs_schedule_id"), "runs", ["schedule_id", "id"], unique=False)
 
 
 def _schedules() -> None:
@@ -53,10 +56,13 @@ def _schedules() -> None:
         sa.Column("next_at", sa.Float(), nullable=False),
         sa.Column("last_at", sa.Float(), nullable=True),
         sa.Column("last_error", sa.String(), nullable=True),
+        sa.Column("key_id", sa.String(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
+        sqlite_autoincrement=True,
     )
+    op.create_index(op.f("ix_schedules_owner"), "schedules", ["owner"], unique=False)
     op.create_index(op.f("ix_schedules_next_at"), "schedules", ["next_at"], unique=False)
 
 
@@ -70,7 +76,9 @@ def _webhooks() -> None:
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+        sqlite_autoincrement=True,
     )
+    op.create_index(op.f("ix_webhooks_owner"), "webhooks", ["owner"], unique=False)
 
 
 def _deliveries() -> None:
@@ -90,8 +98,11 @@ def _deliveries() -> None:
             ["webhook_id"], ["webhooks.id"], name=op.f("fk_deliveries_webhook_id_webhooks")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_deliveries_due"), "deliveries", ["state", "not_before"], unique=False)
+    op.create_index(op.f("ix_deliveries_webhook_id"), "deliveries", ["webhook_id"], unique=False)
+    columns = ["state", "webhook_id", "not_before"]
+    op.create_index(op.f("ix_deliveries_due"), "deliveries", columns, unique=False)
 
 
 def _measurements() -> None:
@@ -100,6 +111,7 @@ def _measurements() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("declared_bytes", sa.Integer(), nullable=False),
         sa.Column("predicted_bytes", sa.Integer(), nullable=False),
         sa.Column("measured_bytes", sa.Integer(), nullable=False),
         sa.Column("predicted_s", sa.Float(), nullable=True),
@@ -204,21 +216,30 @@ def _outcomes() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("task", sa.String(), nullable=False),
         sa.Column("language", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
         sa.Column("successes", sa.Float(), nullable=False),
         sa.Column("failures", sa.Float(), nullable=False),
         sa.Column("updated_at", sa.Float(), nullable=False),
-        sa.Column("owner", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("model", "task", "language", name=op.f("pk_outcomes")),
+        sa.PrimaryKeyConstraint("model", "task", "language", "owner", name=op.f("pk_outcomes")),
     )
+    op.create_index(op.f("ix_outcomes_owner"), "outcomes", ["owner", "updated_at"], unique=False)
 
 
 def _job_columns() -> None:
     with op.batch_alter_table("jobs") as jobs:
         jobs.add_column(sa.Column("idempotency_key", sa.String(), nullable=True))
+        jobs.add_column(sa.Column("request_digest", sa.String(), nullable=True))
         jobs.add_column(sa.Column("run_id", sa.Integer(), nullable=True))
         jobs.add_column(sa.Column("compute_s", sa.Float(), nullable=False, server_default="0"))
         jobs.add_column(sa.Column("joules", sa.Float(), nullable=True))
+        jobs.add_column(sa.Column("asker", sa.JSON(), nullable=True))
         jobs.create_foreign_key(op.f("fk_jobs_run_id_runs"), "runs", ["run_id"], ["id"])
         jobs.create_unique_constraint(
             op.f("uq_jobs_owner_idempotency_key"), ["owner", "idempotency_key"]
         )
+    of_runs = sa.text("run_id IS NOT NULL")
+    op.create_index("ix_jobs_run_id", "jobs", ["run_id"], unique=False, sqlite_where=of_runs)
+    op.drop_index("ix_jobs_queue", "jobs")
+    columns = ["state", "priority", "owner", "kind", "id"]
+    op.create_index("ix_jobs_queue", "jobs", columns, unique=False)
+    op.create_index("ix_job_events_owner_id", "job_events", ["owner", "id"], unique=False)

@@ -1,0 +1,91 @@
+"""Tables of what clients leave: responses, files, batches, answers to be replayed."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+)
+
+from llmos.storage.schema.base import metadata
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("previous_id", String),  # the response this one goes on from
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("input", JSON, nullable=False),  # the items it was asked with
+    Column("body", JSON, nullable=False),  # the response as the client got it
+)
+Index("ix_responses_owner", responses.c.owner, responses.c.created_at, responses.c.size_bytes)
+
+uploads = Table(
+    "uploads",  # /v1/files
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),  # batch | batch_output
+    Column("digest", String, nullable=False, index=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+)
+Index("ix_uploads_owner", uploads.c.owner, uploads.c.created_at)
+
+batches = Table(
+    "batches",  # /v1/batches; what becomes of one, its job says
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("endpoint", String, nullable=False),
+    Column("input_file_id", String, nullable=False),
+    Column("output_file_id", String),
+    Column("error_file_id", String),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("completion_window", String, nullable=False),
+    Column("notes", JSON),  # the client's metadata
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("cancelling_at", Float),
+    Column("finalizing_at", Float),
+    Column("ended_at", Float),
+    Column("ended_as", String),  # completed | failed | expired | cancelled
+)
+Index("ix_batches_owner", batches.c.owner, batches.c.created_at)
+
+answers = Table(
+    "answers",  # of owners who have them kept
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("asked", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("runs_as", String, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("outputs", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("at", Float, nullable=False),
+)
+Index("ix_answers_owner", answers.c.owner, answers.c.at)
+
+answer_keepers = Table(
+    "answer_keepers",
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("since", Float, nullable=False),
+)
