@@ -142,10 +142,12 @@ def plan(state: State) -> StepPlan:
 def _promotions(state: State) -> set[str]:
     """Choose the best row of each class that was held back too long, if none of it is promoted."""
     promoted = set()
-    rows = (*state.running, *state.waiting)
     for priority, held_back in enumerate(state.held_back_tokens):
+        if held_back < state.ageing_tokens:
+            continue
+        rows = (*state.running, *state.waiting)
         own = [row for row in rows if row.priority == priority]
-        if own and held_back >= state.ageing_tokens and not any(r.is_promoted for r in own):
+        if own and not any(row.is_promoted for row in own):
             promoted.add(min(own, key=lambda row: row.rank).id)
     return promoted
 
@@ -209,22 +211,25 @@ def _chunk_tokens(step: _Step, row: Row) -> int:
 
 def _admit(step: _Step, row: Row, num_new_blocks: int) -> bool:
     """Make room for a waiting row, if need be by preempting rows of a worse class."""
-    victims = sorted(
-        (other for other in step.alive.values() if step.gives_way(other, row)),
-        key=lambda other: other.rank,
-    )
-    num_freed = step.num_freed(victims, but=row)
-    fits_rows = len(step.alive) - len(victims) < step.state.max_rows
-    if num_new_blocks + step.num_idle(row) > step.free_blocks + num_freed or not fits_rows:
-        return False
-    while (
-        num_new_blocks + step.num_idle(row) > step.free_blocks
-        or len(step.alive) >= step.state.max_rows
-    ):
-        victim = victims.pop()
-        step.has_yielded |= victim.rank_class == row.rank_class
-        step.preempt(victim)
-    step.may_yield &= not step.has_yielded
+    has_room = num_new_blocks + step.num_idle(row) <= step.free_blocks
+    if not has_room or len(step.alive) >= step.state.max_rows:
+        # Only now look at who might go: what they would free takes long to count.
+        victims = sorted(
+            (other for other in step.alive.values() if step.gives_way(other, row)),
+            key=lambda other: other.rank,
+        )
+        num_freed = step.num_freed(victims, but=row)
+        fits_rows = len(step.alive) - len(victims) < step.state.max_rows
+        if num_new_blocks + step.num_idle(row) > step.free_blocks + num_freed or not fits_rows:
+            return False
+        while (
+            num_new_blocks + step.num_idle(row) > step.free_blocks
+            or len(step.alive) >= step.state.max_rows
+        ):
+            victim = victims.pop()
+            step.has_yielded |= victim.rank_class == row.rank_class
+            step.preempt(victim)
+        step.may_yield &= not step.has_yielded
     step.admit(row)
     return True
 
@@ -270,6 +275,7 @@ class _Step:
         ]
         self.waiting_ids = {row.id for row in state.waiting}
         self.alive = {row.id: row for row in self.rows if row.id not in self.waiting_ids}
+        self.decoding_ids = {row.id for row in self.alive.values() if row.num_left == 1}
         self.free_blocks = state.free_blocks
         self.tokens_left = state.max_step_tokens
         self.logits_left = state.max_step_logits
@@ -297,7 +303,7 @@ class _Step:
         return Counter(block for row in self.alive.values() for block in row.blocks)
 
     def decodes(self, row: Row) -> bool:
-        return row.num_left == 1 and row.id not in self.waiting_ids
+        return row.id in self.decoding_ids
 
     def goes_later(self, row: Row) -> bool:
         """Whether the decoding rows of its class go before a row: not those of the lower classes,
@@ -353,16 +359,18 @@ class _Step:
         return own + sum(self.chunks[v.id].num_new_blocks for v in victims if v.id in self.chunks)
 
     def admit(self, row: Row) -> None:
-        self.free_blocks -= self.num_idle(row)
-        self.readers.update(row.blocks)
+        if row.blocks:  # who brings none need not have the readers of all blocks counted
+            self.free_blocks -= self.num_idle(row)
+            self.readers.update(row.blocks)
         self.alive[row.id] = row
 
     def schedule(self, row: Row, num_tokens: int, num_new_blocks: int, seconds: float) -> None:
         """Compute (more) tokens of a row."""
-        known = self.chunks.get(row.id, Chunk(row.id, 0, 0))
-        self.chunks[row.id] = Chunk(
-            row.id, known.num_tokens + num_tokens, known.num_new_blocks + num_new_blocks
-        )
+        more = Chunk(row.id, num_tokens, num_new_blocks)
+        if known := self.chunks.get(row.id):
+            num_blocks = known.num_new_blocks + num_new_blocks
+            more = Chunk(row.id, known.num_tokens + num_tokens, num_blocks)
+        self.chunks[row.id] = more
         self.free_blocks -= num_new_blocks
         self.tokens_left -= num_tokens
         self.logits_left -= num_tokens if row.wants_all_logits else 0
