@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmos.engines.native.extension import is_likely
+from llmos.engines.parking import Parked
 from llmos.errors import (
     ContextLengthError,
     EngineError,
@@ -116,6 +117,13 @@ class Engine(Protocol):
     def unload(self) -> None:
         """Free the model. Queued work is forgotten."""
         ...
+
+    def park(self, max_bytes: int) -> Parked | None:
+        """Return what to keep of its cached prefixes, in host memory, before it is unloaded."""
+        return None
+
+    def unpark(self, parked: Any) -> None:
+        """Take back what `park` of an engine of the same model returned, before there is work."""
 
     def load_adapter(self, key: str, path: Path) -> int:
         """Lay the adapter in directory ``path`` over the model, for works that name its key;

@@ -5,14 +5,13 @@ interleaves the steps of the models that have work. torch is imported when the f
 needs it is loaded. The process ends when its socket closes.
 
 Environment: LLMOS_DEVICE ("auto", "cuda:N" or "cpu", the default), LLMOS_THREADS (default: as
-many as there are cores), and what engines read: LLMOS_ITL_TARGET_MS.
+many as there are cores), LLMOS_PARKING_BYTES (default: none, see `parking`), and what engines read:
+LLMOS_ITL_TARGET_MS.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import math
 import os
 import queue
@@ -22,26 +21,31 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from collections.abc import Callable, Iterable
 
 from llmos.engines import builtin
-from llmos.engines.base import DeviceLostError, Engine, find_device, with_smaller_cache
+from llmos.engines.base import DeviceLostError, Engine, find_device
+from llmos.engines.loader import (
+    AdapterEnded,
+    AdapterLoad,
+    Inbox,
+    Internal,
+    LoadEnded,
+    Loader,
+    Wake,
+    adapter_failed,
+)
+from llmos.engines.native import extension
+from llmos.engines.parking import Parking
 from llmos.engines.turns import HostedModel, Turns
-from llmos.errors import DeadlineExceededError, EngineError, InvalidModelError, LlmosError
+from llmos.errors import DeadlineExceededError, EngineError, LlmosError
 from llmos.kernel.protocol import (
-    AdapterFailed,
-    AdapterLoaded,
-    AdapterMessage,
     Cancel,
     FromEngine,
     Load,
     LoadAdapter,
-    Loaded,
-    LoadFailed,
     Output,
+    SetThreads,
     Stats,
     Submit,
     SyncChannel,
@@ -58,40 +62,6 @@ STATS_S = 1.0
 """Seconds between reports while there is work; they are also the sign that the engine lives."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadEnded:
-    """From the loader thread: what became of a Load; exactly one of the two is set."""
-
-    load: Load
-    engine: Engine | None
-    report: Loaded | LoadFailed
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterLoad:
-    """To the loader thread: an adapter, and the model it is for, which goes on meanwhile."""
-
-    message: LoadAdapter
-    engine: Engine
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterEnded:
-    """From the loader thread: what became of it."""
-
-    load: AdapterLoad
-    report: AdapterMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """From any thread of an engine: it has work for a step again."""
-
-
-Internal = LoadEnded | AdapterEnded | Wake
-Inbox = queue.SimpleQueue[ToEngine | Internal | None]
-
-
 class Host:
     """The main loop: messages in, interleaved steps, messages out.
 
@@ -99,6 +69,8 @@ class Host:
         inbox: what the reader and loader threads deliver; None ends the loop.
         send: delivers messages to the server in order; called once per round.
         load: starts a load in the background, which delivers a LoadEnded or AdapterEnded.
+        parking: keeps what models leave that are unloaded.
+        set_threads: has what computes in this process do so with as many threads.
         clock: monotonic seconds.
     """
 
@@ -107,17 +79,22 @@ class Host:
         inbox: Inbox,
         send: Callable[[Iterable[FromEngine]], None],
         load: Callable[[Load | AdapterLoad], None],
+        parking: Parking,
         clock: Callable[[], float] = time.monotonic,
+        set_threads: Callable[[int], None] = lambda threads: None,
     ) -> None:
         self._inbox = inbox
         self._send = send
         self._load = load
+        self._parking = parking
         self._clock = clock
+        self._set_threads = set_threads
         self._turns = Turns(clock)
         self._models: dict[str, HostedModel] = {}
         self._loading: Counter[str] = Counter()
         self._unwanted: Counter[str] = Counter()  # of those, the oldest so many are to be dropped
         self._owners: dict[str, str] = {}  # work id -> model key
+        self._threads: int | None = None
         self._reported_at = -STATS_S
         self._reported: Stats | None = None
 
@@ -181,10 +158,19 @@ class Host:
                 self._cancel(message.id)
             case Unload():
                 return self._unload(message.key)
+            case SetThreads(threads):
+                self._threads = threads
+                self._share_cores()
         return []
+
+    def _share_cores(self) -> None:
+        """Compute with as many threads as the server said last; loading sets another number."""
+        if self._threads is not None:
+            self._set_threads(self._threads)
 
     def _end_load(self, ended: LoadEnded) -> list[FromEngine]:
         key, engine = ended.load.key, ended.engine
+        self._share_cores()
         self._loading[key] -= 1
         if not self._unwanted[key]:
             if engine is not None:
@@ -193,14 +179,14 @@ class Host:
             return [ended.report]
         self._unwanted[key] -= 1
         if engine is not None:
-            engine.unload()
+            self._drop(key, engine)
         return [ended.report, *([] if self._unwanted[key] else [Unloaded(key)])]
 
     def _load_adapter(self, message: LoadAdapter) -> list[FromEngine]:
         if model := self._models.get(message.key):
             self._load(AdapterLoad(message, model.engine))
             return []
-        return [_adapter_failed(message, EngineError("The model is not loaded."))]
+        return [adapter_failed(message, EngineError("The model is not loaded."))]
 
     def _submit(self, message: Submit) -> list[FromEngine]:
         model = self._models.get(message.key)
@@ -227,8 +213,13 @@ class Host:
             return []
         out = self._fail_all(key, EngineError("The model was unloaded."))
         if model := self._models.pop(key, None):
-            model.engine.unload()
+            self._drop(key, model.engine)
         return [*out, Unloaded(key)]
+
+    def _drop(self, key: str, engine: Engine) -> None:
+        """Unload a model, but for its cached prefixes."""
+        self._parking.put(key, engine.park(self._parking.num_bytes))
+        engine.unload()
 
     def _expire(self) -> list[FromEngine]:
         """Give up the works whose deadline has passed."""
@@ -271,7 +262,8 @@ class Host:
         is_due = now - self._reported_at >= STATS_S
         if not self._models or (not is_due and self._is_busy):
             return []
-        stats = Stats({key: model.stats() for key, model in self._models.items()})
+        models = {key: model.stats() for key, model in self._models.items()}
+        stats = Stats(models, self._turns.take_computed())
         if stats == self._reported and not self._is_busy:
             return []
         self._reported_at, self._reported = now, stats
@@ -282,73 +274,13 @@ def _failed(work_id: str, error: LlmosError) -> WorkFailed:
     return WorkFailed(work_id, error.code, error.message)
 
 
-def _adapter_failed(message: LoadAdapter, error: LlmosError) -> AdapterFailed:
-    return AdapterFailed(message.key, message.adapter, error.code, error.message)
-
-
-class Loader:
-    """Loads one model or adapter after another in its own thread; streams of others go on."""
-
-    def __init__(self, inbox: Inbox, engines: Mapping[str, str], device: str, threads: int) -> None:
-        self._inbox = inbox
-        self._engines = engines
-        self._device = device
-        self._threads = threads
-        self._has_frozen = False
-        self._loads: queue.SimpleQueue[Load | AdapterLoad] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="loader", daemon=True).start()
-
-    def start(self, load: Load | AdapterLoad) -> None:
-        """Queue a load; its LoadEnded or AdapterEnded will arrive in the inbox."""
-        self._loads.put(load)
-
-    def _run(self) -> None:
-        while True:
-            load = self._loads.get()
-            self._inbox.put(self._load(load) if isinstance(load, Load) else self._adapt(load))
-
-    def _load(self, load: Load) -> LoadEnded:
-        begun = time.monotonic()
-        try:
-            engine = self._make(load.engine)
-            manifest = with_smaller_cache(load.manifest, load.short_bytes, self._device)
-            size = engine.load(Path(load.path), manifest, self._device, self._threads)
-        except LlmosError as error:
-            return LoadEnded(load, None, LoadFailed(load.key, error.code, error.message))
-        except Exception as error:  # the top loop's boundary: one bad model fails alone
-            traceback.print_exc()
-            message = f"The model cannot be loaded: {error}"
-            return LoadEnded(load, None, LoadFailed(load.key, EngineError.code, message))
-        return LoadEnded(load, engine, Loaded(load.key, size, time.monotonic() - begun))
-
-    def _adapt(self, load: AdapterLoad) -> AdapterEnded:
-        begun, message = time.monotonic(), load.message
-        try:
-            size = load.engine.load_adapter(message.adapter, Path(message.path))
-        except LlmosError as error:
-            return AdapterEnded(load, _adapter_failed(message, error))
-        except Exception as error:  # the top loop's boundary: one bad adapter fails alone
-            traceback.print_exc()
-            refusal = EngineError(f"The adapter cannot be loaded: {error}")
-            return AdapterEnded(load, _adapter_failed(message, refusal))
-        load_s = time.monotonic() - begun
-        return AdapterEnded(load, AdapterLoaded(message.key, message.adapter, size, load_s))
-
-    def _make(self, name: str) -> Engine:
-        if name not in self._engines:
-            known = ", ".join(sorted(self._engines))
-            raise InvalidModelError(f"There is no engine {name!r}; there are: {known}.")
-        module, _, attribute = self._engines[name].partition(":")
-        engine = cast(Engine, getattr(importlib.import_module(module), attribute)())
-        self._freeze_imports()
-        return engine
-
-    def _freeze_imports(self) -> None:
-        """Keep torch and what comes with it, before there is any model, out of the collector's way:
-        with their 350,000 objects the collection at each unload takes 300 ms, without them 3."""
-        if not self._has_frozen and "torch" in sys.modules:
-            self._has_frozen = True
-            gc.freeze()
+def set_threads(threads: int) -> None:
+    """Have torch and the extension, where they are in use, compute with so many threads. To be
+    called from the thread that computes, as torch keeps the number by thread."""
+    set_num_threads = getattr(sys.modules.get("torch"), "set_num_threads", None)
+    if set_num_threads is not None:  # as it is while the loader is still importing torch
+        set_num_threads(threads)
+    extension.set_threads(threads)
 
 
 def read_messages(channel: SyncChannel, inbox: Inbox, on_close: Callable[[], None]) -> None:
@@ -372,12 +304,13 @@ def main(argv: list[str]) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # models are local: an engine has nothing to fetch
     channel = SyncChannel.from_fd(int(argv[0]), ToEngine)
     inbox: Inbox = queue.SimpleQueue()
-    loader = Loader(inbox, load_plugins([builtin]).engines(), device, threads)
+    parking = Parking(int(os.environ.get("LLMOS_PARKING_BYTES", "0")))
+    loader = Loader(inbox, load_plugins([builtin]).engines(), device, threads, parking)
     # Ending here and now is right even in the middle of a step: there is nothing to save.
     reader = (channel, inbox, lambda: os._exit(0))
     threading.Thread(target=read_messages, args=reader, name="reader", daemon=True).start()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Host(inbox, channel.send_all, loader.start).run()
+        Host(inbox, channel.send_all, loader.start, parking, set_threads=set_threads).run()
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ class Turns:
         self._clock = clock
         self._tenants = VirtualTimes()
         self._models = VirtualTimes()
+        self._computed_s: dict[str, dict[str, float]] = {}
         self._classes: dict[int, float] = {}  # since when each that has work has had no step
         self._picked = 0  # the class of the last pick
         self._step_limit_s = math.inf
@@ -163,8 +164,20 @@ class Turns:
             taken_s = ended - begun
             model.step_s += (SMOOTHING if model.step_s else 1.0) * (taken_s - model.step_s)
             model.waiting_since = self._classes[self._picked] = ended
-            self._tenants.charge(model.shares(), taken_s * 1000)
+            shares = model.shares()
+            self._tenants.charge(shares, taken_s * 1000)
             self._models.charge({key: 1.0}, taken_s * 1000)
+            self._note_computed(key, shares, taken_s)
+
+    def take_computed(self) -> dict[str, dict[str, float]]:
+        """Return the seconds of steps since the last call, by model and tenant."""
+        computed_s, self._computed_s = self._computed_s, {}
+        return computed_s
+
+    def _note_computed(self, key: str, shares: Mapping[str, float], taken_s: float) -> None:
+        computed_s = self._computed_s.setdefault(key, {})
+        for tenant, share in shares.items():
+            computed_s[tenant] = computed_s.get(tenant, 0.0) + share * taken_s
 
     def _activate(self, busy: Mapping[str, HostedModel]) -> None:
         groups: dict[int, set[str]] = {}

@@ -118,6 +118,14 @@ class SimulatedRunner:
         if clear:
             self.slots = {slot: v for slot, v in self.slots.items() if slot[0] not in set(blocks)}
 
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        offsets = range(self.block_size)
+        return [torch.tensor([[self.slots[block, i] for i in offsets] for block in blocks])]
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        for block, values in zip(blocks, numbers[0].tolist(), strict=True):
+            self.slots |= {(block, i): value for i, value in enumerate(values)}
+
     def load_adapter(self, key: str, path: Path) -> int:
         return 0
 

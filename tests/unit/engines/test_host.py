@@ -12,7 +12,9 @@ import pytest
 
 from llmos.engines.base import DeviceLostError, Engine
 from llmos.engines.echo import EchoEngine
-from llmos.engines.host import Host, Inbox, LoadEnded, Loader
+from llmos.engines.host import Host
+from llmos.engines.loader import Inbox, LoadEnded, Loader
+from llmos.engines.parking import Parking
 from llmos.errors import DeadlineExceededError, EngineError, InvalidModelError
 from llmos.kernel.protocol import (
     Cancel,
@@ -60,7 +62,7 @@ class Server:
         self.loads: list[Load] = []
         self.reply: Callable[[FromEngine], Iterable[Any]] = lambda message: ()
         self.engines = engines or {}
-        self.host = Host(self.inbox, self._send, self._load, lambda: self.now)
+        self.host = Host(self.inbox, self._send, self._load, Parking(0), lambda: self.now)
 
     def _send(self, messages: Iterable[FromEngine]) -> None:
         sent = list(messages)
@@ -334,7 +336,7 @@ class BrokenEngine(EchoEngine):
 )
 def test_a_load_that_fails_says_why(message: Load, code: str, text: str) -> None:
     inbox: Inbox = queue.SimpleQueue()
-    loader = Loader(inbox, ENGINES, "cpu", 1)
+    loader = Loader(inbox, ENGINES, "cpu", 1, Parking(0))
     loader.start(message)
     loader.start(Load("n", "echo", "p", {}))
     failed, good = inbox.get(timeout=20), inbox.get(timeout=20)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from llmos.engines.echo import EchoEngine
-from llmos.engines.host import AdapterEnded, AdapterLoad, Host, LoadEnded, Loader
+from llmos.engines.host import Host
+from llmos.engines.loader import AdapterEnded, AdapterLoad, LoadEnded, Loader
+from llmos.engines.parking import Parking
 from llmos.errors import InvalidModelError
 from llmos.kernel.protocol import (
     AdapterFailed,
@@ -53,7 +55,7 @@ class World:
         self.inbox: Any = queue.SimpleQueue()
         self.sent: list[Any] = []
         self.loads: list[Any] = []
-        self.host = Host(self.inbox, self._send, self.loads.append)
+        self.host = Host(self.inbox, self._send, self.loads.append, Parking(0))
 
     def _send(self, messages: Iterable[Any]) -> None:
         self.sent += messages
@@ -118,7 +120,7 @@ def test_unloading_drops_it_from_its_model() -> None:
 )
 def test_a_bad_adapter_fails_alone(engine: EchoEngine, key: str, code: str, said: str) -> None:
     inbox: Any = queue.SimpleQueue()
-    loader = Loader(inbox, {}, "cpu", 1)
+    loader = Loader(inbox, {}, "cpu", 1, Parking(0))
     loader.start(AdapterLoad(LoadAdapter("m", key, "/a"), engine))
     report = inbox.get(timeout=TIMEOUT_S).report
     assert isinstance(report, AdapterFailed)

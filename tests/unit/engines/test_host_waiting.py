@@ -16,8 +16,10 @@ from tests.unit.engines.simulated import expected_tokens
 from tests.unit.engines.test_host import Server, ends_when, load, submit, tokens
 
 from llmos.engines.echo import EchoEngine
-from llmos.engines.host import STATS_S, Loader
+from llmos.engines.host import STATS_S
+from llmos.engines.loader import Loader
 from llmos.engines.native.engine import NativeEngine
+from llmos.engines.parking import Parking
 from llmos.errors import DeadlineExceededError
 from llmos.kernel.protocol import FromEngine, Loaded, Output, Submit, WorkFailed
 from llmos.types import GenerateWork, SamplingParams
@@ -132,7 +134,8 @@ def test_a_collection_does_not_go_through_what_was_imported(thawing: None) -> No
         pass
 
     server = Server()
-    loader = Loader(server.inbox, {"x": "llmos.engines.native.engine:NativeEngine"}, "cpu", 1)
+    engines = {"x": "llmos.engines.native.engine:NativeEngine"}
+    loader = Loader(server.inbox, engines, "cpu", 1, Parking(0))
     before = gc.get_freeze_count()
     loader._make("x")
     assert "torch" in sys.modules

@@ -105,6 +105,18 @@ def test_a_step_is_charged_by_the_shares_that_the_engine_tells(clock: Clock) -> 
     assert engine.virtual_ms == pytest.approx({"anna": 140, "bert": 60})
 
 
+def test_the_seconds_of_steps_are_told_once_by_model_and_tenant(clock: Clock) -> None:
+    engine = TimedEngine(clock, 0.1)
+    models = {"m": HostedModel(engine)}
+    give(models["m"], "a", work("anna"))
+    give(models["m"], "b", work("bert"))
+    engine.shares = {"anna": 0.75, "bert": 0.25}
+    turns = Turns(clock)
+    run(turns, models, 4)
+    assert turns.take_computed() == {"m": pytest.approx({"anna": 0.3, "bert": 0.1})}
+    assert turns.take_computed() == {}
+
+
 def test_works_are_known_by_class_tenant_and_deadline_until_they_end() -> None:
     model = HostedModel(EchoEngine())
     give(model, "a", work("anna", Priority.BATCH, deadline_s=5.0), now=100.0)

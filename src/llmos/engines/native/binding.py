@@ -111,6 +111,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.llmos_decoder_set_cache.restype = None
     library.llmos_decoder_step.argtypes = [c_void_p, POINTER(CStep)]
     library.llmos_decoder_step.restype = c_int32
+    library.llmos_set_threads.argtypes = [c_int32]
+    library.llmos_set_threads.restype = None
     sizes = (c_int32 * len(STRUCTS))()
     library.llmos_struct_sizes(sizes)
     assert list(sizes) == [ctypes.sizeof(one) for one in STRUCTS], "structs differ"

@@ -105,6 +105,19 @@ class BlockPool:
             found.append(block)
         return found
 
+    def idle_keys(self) -> list[tuple[int, bytes]]:
+        """Return the blocks, with their keys, that nobody holds; used longest ago first."""
+        return [(block, self._keys[block]) for block in self._idle]
+
+    def adopt(self, keys: Sequence[bytes]) -> list[int]:
+        """Give out blocks to be filled with what these keys, new to the pool, mean; nobody holds
+        them, and the last is the one used last."""
+        blocks = self.allocate(len(keys))
+        for block, key in zip(blocks, keys, strict=True):
+            self.publish(block, key)
+            self.release([block])
+        return blocks
+
     def _forget_key(self, block: int) -> None:
         if (key := self._keys.pop(block, None)) is not None:
             del self._keyed[key]

@@ -41,6 +41,7 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
+        self._device = device
         slots = num_blocks * block_size
 
         def zeros(heads: int, dim: int) -> Tensor:
@@ -64,12 +65,27 @@ class KVCache:
         gathered = per_block.index_select(0, blocks.flatten())
         return gathered.view(rows, -1, stored.shape[1], stored.shape[2]).transpose(1, 2)
 
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return copies of ``blocks`` in host memory: ``[len(blocks), …]`` of each tensor."""
+        index = torch.tensor(blocks, dtype=torch.long, device=self._device)
+        return [part.index_select(0, index).cpu() for part in self._per_block()]
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        """Fill ``blocks`` with what `read_blocks` returned."""
+        index = torch.tensor(blocks, dtype=torch.long, device=self._device)
+        for part, filling in zip(self._per_block(), numbers, strict=True):
+            part.index_copy_(0, index, filling.to(self._device))
+
+    def _per_block(self) -> list[Tensor]:
+        """Return every tensor as ``[num_blocks, numbers of a block]``."""
+        stored = (*self._keys.values(), *self._values.values())
+        return [tensor.view(self.num_blocks, -1) for tensor in stored]
+
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero ``blocks``: they may hold NaN that would spread to their next owner."""
-        index = torch.tensor(blocks, dtype=torch.long)
-        for stored in (*self._keys.values(), *self._values.values()):
-            per_block = stored.view(self.num_blocks, -1)
-            per_block.index_fill_(0, index.to(stored.device), 0)
+        index = torch.tensor(blocks, dtype=torch.long, device=self._device)
+        for part in self._per_block():
+            part.index_fill_(0, index, 0)
 
 
 def bytes_per_token(layers: dict[int, LayerShape], dtype: torch.dtype) -> int:

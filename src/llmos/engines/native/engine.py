@@ -30,6 +30,7 @@ from llmos.engines.native.execution import (
     shares_of,
     total_of,
 )
+from llmos.engines.native.parking import ParkedBlocks, park, unpark
 from llmos.engines.native.predictor import FREE, Predictor, StepLoad
 from llmos.engines.native.runner import Runner
 from llmos.engines.native.sequences import Sequence, Sequences
@@ -91,7 +92,8 @@ class NativeEngine(base.Engine):
         self._block_size = block_size
         self._max_rows = min(max_rows, max_step_tokens)
         self._max_step_tokens = max_step_tokens
-        self._itl_target_s = _itl_target_s() if itl_target_s is None else itl_target_s
+        target_ms = float(os.environ.get("LLMOS_ITL_TARGET_MS", ITL_TARGET_MS))
+        self._itl_target_s = target_ms / 1000 if itl_target_s is None else itl_target_s
         self._ageing_tokens = ageing_tokens
         self._speculates = speculates
         self._clock = clock
@@ -100,16 +102,14 @@ class NativeEngine(base.Engine):
         self._step_limit_s = math.inf
         self._wake: Callable[[], None] = lambda: None
         self._shares: Mapping[str, float] = {}
-        self._prompt_tokens = 0
-        self._generated_tokens = 0
+        self._prompt_tokens = self._generated_tokens = 0
         self._speculator: Speculator | None = None
         self._compiling: CompilingWorks | None = None
         self._predictor = Predictor(FREE)
         self._adapters: set[str] = set()
         self._runner: Runner | None = None
         self._sequences: Sequences | None = None
-        self._vocab_size = 0
-        self._max_tokens = 0
+        self._vocab_size = self._max_tokens = 0
 
     @staticmethod
     def estimate(manifest: Mapping[str, Any], device: str = "cpu") -> base.Estimate:
@@ -150,7 +150,7 @@ class NativeEngine(base.Engine):
             self._compiling.start(work_id, work, self._clock())
             return
         sequence = self._sequences.add(work_id, work, self._clock())
-        if self._is_full(sequence) and not sequence.wants_prompt:
+        if self._num_missing(sequence) <= 0 and not sequence.wants_prompt:
             self._sequences.remove(sequence)
             self._ready.append((work_id, TokensOut(finish_reason="length")))
 
@@ -192,8 +192,7 @@ class NativeEngine(base.Engine):
                 raise base.DeviceLostError(f"The device failed: {error}") from error
             raise
         self._sequences.advance(placed)
-        for sequence, pieces in sampled:
-            outs.append((sequence.id, self._settle(sequence, pieces)))
+        outs += [(sequence.id, self._settle(sequence, pieces)) for sequence, pieces in sampled]
         self._account(loads, self._clock() - drafted)
         return outs
 
@@ -207,6 +206,18 @@ class NativeEngine(base.Engine):
         self._speculator = None
         self._runner = None
         release_memory()
+
+    def park(self, max_bytes: int) -> ParkedBlocks | None:
+        """Return the cached prefixes used last, as many as fit."""
+        if self._runner is None or self._sequences is None:
+            return None
+        block_bytes = self._runner.kv_bytes_per_token * self._block_size
+        return park(self._runner, self._sequences.pool, max_bytes, block_bytes)
+
+    def unpark(self, parked: ParkedBlocks) -> None:
+        """Find these prefixes again from here on."""
+        assert self._runner is not None and self._sequences is not None, "no model is loaded"
+        unpark(self._runner, self._sequences.pool, parked)
 
     def load_adapter(self, key: str, path: Path) -> int:
         """Read an adapter for works that name its key; return its bytes on the device."""
@@ -331,7 +342,7 @@ class NativeEngine(base.Engine):
         # Behind the last token that was right, the cache is simply written again.
         sequence.num_cached += len(taken) - 1
         kept: list[TokenPiece] = []
-        reason: FinishReason | None = "length" if self._is_full(sequence) else None
+        reason: FinishReason | None = "length" if self._num_missing(sequence) <= 0 else None
         for piece in taken if reason is None else ():
             if piece is None and not (sequence.grammar and sequence.grammar.is_finished):
                 return self._fail(sequence)
@@ -340,12 +351,11 @@ class NativeEngine(base.Engine):
                 break
         sequence.last_token_s = self._clock()
         self._generated_tokens += len(kept)
-        assert self._sequences is not None
         sequence.num_cached = min(sequence.num_cached, len(sequence.token_ids))
-        if reason is None:
-            self._sequences.publish(sequence)
-        else:
+        if reason is not None:
             self._remove(sequence)
+        elif self._sequences is not None:
+            self._sequences.publish(sequence)
         return sequence.report(tuple(kept), reason)
 
     def _take(
@@ -361,15 +371,13 @@ class NativeEngine(base.Engine):
         kept.append(piece)
         if sequence.grammar and sequence.grammar.is_finished:
             return "stop"
-        return "length" if self._is_full(sequence) else None
+        return "length" if self._num_missing(sequence) <= 0 else None
 
     def _fail(self, sequence: Sequence) -> LlmosError:
         """Drop a sequence that has no next token."""
-        if sequence.grammar and sequence.grammar.error:
-            self._remove(sequence)
-            return sequence.grammar.error
-        self._remove(sequence, is_poisoned=True)
-        return EngineError("The model computed numbers that are not finite.")
+        refusal = sequence.grammar.error if sequence.grammar else None
+        self._remove(sequence, is_poisoned=refusal is None)
+        return refusal or EngineError("The model computed numbers that are not finite.")
 
     def _account(self, loads: Listing[tuple[str, StepLoad]], seconds: float) -> None:
         """Learn how long the step took, and whose it was."""
@@ -384,16 +392,9 @@ class NativeEngine(base.Engine):
         if self._speculator:
             self._speculator.forget(sequence.id)
 
-    def _is_full(self, sequence: Sequence) -> bool:
-        return self._num_missing(sequence) <= 0
-
     def _num_missing(self, sequence: Sequence) -> int:
         """Tokens until the sequence ends at the latest."""
         return min(
             sequence.work.sampling.max_tokens - sequence.num_generated,
             self._max_tokens - len(sequence.token_ids),
         )
-
-
-def _itl_target_s() -> float:
-    return float(os.environ.get("LLMOS_ITL_TARGET_MS", ITL_TARGET_MS)) / 1000

@@ -68,6 +68,12 @@ def extension() -> ctypes.CDLL | None:
         return None
 
 
+def set_threads(threads: int) -> None:
+    """Let the extension, where it is in use, compute with so many threads at most."""
+    if extension.cache_info().currsize and (library := extension()) is not None:
+        library.llmos_set_threads(threads)
+
+
 def status() -> Status:
     """Look whether there is an extension, without building it."""
     if os.environ.get("LLMOS_EXTENSION") == "0":

@@ -88,6 +88,7 @@ class FusedRunner:
         self._factors = torch.tensor([kind.factor for kind in found.rotary])
         self._numbers_per_token = found.kv_heads * found.head_dim
         self._cache: Tensor | None = None
+        self._num_blocks = 0
         self.kv_bytes_per_token = 2 * 2 * self._numbers_per_token * num_layers
         self._adapters: dict[str, FusedAdapter] = {}
 
@@ -101,6 +102,7 @@ class FusedRunner:
         num_layers = len(self._quantized.layers)
         layer_size = num_blocks * block_size * self._numbers_per_token
         self._cache = torch.empty(2, num_layers, layer_size, dtype=torch.float16)
+        self._num_blocks = num_blocks
         keys, values = self._cache[0].data_ptr(), self._cache[1].data_ptr()
         self._library.llmos_decoder_set_cache(self._decoder, keys, values, layer_size)
 
@@ -124,6 +126,20 @@ class FusedRunner:
 
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None:
         """Nothing to do: what a masked slot holds is never read."""
+
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        """See ``Runner``."""
+        return [part[list(blocks)] for part in self._per_block()]
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        """See ``Runner``."""
+        for part, filling in zip(self._per_block(), numbers, strict=True):
+            part[list(blocks)] = filling
+
+    def _per_block(self) -> Sequence[Tensor]:
+        """Return keys, then values, of each layer as ``[num_blocks, numbers of a block]``."""
+        assert self._cache is not None
+        return self._cache.view(-1, self._num_blocks, BLOCK_SIZE * self._numbers_per_token).unbind()
 
     def load_adapter(self, key: str, path: Path) -> int:
         """Read the adapter in directory ``path``; return its bytes. Raises InvalidModelError."""

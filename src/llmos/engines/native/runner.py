@@ -38,6 +38,14 @@ class Runner(Protocol):
     def run(self, chunks: Sequence[RowChunk]) -> Tensor: ...
     def forget(self, row_id: str, blocks: Sequence[int], *, clear: bool) -> None: ...
 
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        """Return copies of blocks, if it is paged: ``[len(blocks), …]`` each, in host memory."""
+        ...
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        """Fill blocks with what `read_blocks` of such a runner returned."""
+        ...
+
     def load_adapter(self, key: str, path: Path) -> int:
         """Read the adapter in directory ``path``; return its bytes on the device. May be called
         from another thread than the rest. Raises InvalidModelError: it does not fit."""
@@ -102,6 +110,17 @@ class PagedRunner(_Adapted):
         if clear and self._cache is not None:
             self._cache.clear(blocks)
 
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        """See ``Runner``."""
+        assert self._cache is not None
+        return self._cache.read_blocks(blocks)
+
+    @torch.inference_mode()
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        """See ``Runner``."""
+        assert self._cache is not None
+        self._cache.write_blocks(blocks, numbers)
+
 
 class RowwiseRunner(_Adapted):
     """Any decoder at all, one row at a time, each with the cache transformers makes for it.
@@ -155,6 +174,14 @@ class RowwiseRunner(_Adapted):
         """A row has left: drop its cache."""
         self._caches.pop(row_id, None)
         self._held.pop(row_id, None)
+
+    def read_blocks(self, blocks: Sequence[int]) -> list[Tensor]:
+        """It is not paged: there is nothing in blocks."""
+        raise NotImplementedError
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[Tensor]) -> None:
+        """It is not paged: there is nothing in blocks."""
+        raise NotImplementedError
 
 
 def _unordered(logits: Tensor, ordered: Sequence[RowChunk], order: Sequence[int]) -> Tensor:

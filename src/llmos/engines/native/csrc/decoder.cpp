@@ -413,6 +413,9 @@ void llmos_decoder_set_cache(Decoder* decoder, uint16_t* keys, uint16_t* values,
   decoder->set_cache(keys, values, layer_size);
 }
 
+// Lets all decoders compute with so many threads at most, from their next step on.
+void llmos_set_threads(int32_t threads) { thread_limit.store(threads); }
+
 // Returns whether there was memory for it.
 int32_t llmos_decoder_step(Decoder* decoder, const Step* step) {
   try {
