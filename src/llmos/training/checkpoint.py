@@ -47,6 +47,8 @@ class Progress:
     best_step: int = 0
     best_weights: Weights | None = None
     seconds: float = 0.0
+    unreported: list[float] = field(default_factory=list)
+    """Losses of the last steps that are in no point of the curve yet."""
 
 
 def weights_of(model: nn.Module) -> Weights:
@@ -86,6 +88,7 @@ def save(
         "best_loss": progress.best_loss,
         "best_step": progress.best_step,
         "seconds": progress.seconds,
+        "unreported": progress.unreported,
         "random": _random_state(),
     }
     (temporary / STATE).write_text(json.dumps(state))
@@ -138,6 +141,7 @@ def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         best_step=state["best_step"],
         best_weights=load_file(best) if best.exists() else None,
         seconds=state["seconds"],
+        unreported=state.get("unreported", []),  # an older one is of a reported step
     )
 
 

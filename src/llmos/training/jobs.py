@@ -25,7 +25,8 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 @hookimpl
 def llmos_job_kinds() -> list[JobKind]:
     """The kinds of job training adds."""
-    return [JobKind(TRAIN, "llmos.training.handler:run", validate, estimate_bytes)]
+    handler = "llmos.training.handler:run"
+    return [JobKind(TRAIN, handler, validate, estimate_bytes, resumes=True, subject=subject)]
 
 
 def validate(params: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,9 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     """
     unknown = sorted(set(params) - {"recipe", "name", "data", "base"})
     if unknown:
-        raise InvalidRequestError(f"unknown parameter {unknown[0]} of a train job")
+        raise InvalidRequestError(
+            f"unknown parameter {unknown[0][:80]} of a train job", param=unknown[0]
+        )
     recipe = parse(params.get("recipe"))
     ref = ModelRef.parse(_name(params.get("name"), recipe))
     if ref.version is not None or ref.alias is not None:
@@ -72,7 +75,7 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     """Memory the job may take: parameters with optimizer state, activations of a batch, runtime."""
     recipe = parse(params["recipe"])
     config = recipe.model.config
-    width = _first(config, "hidden_size", "n_embd", "d_model", default=768)
+    width = _width(config)
     layers = _layers(config)
     vocab = recipe.tokenizer.vocab_size if recipe.tokenizer.kind != "character" else 1024
     parameters = 12 * layers * width**2 + vocab * width
@@ -83,6 +86,15 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     tokens = recipe.batch_size * recipe.max_length
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
     return RUNTIME_BYTES + BYTES_PER_PARAMETER * parameters + activations
+
+
+def subject(params: dict[str, Any]) -> str:
+    """Return what is trained, by its sizes: what a job took says what the next such one will."""
+    recipe = parse(params["recipe"])
+    if params.get("base"):
+        return f"{recipe.objective} {params['base']['ref']}"
+    width, layers = _width(recipe.model.config), _layers(recipe.model.config)
+    return f"{recipe.objective} {str(recipe.model.architecture)[:80]} {layers}x{width}"
 
 
 def _name(given: Any, recipe: Recipe) -> str:
@@ -117,6 +129,10 @@ def _base(recipe: Recipe, base: Any) -> dict[str, Any] | None:
         "ref": ref,
         "files": {name: {"digest": digest, "size": size} for name, (digest, size) in files.items()},
     }
+
+
+def _width(config: dict[str, Any]) -> int:
+    return _first(config, "hidden_size", "n_embd", "d_model", default=768)
 
 
 def _layers(config: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -203,6 +204,17 @@ def parse(recipe: Any) -> Recipe:
         raise RecipeError(sentence(error, Recipe)) from None
 
 
+def find(path: Path) -> Path:
+    """Return ``path``, or where there is no such file the recipe of that name in this package.
+
+    So ``char-gpt`` and ``recipes/char-gpt.yaml`` work from any folder.
+    """
+    if path.exists() or str(path.parent) not in (".", "recipes"):
+        return path
+    shipped = Path(str(files("llmos.starter"))) / "recipes" / f"{path.stem}.yaml"
+    return shipped if shipped.exists() else path
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a recipe file; a relative `data.path` in it is taken from the recipe's folder.
 
@@ -220,7 +232,7 @@ def load(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} must be a YAML mapping of keys to values")
     data = recipe.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = _beside(path, data["path"])
+        data["path"] = beside(path, data["path"])
     return recipe
 
 
@@ -251,17 +263,18 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _beside(recipe: Path, data_path: str) -> str:
+def beside(file: Path, data_path: str) -> str:
+    """Return a data path that stands in a file, taken from that file's folder if it is relative."""
     if data_path.startswith(STARTER) or Path(data_path).is_absolute():
         return data_path
-    return str(recipe.parent / data_path)
+    return str(file.parent / data_path)
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.2's floats: `1e-3` is a number."""
 
 
-_Loader.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
@@ -270,7 +283,7 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, YamlLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmos.data.encoding import Columns, IntArray
-from llmos.errors import LlmosError
+from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint
 from llmos.training.checkpoint import Progress
 from llmos.training.objectives import Objective, loss_sum
+from llmos.training.offload import offload
 from llmos.training.optimizers import adamw, learning_rate, set_learning_rate
 from llmos.training.recipe import Recipe
 
@@ -45,6 +46,14 @@ class Context(Protocol):
 
     def wait_while_paused(self) -> None: ...
 
+    def on_hold(self, offload: Callable[[], Callable[[], None]]) -> None: ...
+
+    @property
+    def is_leaving(self) -> bool: ...
+
+    @property
+    def still_s(self) -> float: ...
+
 
 @dataclass(slots=True)
 class Trainer:
@@ -52,7 +61,7 @@ class Trainer:
 
     Args:
         directory: where checkpoints are kept between attempts.
-        clock: seconds, for tokens/s and the time taken.
+        clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
     """
 
     recipe: Recipe
@@ -73,10 +82,11 @@ class Trainer:
 
         Raises:
             DivergedError: a loss was not finite; the message names the step.
-            CancelledError: the job was cancelled.
+            CancelledError: the job was cancelled, or preempted: then a checkpoint was written.
         """
         recipe = self.recipe
         optimizer = adamw(self.model, recipe.optimizer)
+        self.context.on_hold(lambda: offload(self.model, optimizer, self._best_weights()))
         resumed = checkpoint.load_latest(self.directory, self.model, optimizer, self.context.log)
         if resumed is not None:
             self.progress = resumed
@@ -84,7 +94,7 @@ class Trainer:
         sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
-        self._last = self.clock()
+        self._last = self._now()
         while self.progress.step < recipe.steps:
             step = self.progress.step
             set_learning_rate(optimizer, learning_rate(step, recipe.steps, recipe.optimizer))
@@ -123,16 +133,21 @@ class Trainer:
         recipe, step = self.recipe, self.progress.step
         is_last = step == recipe.steps
         validates = is_last or step % recipe.eval_every == 0
+        leaves = self.context.is_leaving and not is_last
         checkpoints = is_last or step % recipe.checkpoint_every == 0
         if validates or checkpoints or step == 1 or step % _report_every(recipe.steps) == 0:
             self._report(validation if validates else None)
-        if checkpoints:
+        if checkpoints or leaves:
+            self._note_time()
+            self.progress.unreported = self._pending()
             checkpoint.save(self.directory, self.model, optimizer, self.progress)
+        if leaves:
+            raise CancelledError
 
     def _report(self, validation: list[IntArray] | None) -> None:
         step, steps = self.progress.step, self.recipe.steps
         loss = self._mean_of_pending()
-        seconds = max(self.clock() - self._last, 1e-9)
+        seconds = max(self._now() - self._last, 1e-9)
         point = {
             "step": float(step),
             "loss": loss,
@@ -143,14 +158,14 @@ class Trainer:
             point["validation_loss"] = self.validation_loss(validation)
             self._note_best(point["validation_loss"])
         self.progress.curve.append(point)
-        self.progress.seconds += self.clock() - self._last
-        self._tokens, self._last = 0, self.clock()
+        self._note_time()
+        self._tokens = 0
         self.context.metric(step, **{k: v for k, v in point.items() if k != "step"})
         self.context.progress(step, steps, _message(point, self.progress.curve))
 
     def _mean_of_pending(self) -> float:
         """Mean loss of the steps since the last report, each checked to be a number."""
-        losses = torch.stack(self._losses).tolist()
+        losses = self._pending()
         first = self.progress.step - len(losses) + 1
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -159,7 +174,24 @@ class Trainer:
                     "try a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
                 )
         self._losses.clear()
+        self.progress.unreported.clear()
         return float(sum(losses) / len(losses))
+
+    def _pending(self) -> list[float]:
+        """The loss of each step since the last report, those of an earlier attempt first."""
+        losses = torch.stack(self._losses).tolist() if self._losses else []
+        return [*self.progress.unreported, *losses]
+
+    def _now(self) -> float:
+        return self.clock() - self.context.still_s
+
+    def _note_time(self) -> None:
+        now = self._now()
+        self.progress.seconds += now - self._last
+        self._last = now
+
+    def _best_weights(self) -> list[Tensor]:
+        return [*(self.progress.best_weights or {}).values()]
 
     def _note_best(self, loss: float) -> None:
         if loss < self.progress.best_loss:

@@ -83,3 +83,15 @@ def test_the_estimate_grows_with_the_model_and_the_batch() -> None:
         "config": {"hidden_size": 64, "num_hidden_layers": -(10**9)},
     }
     assert estimate(model=negative) > 0
+
+
+def test_jobs_that_train_the_same_network_share_what_was_measured() -> None:
+    def subject(**changes: Any) -> str:
+        return jobs.subject({"recipe": make_recipe("generate", **changes)})
+
+    assert subject(steps=7, batch_size=3) == subject(name="other")
+    deeper = make_recipe("generate")
+    deeper["model"]["config"] |= {"n_layer": 9, "num_hidden_layers": 9}
+    assert jobs.subject({"recipe": deeper}) != subject()
+    based = make_recipe("generate", model={"base": "m"}, tokenizer={"kind": "base"})
+    assert jobs.subject({"recipe": based, "base": {"ref": "m:3"}}) == "causal_lm m:3"
