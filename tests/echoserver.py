@@ -1,7 +1,8 @@
 """A real llmos server process whose models repeat what they are told: clients are tried on it.
 
 `talker` repeats a conversation's last turn, so that a test can put any words, a tool call or a
-JSON text, into the model's mouth; `thinker` thinks it first; `vectors` embeds.
+JSON text, into the model's mouth; `slow` takes its time to; `thinker` thinks it first; `vectors`
+embeds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from llmos.sdk.connect import read_admin_key, wait_for_server
+from llmos.sdk.connect import read_admin_key, server_file, wait_for_server
 from llmos.settings import Settings, load_settings
 from llmos.system import open_system
 from llmos.types import NewVersion
@@ -49,6 +50,7 @@ def manifests() -> dict[str, dict[str, Any]]:
     base |= {"parameters": 494_032_768, "dtype": "bfloat16"}
     return {
         "talker": {**base, "task": "chat", "chat_template": LAST_TURN},
+        "slow": {**base, "task": "chat", "chat_template": LAST_TURN, "step_s": 0.01},
         "thinker": {**base, "task": "chat", "chat_template": THOUGHTS},
         "writer": {**base, "task": "generate", "generation": {"temperature": 0.5}},
         "vectors": {**base, "task": "embed", "embedding": {"dimensions": 4}},
@@ -60,13 +62,20 @@ class EchoServer:
 
     def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.settings = load_settings({"home": home}, {})
+        self._environ = {**os.environ, **(environ or {})}
         _add_models(self.settings)
+        self.start()
+        self.key = read_admin_key(self.settings) or ""
+
+    def start(self) -> None:
+        """Start it, or once more after its end."""
+        server_file(self.settings).unlink(missing_ok=True)  # one that was killed leaves it
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, str(home)],
+            [sys.executable, "-P", "-c", MAIN, str(self.settings.home)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environ or {})},
+            env=self._environ,
         )
         try:
             self.url = wait_for_server(self.settings, timeout_s=60).url
@@ -74,7 +83,6 @@ class EchoServer:
             self.process.kill()
             print(self.process.communicate())
             raise
-        self.key = read_admin_key(self.settings) or ""
 
     def stop(self) -> None:
         """End it."""

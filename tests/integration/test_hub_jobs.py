@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from tests.hubserver import Hub, running_hub
 from tests.unit.library.conftest import tokenizer_json, write_json
 
+from llmos.kernel.events import topic
 from llmos.kernel.jobs import Job, JobState
-from llmos.kernel.queue import topic
 from llmos.security.actors import SYSTEM
 from llmos.security.audit import list_events, verify
 from llmos.settings import Settings

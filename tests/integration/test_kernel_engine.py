@@ -133,7 +133,7 @@ async def read_five_then_kill(kernel: Kernel, lease: Lease) -> list[int]:
         async for out in stream:
             seen += [piece.token_id for piece in out.pieces]
             if len(seen) == 5 and out.pieces:
-                os.kill(kernel.residency.engine_pid, signal.SIGKILL)
+                os.kill(kernel.residency.engine.pid, signal.SIGKILL)
     return seen
 
 
@@ -254,7 +254,8 @@ async def test_closing_a_stream_cancels_it_in_the_engine(kernel: Kernel, tmp_pat
     async with kernel.residency.lease(spec("a")) as lease:
         await lease.run(row())
     log = (tmp_path / "logs" / "engine.log").read_text()
-    assert log.splitlines() == ["cancelled 1", "cancelled 2"]
+    cancelled = [line for line in log.splitlines() if line.startswith("cancelled")]
+    assert cancelled == ["cancelled 1", "cancelled 2"]
 
 
 async def test_too_many_works_of_one_request_are_refused(kernel: Kernel) -> None:
@@ -371,26 +372,26 @@ async def test_an_engine_that_hangs_is_restarted_and_the_stream_goes_on(
         async for out in stream:
             seen += [piece.token_id for piece in out.pieces]
             if len(seen) == 5 and out.pieces:
-                pid = kernel.residency.engine_pid
+                pid = kernel.residency.engine.pid
                 kernel.residency.end_if_stalled()
                 clock.by_s += 119.0
                 kernel.residency.end_if_stalled()
-                assert kernel.residency.engine_pid == pid
+                assert kernel.residency.engine.pid == pid
                 clock.by_s += 2.0
                 await kernel.step()
     assert seen == list(PROMPT)
-    assert kernel.residency.engine_pid != pid
+    assert kernel.residency.engine.pid != pid
     assert len((tmp_path / "loads").read_text().splitlines()) == 2
 
 
 async def test_an_engine_without_work_may_be_silent(kernel: Kernel, clock: Ahead) -> None:
     async with kernel.residency.lease(spec("a")) as lease:
         await lease.run(row())
-        pid = kernel.residency.engine_pid
+        pid = kernel.residency.engine.pid
         clock.by_s += 10_000.0
         await kernel.step()
         assert await lease.run(row()) == PipelineOut(token_ids=PROMPT)
-        assert kernel.residency.engine_pid == pid
+        assert kernel.residency.engine.pid == pid
 
 
 async def test_an_idle_model_makes_room_and_a_leased_one_does_not(kernel: Kernel) -> None:
@@ -512,7 +513,7 @@ async def test_stopping_ends_the_engine_and_every_wait(kernel: Kernel) -> None:
     async with kernel.residency.lease(spec("a", stall_after=5)) as lease:
         stream = lease.generate(work())
         await anext(stream)
-        engine = psutil.Process(kernel.residency.engine_pid)
+        engine = psutil.Process(kernel.residency.engine.pid)
         await kernel.stop()
         assert not engine.is_running()
         with pytest.raises(EngineError, match="stopping"):
@@ -533,7 +534,7 @@ async def test_the_real_engine_process_carries_a_stream_over_its_death(kernel: K
         async for out in stream:
             outs.append(out)
             if len(outs) == 10:
-                os.kill(kernel.residency.engine_pid, signal.SIGKILL)
+                os.kill(kernel.residency.engine.pid, signal.SIGKILL)
     seen = [piece.token_id for out in outs for piece in out.pieces]
     assert seen == [PROMPT[i % len(PROMPT)] for i in range(2000)]
     assert outs[-1].finish_reason == "length"

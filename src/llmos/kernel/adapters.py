@@ -27,7 +27,7 @@ from llmos.kernel.protocol import (
     ToEngine,
     UnloadAdapter,
 )
-from llmos.kernel.scheduler import ResidentModel, WantedModel
+from llmos.kernel.state import ResidentModel, WantedModel
 from llmos.kernel.works import MAX_DEATHS, LiveWork, Works, wait_until_ready
 from llmos.types import GenerateWork, Priority, Work
 

@@ -139,6 +139,15 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to the process and all it started; False when it has ended."""
+        if self._process.returncode is not None:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)  # it leads its session, so the group is its own
+            return True
+        return False
+
     async def end(self, grace_s: float) -> int:
         """Close the socket, wait ``grace_s`` seconds, then kill; return the exit status."""
         await self.channel.close()

@@ -8,15 +8,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from llmos.errors import CancelledError
-from llmos.kernel.protocol import FromWorker, JobLog, JobMetric, JobProgress, StartJob
+from llmos.kernel.open_asks import OpenAsks
+from llmos.kernel.protocol import (
+    Answer,
+    FromWorker,
+    JobAnswer,
+    JobLog,
+    JobMetric,
+    JobProgress,
+    Paused,
+    StartJob,
+)
 from llmos.storage.blobs import BlobStore
 
 PROGRESS_INTERVAL_S = 0.1
 MAX_LINE_CHARS = 10_000
+
+Offload = Callable[[], Callable[[], None]]
 
 
 class JobContext:
@@ -29,6 +42,7 @@ class JobContext:
         home: the llmos home.
         checkpoint_dir: kept across attempts, removed when the job has ended.
         blobs: the content-addressed store.
+        still_s: seconds for which this attempt was held, which its clocks went on counting.
 
     Args:
         send: delivers messages to the server.
@@ -51,11 +65,15 @@ class JobContext:
         self.checkpoint_dir = Path(start.checkpoint_dir)
         self.blobs = BlobStore(self.home / "blobs")
         self._send = send
+        self._asks = OpenAsks(send)
         self._monotonic = monotonic
         self._progress_at = float("-inf")
         self._cancelled = threading.Event()
-        self._running = threading.Event()
-        self._running.set()
+        self._leaving = threading.Event()
+        self._woken = threading.Event()
+        self._is_held = self._gives_memory = False
+        self._offload: Offload | None = None
+        self.still_s = 0.0
 
     # -- reporting -------------------------------------------------------------------------------
 
@@ -74,15 +92,55 @@ class JobContext:
         """Record numbers at a step, as points of curves."""
         self._send(JobMetric(step, {name: float(value) for name, value in values.items()}))
 
+    # -- asking ----------------------------------------------------------------------------------
+
+    def ask(self, path: str, body: bytes | None = None) -> Future[Answer]:
+        """Ask the server's own ``path`` as whoever submitted the job, at the job's own class: POST
+        where there is a JSON body, else GET.
+
+        Answers are as over HTTP, errors too, and come from another thread; ask as much at once as
+        is to be under way. With 429 and 503 comes ``retry_after_s`` where asking again may help.
+
+        Raises:
+            UnsendableError: the body is too large for a message.
+        """
+        return self._asks.ask(path, body)
+
     # -- giving way ------------------------------------------------------------------------------
 
     def should_pause(self) -> bool:
         """Say whether the job should give way now; then call `wait_while_paused`."""
-        return not self._running.is_set()
+        return self._is_held
 
     def wait_while_paused(self) -> None:
-        """Return at once, or when the job may go on or is cancelled."""
-        self._running.wait()
+        """Return at once, or when the job may go on or is to end; call it as often as you can.
+
+        A handler that is asked to pause and does not come here within 50 ms is stopped where it is.
+        """
+        if not self._is_held:
+            return
+        self._send(Paused(True))
+        restore: Callable[[], None] | None = None
+        while self._is_held:
+            if self._gives_memory and self._offload and restore is None:
+                restore = self._offload()
+                self._send(Paused(True, gave_memory=True))
+            self._woken.wait()
+            self._woken.clear()
+        if restore and not self._cancelled.is_set():
+            restore()
+        self._send(Paused(False))
+
+    def on_hold(self, offload: Offload) -> None:
+        """Let ``offload`` be called while the job is paused and others need the device's memory: it
+        moves what it holds there to the host, and returns what moves it back."""
+        self._offload = offload
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this attempt is to end for the sake of others: keep what was done, then raise
+        CancelledError. The job goes on from there later."""
+        return self._leaving.is_set()
 
     def raise_if_cancelled(self) -> None:
         """Raise CancelledError when the job is to end; call it at every step."""
@@ -94,11 +152,27 @@ class JobContext:
     def cancel(self) -> None:
         """Make `raise_if_cancelled` raise."""
         self._cancelled.set()
-        self._running.set()
+        self._let_go_on()
 
-    def pause(self, paused: bool) -> None:
-        """Make the job give way, or go on."""
-        if paused and not self._cancelled.is_set():
-            self._running.clear()
+    def leave(self) -> None:
+        """Make `is_leaving` true."""
+        self._leaving.set()
+        self._let_go_on()
+
+    def pause(self, paused: bool, still_s: float = 0.0, *, give_memory: bool = False) -> None:
+        """Make the job give way, and its device's memory too, or go on after it was held for
+        ``still_s`` seconds."""
+        self.still_s += still_s
+        if not paused or self._cancelled.is_set() or self._leaving.is_set():
+            self._let_go_on()
         else:
-            self._running.set()
+            self._is_held, self._gives_memory = True, give_memory
+            self._woken.set()
+
+    def _let_go_on(self) -> None:
+        self._is_held = self._gives_memory = False
+        self._woken.set()
+
+    def answered(self, message: JobAnswer) -> None:
+        """Take an answer in."""
+        self._asks.take(message)

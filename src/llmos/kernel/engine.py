@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmos.kernel.child import Child, describe_exit
-from llmos.kernel.protocol import FromEngine, ToEngine
+from llmos.kernel.protocol import FromEngine, SetThreads, ToEngine
 
 END_GRACE_S = 2.0
 
@@ -36,6 +36,7 @@ class EngineLink:
         on_up: Callable[[], None],
         on_message: Callable[[FromEngine], None],
         on_down: Callable[[str], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._module = module
         self._log_path = log_path
@@ -47,6 +48,9 @@ class EngineLink:
         self._child: Child | None = None
         self._kill_reason = ""
         self._task: asyncio.Task[None] | None = None
+        self._threads: int | None = None
+        self._monotonic = monotonic
+        self._heard_at = 0.0
         self._down_at: float | None = None
         """When the last process died (monotonic seconds), until the next one says something."""
 
@@ -75,6 +79,18 @@ class EngineLink:
         if self._child:
             self._child.channel.send(message)
 
+    def set_threads(self, threads: int) -> None:
+        """Have this process, and those after it, compute with so many threads at most."""
+        if threads != self._threads:
+            self._threads = threads
+            self.send(SetThreads(threads))
+
+    def end_if_silent(self, since: float, longest_s: float) -> None:
+        """End a process that has had work since then (monotonic seconds) and that has said nothing
+        for so long: it hangs."""
+        if self._monotonic() - max(since, self._heard_at) > longest_s:
+            self.kill(f"hung: it had work and said nothing for {longest_s:g} s")
+
     def kill(self, reason: str) -> None:
         """End the process at once, if there is one; `on_down` follows with ``reason``."""
         if self._child:
@@ -93,7 +109,7 @@ class EngineLink:
             await self._needed.wait()
             self._needed.clear()
             reason = await self._live()
-            self._down_at = self._down_at or time.monotonic()
+            self._down_at = self._down_at or self._monotonic()
             try:
                 self._on_down(reason)
             except Exception:  # the engine's top loop: the next life must not depend on this one
@@ -116,8 +132,11 @@ class EngineLink:
         self._child, self._kill_reason = child, ""
         grace_s, reason = END_GRACE_S, ""
         try:
+            if self._threads is not None:
+                self.send(SetThreads(self._threads))
             self._on_up()
             while messages := await child.channel.receive():
+                self._heard_at = self._monotonic()
                 self._note_back()
                 for message in messages:
                     self._on_message(message)
@@ -131,6 +150,6 @@ class EngineLink:
 
     def _note_back(self) -> None:
         if self._down_at is not None:
-            passed_s = time.monotonic() - self._down_at
+            passed_s = self._monotonic() - self._down_at
             log.info("the engine is back, %.1f s after the last one ended", passed_s)
             self._down_at = None

@@ -9,6 +9,19 @@ from typing import Any, Self
 
 CAPACITY = 1000
 
+EVERYONES_JOBS = "jobs"
+"""The topic of every event of every job."""
+
+
+def topic(job_id: int) -> str:
+    """Return the topic of one job's events."""
+    return f"job:{job_id}"
+
+
+def owners_topic(owner: str) -> str:
+    """Return the topic of the events of all jobs of an owner."""
+    return f"jobs:{owner}"
+
 
 class EventBus:
     """Topics and who follows them. Belongs to one event loop; not for other threads."""

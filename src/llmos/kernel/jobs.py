@@ -68,13 +68,33 @@ class Job:
     """The handler's summary and ``"artifacts"``, the refs that were committed with it."""
     idempotency_key: str | None = None
     """Who submits with the same one again gets this job."""
+    request_digest: str | None = None
+    """Of what was asked for with that key."""
     run_id: int | None = None
     """The pipeline run it is a step of."""
     compute_s: float = 0.0
     """Seconds of all attempts, pauses left out."""
     joules: float | None = None
     """None: the machine does not tell."""
+    asker: dict[str, Any] | None = None
+    """Whose terms hold for what it asks of the server, an `Actor`'s `to_dict`; None: it may not."""
     after: tuple[int, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what whoever is told of a change of this job is told: no params, no logs."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "name": self.name,
+            "state": str(self.state),
+            "attempt": self.attempt,
+            "run_id": self.run_id,
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "error": self.error,
+            "artifacts": (self.result or {}).get("artifacts", []),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,7 @@ class JobEvent:
     type: Literal["state", "log", "metric", "progress"]
     data: dict[str, Any]
     at: float
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,12 @@ class JobKind:
         max_attempts: failures by the job's own fault after which it is failed.
         light: it mostly waits for a disk or a network: it takes no ordinary job's worker, and as
             many light jobs may run as ordinary ones.
+        gives_way: it computes, so it is held while interactive requests are under way; see
+            `yielding`. A light one never is, and what works for the server's own answers must not.
+        resumes: an attempt goes on from where the last one left off, so that a job may be taken
+            off its worker for the sake of another. Its handler looks at `JobContext.is_leaving`.
+        subject: what these params are of, among the jobs of the kind: those of one subject share
+            what was measured, and so what is expected of the next.
     """
 
     name: str
@@ -112,6 +139,9 @@ class JobKind:
     estimate: Callable[[dict[str, Any]], int]
     max_attempts: int = 3
     light: bool = False
+    gives_way: bool = True
+    resumes: bool = False
+    subject: Callable[[dict[str, Any]], str] = lambda params: ""
 
 
 def check_sendable(name: str, params: dict[str, Any]) -> None:

@@ -13,24 +13,48 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
-from llmos.errors import FencedError, JobFailedError, LlmosError, OutOfMemoryError
-from llmos.kernel import scheduler
-from llmos.kernel.child import thread_environ
+from llmos.errors import OutOfMemoryError
+from llmos.kernel.accounts import Accounts
+from llmos.kernel.attempts import Commit
 from llmos.kernel.events import EventBus
+from llmos.kernel.fleet import Device, Fleet, open_devices
+from llmos.kernel.following import follow_job
 from llmos.kernel.jobs import Job, JobEvent, JobKind, JobState
-from llmos.kernel.ledger import Ledger, format_bytes
+from llmos.kernel.launcher import Launcher
+from llmos.kernel.ledger import Ledger, format_bytes, job_key
+from llmos.kernel.memory import MemoryWatch
 from llmos.kernel.models import too_large
-from llmos.kernel.queue import Commit, JobQueue, topic
-from llmos.kernel.residency import ENGINE_MODULE, Residency
-from llmos.kernel.scheduler import ActiveJob, ReadyJob, State, decide
-from llmos.kernel.transitions import Audit
+from llmos.kernel.observer import AGEING_S, Observer
+from llmos.kernel.queue import JobQueue
+from llmos.kernel.residency import ENGINE_MODULE
+from llmos.kernel.scheduler import decide, look_again_at
+from llmos.kernel.state import (
+    Action,
+    ContinueJob,
+    Drain,
+    Evict,
+    Expire,
+    Load,
+    PauseJob,
+    Preempt,
+    RefuseJob,
+    RefuseModel,
+    Resume,
+    Start,
+    State,
+    Stop,
+)
+from llmos.kernel.telemetry import Telemetry
+from llmos.kernel.transitions import Audit, Outbox
 from llmos.kernel.usage import Usage
 from llmos.kernel.view import QueueView
 from llmos.kernel.workers import Workers
+from llmos.kernel.yielder import Yielder
+from llmos.kernel.yielding import engine_threads, yield_actions
 from llmos.settings import Settings
 from llmos.storage.database import Database
+from llmos.types import Priority
 
-AGEING_S = 300.0
 LONGEST_WAIT_S = 10.0
 SHORTEST_WAIT_S = 0.1
 RETRY_S = 1.0
@@ -46,7 +70,10 @@ class Kernel:
         clock: Unix seconds.
         commit: stores a job's artifacts inside the transaction that ends it.
         rng: draws the delays of retries.
-        audit: see `transitions.Audit`.
+        audit, outbox: see `transitions`.
+        read_joules: see `Accounts`.
+        on_cpu: whether jobs compute on the CPU, see `Workers`.
+        parking_bytes: what engines may use, beside the ledger, for prefixes of models swapped out.
         engine_module: the engine process, run as ``python -m engine_module FD``.
     """
 
@@ -61,6 +88,10 @@ class Kernel:
         *,
         rng: random.Random,
         audit: Audit | None = None,
+        outbox: Outbox | None = None,
+        read_joules: Callable[[], float | None] | None = None,
+        on_cpu: bool = True,
+        parking_bytes: int = 0,
         engine_module: str = ENGINE_MODULE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,42 +111,105 @@ class Kernel:
             rng=rng,
             bus=self.events,
             audit=audit,
+            outbox=outbox,
             capacity_bytes=ledger.capacity_bytes,
         )
         self.jobs.changed = self._wake.set
-        self.residency = Residency(
-            ledger,
+        self.accounts = Accounts(
+            db,
             clock,
-            log_path=settings.logs_path / "engine.log",
-            max_queue=settings.max_queue,
-            module=engine_module,
-            environ={
-                "LLMOS_DEVICE": settings.device,
-                "LLMOS_THREADS": str(self._threads),
-                "LLMOS_ITL_TARGET_MS": str(settings.itl_target_ms),
-                **thread_environ(self._threads),
-            },
+            running=self._computing,
+            read_joules=read_joules,
+            audit=audit,
             on_change=self._wake.set,
-            stall_s=settings.engine_stall_s,
+        )
+        self.fleet = self._open_fleet(on_cpu, parking_bytes, engine_module, monotonic)
+        self.residency = self.fleet.devices[0].residency
+        """The models that share the memory with the jobs."""
+        self.workers = self._open_workers(commit, on_cpu, monotonic)
+        self.memory = self._open_memory(db, monotonic)
+        self.yielder = Yielder(self.workers, monotonic, AGEING_S)
+        self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
+        self._observer = self._open_observer()
+        for device in self.fleet.devices:
+            device.residency.on_lease = self._on_lease
+        self.jobs.on_end(self.accounts.job_ended)
+        self.jobs.on_end(self._job_ended)
+        self.jobs.admit = self.accounts.check_submission
+
+    def _open_fleet(
+        self,
+        on_cpu: bool,
+        parking_bytes: int,
+        engine_module: str,
+        monotonic: Callable[[], float],
+    ) -> Fleet:
+        telemetry = Telemetry(self.accounts.tab)
+        devices = open_devices(
+            self._settings,
+            self.ledger,
+            self._clock,
+            telemetry,
+            threads=self._threads,
+            on_cpu=on_cpu,
+            parking_bytes=parking_bytes,
+            module=engine_module,
+            on_change=self._wake.set,
             monotonic=monotonic,
         )
-        self.workers = Workers(
+        return Fleet(devices, telemetry, self._clock, self._settings.queue_target_s)
+
+    def _open_workers(
+        self, commit: Commit, on_cpu: bool, monotonic: Callable[[], float]
+    ) -> Workers:
+        settings = self._settings
+        return Workers(
             self.jobs,
             home=settings.home,
             heartbeat_s=settings.heartbeat_s,
             lease_s=settings.lease_s,
-            commit=commit,
+            commit=self.accounts.within_store(commit),
             on_end=self._worker_ended,
+            on_park=self._worker_parked,
             environ={"LLMOS_DEVICE": settings.device},
+            on_cpu=on_cpu,
             monotonic=monotonic,
         )
-        self.jobs.ended = self.workers.job_ended
+
+    def _open_memory(self, db: Database, monotonic: Callable[[], float]) -> MemoryWatch:
+        return MemoryWatch(
+            db,
+            self.ledger,
+            self.jobs,
+            self.workers,
+            self.residency,
+            self._clock,
+            on_change=self._wake.set,
+            monotonic=monotonic,
+        )
+
+    def _open_observer(self) -> Observer:
+        return Observer(
+            self._settings,
+            self._clock,
+            self.ledger,
+            self.jobs,
+            self.residency,
+            self.workers,
+            self.memory,
+            self.accounts,
+            self._usage,
+            self.yielder,
+        )
 
     async def start(self) -> None:
         """Take back the jobs that were running when the last server ended, then begin."""
+        await self.accounts.start()
         for job_id in await self.jobs.requeue_all():
             log.info("job %d was interrupted and is queued again", job_id)
-        await self._remove_old_checkpoints()
+        await self._launcher.remove_old_checkpoints()
+        await self.memory.start()
+        await self.fleet.start()
         self._loop = asyncio.create_task(self._run(), name="kernel")
 
     async def stop(self) -> None:
@@ -125,28 +219,13 @@ class Kernel:
         if self._loop:
             await self._loop  # a step is not interrupted: it may be starting a worker
         await self.workers.stop()
-        await self.residency.stop()
+        await self.fleet.stop()
+        await self.memory.stop()
+        await self.accounts.stop()
 
-    async def follow(self, job_id: int, after_event_id: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Yield a job's events, stored and live, each once and in order, until it has ended.
-
-        Of progress (id 0) only the newest is yielded. Close the generator to stop following.
-
-        Raises:
-            JobNotFoundError: there is no such job.
-        """
-        with self.events.subscribe(topic(job_id)) as live:
-            while True:
-                job = await self.jobs.get(job_id)
-                while events := await self.jobs.events(job_id, after_event_id):
-                    for event in events:
-                        yield event
-                    after_event_id = events[-1].id
-                if job.state.is_final:
-                    return
-                news: list[JobEvent] = [await anext(live), *live.take_all()]
-                for event in [event for event in news if event.type == "progress"][-1:]:
-                    yield event
+    def follow(self, job_id: int, after_event_id: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Yield a job's events until it has ended, see `follow_job`."""
+        return follow_job(self.jobs, self.events, job_id, after_event_id)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -165,158 +244,148 @@ class Kernel:
     async def step(self) -> float:
         """Decide once and do it. Return the seconds after which to look again, come what may."""
         self.residency.end_if_stalled()
+        await self.workers.renew()
         view = await self.jobs.view()
         for job in view.active:
-            self.workers.set_paused(job.id, job.state is JobState.PAUSED)
-        state = self._state(view)
+            change = self.workers.hold if job.state is JobState.PAUSED else self.workers.release
+            change(job.id, "user")
+        self._hold_spent()
+        self.memory.follow(view.active)
+        state = self._observer.state(view)
         actions = decide(state)
-        placed = sum(isinstance(action, scheduler.Start | scheduler.Load) for action in actions)
+        placed = sum(isinstance(action, Start | Load) for action in actions)
         self.residency.wake_on_release = placed < len(state.ready) + len(state.wanted)
         for action in actions:
             self._do_now(action, state)
+        self._share_cores()
         for action in actions:
             await self._do_job(action, state)
-        return self._wait_s(view, state)
+        others = [self._tend(device) for device in self.fleet.devices[1:]]
+        return self._wait_s(view, state, *others)
 
-    def _state(self, view: QueueView) -> State:
-        now = self._clock()
-        return State(
-            now=now,
-            free_bytes=self.ledger.free_bytes,
-            capacity_bytes=self.ledger.capacity_bytes,
-            max_workers=self._settings.max_workers,
-            idle_s=self._settings.idle_s,
-            ageing_s=AGEING_S,
-            ready=tuple(
-                self._ready(job, now)
-                for job in view.ready
-                if self.workers.pid(job.id) is None  # its last worker is still on its way out
-            ),
-            active=tuple(self._active(job, now) for job in view.active),
-            models=self.residency.resident(),
-            wanted=self.residency.wanted(),
-            usage_s=self._usage.with_running(self.workers.running_s()),
-        )
+    def _tend(self, device: Device) -> float:
+        """Decide which models a further device has. Return when to look again."""
+        device.residency.end_if_stalled()
+        state = self._observer.apart(device)
+        actions = decide(state)
+        device.residency.wake_on_release = len(actions) < len(state.wanted)
+        for action in actions:
+            self._do_model(action, state, device)
+        return look_again_at(state)
 
-    def _ready(self, job: Job, now: float) -> ReadyJob:
-        return ReadyJob(
-            job.id,
-            job.owner,
-            job.priority,
-            job.queued_at or now,
-            job.reserved_bytes,
-            self._is_light(job),
-        )
+    def _on_lease(self, priority: Priority, begins: bool) -> None:
+        """Have jobs give way to an interactive request at once, as `decide` would have them too,
+        but for that the queue has to be read."""
+        if priority is not Priority.INTERACTIVE:
+            return
+        if not begins:
+            self.yielder.request_ended()
+            if self.yielder.is_waiting:
+                self._wake.set()
+            return
+        self.yielder.request_began()
+        state = self._observer.pressing()
+        if actions := yield_actions(state):
+            for action in actions:
+                self._do_now(action, state)
+            self._share_cores()
 
-    def _active(self, job: Job, now: float) -> ActiveJob:
-        left_s = self.workers.lease_left_s(job.id)
-        expires_at = job.lease_expires_at or 0.0 if left_s is None else now + left_s
-        return ActiveJob(
-            job.id,
-            job.fence,
-            job.owner,
-            expires_at,
-            job.reserved_bytes,
-            job.cancel_requested,
-            self._is_light(job),
-        )
+    def _share_cores(self) -> None:
+        """Let the engine compute with the cores that no running job has."""
+        threads = engine_threads(self._threads, self._observer.pressing().active)
+        for device in self.fleet.devices:
+            device.residency.engine.set_threads(max(threads // len(self.fleet.devices), 1))
 
-    def _is_light(self, job: Job) -> bool:
-        kind = self.jobs.kinds.get(job.kind)
-        return kind is not None and kind.light
+    def _computing(self) -> list[tuple[Job, float]]:
+        """Return the jobs whose running is computing; light ones wait for others most of the time,
+        and what they ask of models is charged there."""
+        return [
+            (job, ran_s)
+            for job, ran_s in self.workers.running()
+            if not self._observer.is_light(job)
+        ]
 
-    def _do_now(self, action: scheduler.Action, state: State) -> None:
-        """Do what needs no waiting, before anything else can change."""
+    def _hold_spent(self) -> None:
+        """Hold the jobs of owners who have had their compute seconds of the day, and no others."""
+        self.accounts.charge_running()
+        for job, _ in self.workers.running():
+            may_go_on = self.accounts.may_compute(job.owner)
+            change = self.workers.release if may_go_on else self.workers.hold
+            change(job.id, "quota")
+
+    def _do_model(self, action: Action, state: State, device: Device) -> None:
+        """Do what is about a device's models."""
+        residency = device.residency
         match action:
-            case scheduler.Evict(key):
-                self.residency.evict(key)
-            case scheduler.Load(key, num_bytes):
+            case Evict(key):
+                residency.evict(key)
+            case Load(key, num_bytes):
                 with contextlib.suppress(OutOfMemoryError):  # still wanted at the next step
-                    self.residency.load(key, num_bytes)
-            case scheduler.Drain(key):
-                self.residency.drain(key)
-            case scheduler.Resume(key):
-                self.residency.resume(key)
-            case scheduler.RefuseModel(key):
+                    residency.load(key, num_bytes)
+            case Drain(key):
+                residency.drain(key)
+            case Resume(key):
+                residency.resume(key)
+            case RefuseModel(key):
                 model = next(model for model in state.wanted if model.key == key)
-                self.residency.refuse(key, too_large(model, self.ledger))
-            case scheduler.Stop(job_id):
-                self.workers.cancel(job_id)
+                residency.refuse(key, too_large(model, device.ledger))
 
-    async def _do_job(self, action: scheduler.Action, state: State) -> None:
+    def _do_now(self, action: Action, state: State) -> None:
+        """Do what needs no waiting, before anything else can change."""
+        self._do_model(action, state, self.fleet.devices[0])
         match action:
-            case scheduler.Start(job_id):
+            case Stop(job_id):
+                self.workers.cancel(job_id)
+            case PauseJob(job_id):
+                self.yielder.pause(job_id)
+                self._wake.set()  # for how long it may be held is to be looked after
+            case ContinueJob(job_id, has_turn):
+                self.yielder.let_go_on(job_id, has_turn=has_turn)
+                self._wake.set()
+            case Preempt(job_id):
+                log.info("job %d gives its worker up for others", job_id)
+                self._observer.preempted(job_id)
+                self.workers.preempt(job_id)
+
+    async def _do_job(self, action: Action, state: State) -> None:
+        match action:
+            case Start(job_id):
                 job = next(job for job in state.ready if job.id == job_id)
                 with contextlib.suppress(OutOfMemoryError):  # still ready at the next step
-                    await self._start(job)
-            case scheduler.Expire(job_id, fence):
-                await self._expire(job_id, fence)
-            case scheduler.RefuseJob(job_id):
+                    if await self._launcher.start(job):
+                        self._observer.started(job_id)
+                        self._wake.set()  # it may have to give way
+            case Expire(job_id, fence):
+                await self._launcher.expire(job_id, fence)
+            case RefuseJob(job_id):
                 capacity = format_bytes(self.ledger.capacity_bytes)
                 error = OutOfMemoryError(
                     f"This job needs more memory than llmos may use: {capacity}."
                 )
                 await self.jobs.refuse(job_id, error)
 
-    async def _start(self, ready: ReadyJob) -> None:
-        """Start a worker on a job. Raises OutOfMemoryError when its bytes are not free."""
-        key = _ledger_key(ready.id)
-        self.ledger.reserve(key, ready.num_bytes)
-        has_started = False
-        try:
-            job = await self.jobs.claim(ready.id, self._settings.lease_s, self._threads)
-            has_started = job is not None and await self._start_worker(job)
-        finally:
-            if not has_started:
-                self.ledger.release(key)
-
-    async def _start_worker(self, job: Job) -> bool:
-        """Start a worker, or fail the attempt at once; say whether there is one."""
-        failure: LlmosError
-        try:
-            await self.workers.start(job)
-        except OSError as error:
-            failure, retryable = LlmosError(f"No worker could be started: {error}"), True
-        except LlmosError as error:
-            failure, retryable = error, error.retryable
-        except Exception as error:  # a worker's top loop, for the one that never had its own
-            log.exception("no worker could be started on job %d", job.id)
-            text = f"No worker could be started: {type(error).__name__}: {error}"
-            failure, retryable = LlmosError(text), False
-        else:
-            return True
-        await self.jobs.fail(job.id, job.fence, failure, retryable=retryable)
-        return False
-
-    async def _expire(self, job_id: int, fence: int) -> None:
-        if not self.workers.expire(job_id):
-            error = JobFailedError("The worker is gone and its lease ran out.")
-            with contextlib.suppress(FencedError):
-                await self.jobs.fail(job_id, fence, error, retryable=True)
-
-    def _wait_s(self, view: QueueView, state: State) -> float:
-        deadlines = [job.lease_expires_at for job in state.active]
-        deadlines.append(scheduler.look_again_at(state))
+    def _wait_s(self, view: QueueView, state: State, *others: float) -> float:
+        deadlines = [*others, *(job.lease_expires_at for job in state.active)]
+        deadlines.append(look_again_at(state))
+        deadlines.append(state.now + self.accounts.next_spent_s())
         if view.next_not_before is not None:
             deadlines.append(view.next_not_before)
         wait_s = min(deadlines, default=state.now + LONGEST_WAIT_S) - self._clock()
         return min(max(wait_s, SHORTEST_WAIT_S), LONGEST_WAIT_S)
 
-    def _worker_ended(self, job: Job, seconds: float) -> None:
-        self.ledger.release(_ledger_key(job.id))
-        self._usage.charge(job.owner, seconds)
+    async def _job_ended(self, job: Job) -> None:
+        self._observer.ended(job.id)
+        await self.workers.job_ended(job.id)
+
+    def _worker_parked(self, job: Job) -> None:
+        self.ledger.release(job_key(job.id))
         self._wake.set()
 
-    async def _remove_old_checkpoints(self) -> None:
-        """Remove the checkpoints of jobs that ended while the server could not."""
-        for job_id in self.workers.checkpointed():
-            try:
-                ended = (await self.jobs.get(job_id)).state.is_final
-            except LlmosError:
-                ended = False
-            if ended:
-                await asyncio.to_thread(self.workers.remove_checkpoints, job_id)
-
-
-def _ledger_key(job_id: int) -> str:
-    return f"job:{job_id}"
+    def _worker_ended(self, job: Job, seconds: float) -> None:
+        self.ledger.release(job_key(job.id))
+        self.yielder.forget(job.id)
+        self._usage.charge(job.owner, seconds)
+        if not self._observer.is_light(job):
+            self.accounts.worker_ended(job, seconds)
+        self._wake.set()
+        self.memory.worker_ended(job, seconds)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
 from llmos.errors import OverloadedError
-from llmos.kernel.telemetry import Meter, Tally
+from llmos.kernel.telemetry import Meter, Metered
 from llmos.kernel.works import LiveWork
 from llmos.types import GenerateWork, PipelineOut, PipelineWork, TokensOut, Work
 
@@ -21,7 +21,7 @@ class Lease:
     Args:
         start: passes a work to the model.
         drop: cancels one.
-        tallies: of the model, by class.
+        metered: what the works are counted in, and whose tokens they take.
         clock: monotonic seconds.
         max_works: works that may be under way at a time.
         deadline_at: monotonic seconds at which every work fails.
@@ -34,7 +34,7 @@ class Lease:
         self,
         start: Start,
         drop: Callable[[LiveWork], None],
-        tallies: Sequence[Tally],
+        metered: Metered,
         clock: Callable[[], float],
         *,
         max_works: int,
@@ -45,7 +45,7 @@ class Lease:
     ) -> None:
         self._start = start
         self._drop = drop
-        self._tallies = tallies
+        self._metered = metered
         self._clock = clock
         self._max_works = max_works
         self._deadline_at = deadline_at
@@ -64,6 +64,8 @@ class Lease:
 
         Raises:
             OverloadedError: this request has too many works under way.
+            QuotaExceededError: the tenant's tokens or compute seconds of the day are used up, by
+                this work or before it.
             DeadlineExceededError: the lease's deadline, or the work's own, passed.
             EngineError: the engine died three times running at this request.
             LlmosError: whatever the engine says is wrong with the request.
@@ -104,8 +106,9 @@ class Lease:
         if work.deadline_s is not None:
             deadlines.append(now + work.deadline_s)
         # The first token of the first work was waited for since the request came.
-        begun_at, self._begun_at = self._begun_at or now, None
-        meter = Meter(self._tallies[work.priority], work, begun_at)
+        begun_at, is_first = self._begun_at or now, self._begun_at is not None
+        meter = self._metered.meter(work, begun_at, is_first=is_first)
+        self._begun_at = None
         live = self._start(work, meter, min(deadlines, default=None))
         live.on_end = self._one_ended
         self._live.add(live)

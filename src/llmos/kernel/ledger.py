@@ -7,11 +7,25 @@ import psutil
 from llmos.errors import OutOfMemoryError
 
 FREE_SHARE = 0.8
+PARKING_PARTS = 32
+LEAST_PARKING_BYTES = 2**20
+
+
+def job_key(job_id: int) -> str:
+    """Return the key of a job's reservation."""
+    return f"job:{job_id}"
 
 
 def capacity_of(memory_bytes: int) -> int:
     """Return the bytes a ledger may give out: the setting, or 80% of what is free if that is 0."""
     return memory_bytes or int(psutil.virtual_memory().available * FREE_SHARE)
+
+
+def parking_bytes(capacity_bytes: int) -> int:
+    """Return what of the memory engines may use for what they keep of models that were swapped out;
+    it is not in the ledger. Where it is too little to keep anything of use, nothing."""
+    num_bytes = capacity_bytes // PARKING_PARTS
+    return num_bytes if num_bytes >= LEAST_PARKING_BYTES else 0
 
 
 class Ledger:
@@ -32,6 +46,10 @@ class Ledger:
     def reservations(self) -> dict[str, int]:
         """Return a copy of every reservation: key -> bytes."""
         return dict(self._reserved)
+
+    def reserved(self, key: str) -> int | None:
+        """Return the reservation of ``key`` in bytes; None when it has none."""
+        return self._reserved.get(key)
 
     def reserve(self, key: str, num_bytes: int) -> None:
         """Set ``num_bytes`` aside for ``key``.

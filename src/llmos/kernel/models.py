@@ -8,10 +8,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmos.errors import OutOfMemoryError, OverloadedError
+from llmos.errors import (
+    DeadlineExceededError,
+    EngineError,
+    ModelLoadingError,
+    OutOfMemoryError,
+    OverloadedError,
+)
 from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.ledger import Ledger, format_bytes
-from llmos.kernel.scheduler import ResidentModel, WantedModel
+from llmos.kernel.state import ResidentModel, WantedModel
+from llmos.kernel.works import wait_until_ready
 from llmos.types import EngineStats, PerClass, Priority
 
 DEMAND_HALF_LIFE_S = 300.0
@@ -97,9 +104,11 @@ class Model:
 
     spec: ModelSpec
     wanted_bytes: int
-    """What to reserve at best: the estimate, put right by what was measured."""
+    """What to reserve at best: what was expected, put right by what was measured."""
     num_bytes: int = 0
     """What is reserved while it is not absent."""
+    expected_bytes: int = 0
+    """What ``wanted_bytes`` was before it was measured; 0 until then."""
     state: Literal["absent", "loading", "ready", "unloading"] = "absent"
     queues: tuple[Queue, ...] = field(default_factory=_queues)
     """One for each class."""
@@ -115,6 +124,8 @@ class Model:
     """From then on it may be drained for others of its users' class."""
     draining_since: float | None = None
     """Since when it gives no new leases though it is ready."""
+    is_pinned: bool = False
+    """It stays in memory, wanted or not."""
     demand: float = 0.0
     """Leases taken, each fading with a half-life, as of ``last_used_at``."""
 
@@ -156,6 +167,7 @@ class Model:
 
     def measured(self, num_bytes: int) -> None:
         """Put what to reserve right where it takes other than was reserved."""
+        self.expected_bytes = self.wanted_bytes
         self.wanted_bytes += num_bytes - self.num_bytes
         self.num_bytes = num_bytes
 
@@ -164,10 +176,68 @@ class Model:
         age_s = max(now - self.last_used_at, 0.0)
         return float(self.demand * 0.5 ** (age_s / DEMAND_HALF_LIFE_S))
 
+    @property
+    def num_works(self) -> int:
+        """Works at it, computed or not."""
+        return sum(queue.num_works.total() for queue in self.queues)
+
+    @property
+    def computes(self) -> bool:
+        """Whether its engine has rows of it under way."""
+        return any(self.stats.running)
+
+    @property
+    def queue_s(self) -> float:
+        """How long a new request would wait, at the recent pace."""
+        ends_per_s = sum(1.0 / queue.interval_s for queue in self.queues if queue.interval_s)
+        return sum(self._waiting()) / ends_per_s if ends_per_s else 0.0
+
     def use(self, now: float, num_leases: int = 0) -> None:
         """Note that the model was used just now, by so many new leases."""
         self.demand = self.demand_at(now) + num_leases
         self.last_used_at = now
+
+    async def wait(
+        self, priority: Priority, deadline_s: float | None, longest_s: float = math.inf
+    ) -> None:
+        """Wait until it gives leases.
+
+        Args:
+            longest_s: nobody waits longer, whatever the deadline.
+
+        Raises:
+            DeadlineExceededError: the deadline passed.
+            ModelLoadingError: so long has passed; it says how things stand and when to come back.
+            LlmosError: why it cannot be loaded.
+        """
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters[ready] = priority
+        is_due_first = deadline_s is not None and deadline_s <= longest_s
+        try:
+            await wait_until_ready(ready, deadline_s if is_due_first else longest_s)
+        except DeadlineExceededError:
+            if is_due_first:
+                raise
+            raise self.still_loading(longest_s) from None
+        finally:
+            self.waiters.pop(ready, None)
+
+    def still_loading(self, waited_s: float) -> ModelLoadingError:
+        """Return what to tell whoever waited so long in vain."""
+        if self.state != "loading":
+            how = "waits for memory that others use"
+            retry_after_s = LONGEST_RETRY_S
+        elif self.load_s:
+            how = f"is being loaded, which took {self.load_s:.0f} s the last time"
+            retry_after_s = min(max(1, math.ceil(self.load_s - waited_s)), LONGEST_RETRY_S)
+        else:
+            how = "is being loaded for the first time"
+            retry_after_s = LONGEST_RETRY_S
+        return ModelLoadingError(
+            f"{self.spec.name} {how}; after {waited_s:.0f} s it was not there: try again in "
+            f"{retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
 
     def resolve_waiters(self, error: Exception | None = None) -> None:
         """Tell everyone who waits that the model is ready, or cannot be."""
@@ -203,6 +273,7 @@ class Model:
             next((at for at in Priority if held[at]), Priority.BACKGROUND),
             self.turn_ends_at,
             self.draining_since,
+            self.is_pinned,
         )
 
     def wanted(self, priority: Priority) -> WantedModel:
@@ -221,7 +292,9 @@ class Model:
             "engine": self.spec.engine,
             "state": self.state,
             "draining": self.draining_since is not None,
+            "pinned": self.is_pinned,
             "bytes": self.num_bytes or self.wanted_bytes,
+            "predicted_bytes": max(self.expected_bytes - self.short_bytes, 0),
             "requests": self.num_users,
             "running": list(stats.running),
             "waiting": list(self._waiting()),
@@ -238,6 +311,17 @@ class Model:
             counts[priority] += 1
         interactive, standard, batch, background = counts
         return interactive, standard, batch, background
+
+
+class Expectations:
+    """What models will take, as far as anybody knows: what is declared."""
+
+    def model_bytes(self, spec: ModelSpec) -> int:
+        """Return what to reserve for a model that was not measured yet."""
+        return spec.estimate_bytes
+
+    def model_loaded(self, model: Model) -> None:
+        """Take note of a model that was just loaded, and measured."""
 
 
 class LoadTimes:
@@ -272,6 +356,11 @@ def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:
         f"{format_bytes(ledger.capacity_bytes)}, running jobs included: wait for them, cancel one, "
         "or raise memory_bytes."
     )
+
+
+def stopping() -> EngineError:
+    """Return the error for who comes while llmos ends."""
+    return EngineError("llmos is stopping: try again later.")
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -62,6 +62,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: str
 
 
+class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
+    """Compute with so many threads from the next step on, at most as many as at the start."""
+
+    threads: int
+
+
 # -- engine -> server ----------------------------------------------------------------------------
 
 
@@ -111,6 +117,8 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     steps: an engine that has work and sends nothing hangs."""
 
     models: dict[str, EngineStats]
+    compute_s: dict[str, dict[str, float]] = {}
+    """Since the last report: seconds of steps, by model and by the tenants that shared them."""
 
 
 # -- server -> worker ----------------------------------------------------------------------------
@@ -133,11 +141,36 @@ class StartJob(msgspec.Struct, frozen=True, tag="start_job"):
 
 
 class CancelJob(msgspec.Struct, frozen=True, tag="cancel_job"):
-    pass
+    """End: with ``keep`` only this attempt, and what it has done so far is to be kept."""
+
+    keep: bool = False
 
 
 class PauseJob(msgspec.Struct, frozen=True, tag="pause_job"):
+    """Stand still at the next point where that is possible, or go on."""
+
     paused: bool
+    still_s: float = 0.0
+    """When it may go on: how long it has stood still."""
+    give_memory: bool = False
+    """Also move to the host what lies in the device's memory, until it may go on."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the server answered one of its jobs, as it would have over HTTP."""
+
+    status: int
+    body: bytes
+    request_id: str = ""
+    """Under which the server's log has it."""
+    retry_after_s: float | None = None
+
+
+class JobAnswer(msgspec.Struct, frozen=True, tag="job_answer"):
+    """The answer to the `JobAsk` with this id."""
+
+    id: int
+    answer: Answer
 
 
 # -- worker -> server ----------------------------------------------------------------------------
@@ -145,6 +178,14 @@ class PauseJob(msgspec.Struct, frozen=True, tag="pause_job"):
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     pass
+
+
+class Paused(msgspec.Struct, frozen=True, tag="paused"):
+    """The handler stands still, or has gone on."""
+
+    paused: bool
+    gave_memory: bool = False
+    """Nothing of it is in the device's memory any more."""
 
 
 class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
@@ -162,6 +203,14 @@ class JobMetric(msgspec.Struct, frozen=True, tag="metric"):
     values: dict[str, float]
 
 
+class JobAsk(msgspec.Struct, frozen=True, tag="job_ask"):
+    """Ask the server's own ``path`` as the job's owner: POST where there is a body, else GET."""
+
+    id: int
+    path: str
+    body: bytes | None
+
+
 class JobDone(msgspec.Struct, frozen=True, tag="job_done"):
     result: JobResult
 
@@ -172,11 +221,12 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     retryable: bool
 
 
-ToEngine = Load | Unload | LoadAdapter | UnloadAdapter | Submit | Cancel
+ToEngine = Load | Unload | LoadAdapter | UnloadAdapter | Submit | Cancel | SetThreads
 AdapterMessage = AdapterLoaded | AdapterFailed
 FromEngine = Loaded | LoadFailed | Unloaded | AdapterMessage | Output | WorkFailed | Stats
-ToWorker = StartJob | CancelJob | PauseJob
-FromWorker = Heartbeat | JobProgress | JobLog | JobMetric | JobDone | JobFailed
+ToWorker = StartJob | CancelJob | PauseJob | JobAnswer
+Said = Heartbeat | Paused | JobProgress | JobLog | JobMetric | JobDone | JobFailed
+FromWorker = Said | JobAsk
 
 
 class UnsendableError(ValueError):

@@ -1,6 +1,7 @@
 """The durable queue: jobs are rows, every change of one is a single fenced transaction.
 
-Attempts happen at least once, commits exactly once. It starts nothing; the kernel does.
+Here work is asked for, followed and called off; what becomes of attempts is in `attempts`. It
+starts nothing; the kernel does.
 """
 
 from __future__ import annotations
@@ -8,47 +9,47 @@ from __future__ import annotations
 import builtins
 import difflib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, true
 
-from llmos.errors import ConflictError, InvalidRequestError, LlmosError, OutOfMemoryError
+from llmos.errors import ConflictError, InvalidRequestError, OutOfMemoryError
+from llmos.kernel.attempts import Attempts
 from llmos.kernel.events import EventBus
+from llmos.kernel.idempotency import Idempotency
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobKind, JobState, check_sendable
 from llmos.kernel.ledger import format_bytes
-from llmos.kernel.transitions import MAX_ID, Audit, JobChange, find_jobs, get_job
+from llmos.kernel.transitions import (
+    LOST_STATES,
+    MAX_ID,
+    Audit,
+    JobChange,
+    Outbox,
+    find_jobs,
+    get_job,
+)
 from llmos.kernel.view import QueueView, read_view
 from llmos.storage.database import Database
 from llmos.storage.schema import job_events, jobs
-from llmos.types import JobResult, Priority
+from llmos.types import Priority
 
-T = TypeVar("T")
-
-Commit = Callable[[Connection, Job, JobResult], Sequence[str] | None]
-"""Stores a job's artifacts inside the transaction that ends it; may return their refs."""
-
-BACKOFF_BASE_S = 1.0
-BACKOFF_LIMIT_S = 60.0
+Predict = Callable[[JobKind, dict[str, Any], int], int]
+"""Takes a job's kind, its checked params and the bytes that its kind declares; returns those to
+reserve."""
 
 
-async def _keep_nothing(job_id: int) -> None:
-    """There is nothing to clear away after a job."""
+Admit = Callable[[Connection, str], None]
+"""Takes the owner of a job to be queued; raises QuotaExceededError when it may queue no more."""
 
 
-def topic(job_id: int) -> str:
-    """Return the bus topic on which a job's events are published."""
-    return f"job:{job_id}"
-
-
-class JobQueue:
-    """Submit, follow and cancel jobs; and, for the kernel, take and settle attempts.
+class JobQueue(Attempts):
+    """Submit, follow, cancel and retry jobs; and, for the kernel, what `Attempts` does.
 
     Args:
         kinds: every job kind by name.
         clock: Unix seconds.
-        rng: draws the delays of retries.
-        audit: called in the transaction of each change, see `transitions.Audit`.
+        rng, bus, audit, outbox: see `Attempts`.
         capacity_bytes: jobs that need more memory than this are refused; None: no such limit.
     """
 
@@ -61,21 +62,16 @@ class JobQueue:
         rng: random.Random,
         bus: EventBus | None = None,
         audit: Audit | None = None,
+        outbox: Outbox | None = None,
         capacity_bytes: int | None = None,
     ) -> None:
-        self._db = db
+        super().__init__(db, clock, rng=rng, bus=bus, audit=audit, outbox=outbox)
         self.kinds = kinds
-        self._clock = clock
-        self._rng = rng
-        self._bus = bus or EventBus()
-        self._audit = audit
         self._capacity_bytes = capacity_bytes
-        self.changed: Callable[[], None] = lambda: None
-        """Called after every change; the kernel puts its own function here."""
-        self.ended: Callable[[int], Awaitable[None]] = _keep_nothing
-        """Called with each job that became final; the kernel puts its own function here."""
-
-    # -- for whoever asks for work ---------------------------------------------------------------
+        self.predict: Predict = _as_declared
+        """Says how much a job is to reserve; the kernel puts its own function here."""
+        self.admit: Admit = _admit_all
+        """Called before a job is queued, in the same transaction; the kernel puts its own here."""
 
     async def submit(
         self,
@@ -87,36 +83,70 @@ class JobQueue:
         priority: Priority = Priority.STANDARD,
         after: Iterable[int] = (),
         actor: str | None = None,
+        run_id: int | None = None,
+        idempotency: Idempotency | None = None,
+        asker: dict[str, Any] | None = None,
+        also: Callable[[Connection, Job], object] | None = None,
     ) -> Job:
         """Write a job down, once its params are known to be good.
 
         Args:
             name: for people; the kind where it is empty.
-            after: jobs of the same owner that must succeed first.
+            after: jobs of the same owner that must succeed first. As they exist already, no jobs
+                can wait for each other in a circle.
             actor: who asks, for the audit trail; the owner if not given.
+            run_id: the pipeline run it is a step of.
+            idempotency: of the request; the job that it made before is returned, whatever became
+                of that.
+            asker: on whose terms it may ask the server, see `JobContext.ask`; None: it may not.
+            also: writes what belongs to the new job, in the same transaction.
 
         Raises:
             InvalidRequestError: there is no such kind, its schema refuses the params, or no worker
                 could be told them (a number beyond 64 bits).
             JobNotFoundError: a job in ``after`` does not exist.
-            ConflictError: a job in ``after`` failed or was cancelled.
+            ConflictError: a job in ``after`` failed or was cancelled; or another request came with
+                the same idempotency key.
             OutOfMemoryError: it needs more memory than there is.
+            QuotaExceededError: its owner may queue, or store, no more.
         """
         job_kind = self.kind(kind)
         params = job_kind.schema(params)
         check_sendable(name, params)
-        reserved_bytes = self._estimate(job_kind, params)
-        row = {
+        row: dict[str, Any] = {
             "kind": kind,
             "name": name or kind,
             "params": params,
             "priority": int(priority),
             "owner": owner,
             "max_attempts": job_kind.max_attempts,
-            "reserved_bytes": reserved_bytes,
+            "reserved_bytes": self.estimate(job_kind, params),
+            "run_id": run_id,
+            "asker": asker,
         }
-        after_ids = sorted(set(after))
-        return await self._change(lambda change: change.insert(row, after_ids, actor or owner))
+        after_ids, by = sorted(set(after)), actor or owner
+        if idempotency is not None:
+            row |= {"idempotency_key": idempotency.key, "request_digest": idempotency.digest}
+
+        def insert(change: JobChange) -> Job:
+            if idempotency is not None:
+                made_before = idempotency.find(change.connection, owner)
+                if made_before is not None:
+                    return made_before
+            job = self._insert(change, row, after_ids, by)
+            if also is not None:
+                also(change.connection, job)
+            return job
+
+        return await self._change(insert)
+
+    async def submitted(self, owner: str, idempotency: Idempotency) -> Job | None:
+        """Return the job that this request of ``owner`` made before; None when there is none.
+
+        Raises:
+            ConflictError: the key came with another request.
+        """
+        return await self._db.read(lambda connection: idempotency.find(connection, owner))
 
     async def get(self, job_id: int) -> Job:
         """Return the job. Raises JobNotFoundError."""
@@ -144,19 +174,26 @@ class JobQueue:
         self, job_id: int, after_event_id: int = 0, limit: int = 1000
     ) -> builtins.list[JobEvent]:
         """Return stored events of a job, oldest first. Raises JobNotFoundError."""
-        query = (
-            select(job_events)
-            .where(job_events.c.job_id == job_id, job_events.c.id > min(after_event_id, MAX_ID))
-            .order_by(job_events.c.id)
-            .limit(limit)
-        )
 
         def read(connection: Connection) -> builtins.list[JobEvent]:
             get_job(connection, job_id)
-            rows = connection.execute(query)
-            return [JobEvent(row.id, row.job_id, row.type, row.data, row.at) for row in rows]
+            return _events(connection, job_events.c.job_id == job_id, after_event_id, limit)
 
         return await self._db.read(read)
+
+    async def events_of(
+        self, owner: str | None, after_event_id: int, limit: int = 1000
+    ) -> builtins.list[JobEvent]:
+        """Return stored events of all jobs of one owner, or of everyone, oldest first."""
+        whose = true() if owner is None else job_events.c.owner == owner
+        return await self._db.read(
+            lambda connection: _events(connection, whose, after_event_id, limit)
+        )
+
+    async def newest_event_id(self) -> int:
+        """Return the id of the last event that was stored; 0 when there is none."""
+        newest = select(func.max(job_events.c.id))
+        return await self._db.read(lambda connection: connection.scalar(newest) or 0)
 
     async def cancel(self, job_id: int, actor: str) -> Job:
         """End a job: at once if it is not running, else as soon as its worker is stopped.
@@ -183,6 +220,34 @@ class JobQueue:
 
         return await self._change(change)
 
+    async def retry(self, job_id: int, actor: str) -> Job:
+        """Queue a job that failed or was cancelled again, with all its attempts before it.
+
+        Its history stays and its fence rises. Jobs that failed only because it did come back with
+        it and wait for it once more; those that were cancelled stay so.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            ConflictError: it has neither failed nor been cancelled, or what it waits for has.
+            QuotaExceededError: its owner may queue, or store, no more.
+        """
+
+        def change(change: JobChange) -> Job:
+            job = change.get(job_id)
+            if job.state not in LOST_STATES:
+                raise ConflictError(
+                    f"Job {job_id} is {job.state}: a job that failed or was cancelled is retried."
+                )
+            if lost := change.lost_before(job):
+                raise ConflictError(
+                    f"Job {job_id} waits for job {lost[0]}, which did not succeed: retry that one."
+                )
+            self.admit(change.connection, job.owner)
+            change.audited(actor, "job.retry", job, {})
+            return change.revive(job)
+
+        return await self._change(change)
+
     async def set_paused(self, job_id: int, paused: bool, actor: str) -> Job:
         """Pause a running job, or let it go on; its handler gives way at its next step.
 
@@ -204,8 +269,6 @@ class JobQueue:
 
         return await self._change(change)
 
-    # -- for the kernel --------------------------------------------------------------------------
-
     def kind(self, name: str) -> JobKind:
         """Return a job kind. Raises InvalidRequestError when there is none, with the nearest."""
         if name not in self.kinds:
@@ -217,182 +280,47 @@ class JobQueue:
     async def view(self) -> QueueView:
         """Return what can run and what runs, for the scheduler."""
         now = self._clock()
-        light = [name for name, kind in self.kinds.items() if kind.light]
-        return await self._db.read(lambda connection: read_view(connection, now, light))
+        return await self._db.read(lambda connection: read_view(connection, now))
 
-    async def claim(self, job_id: int, lease_s: float, threads: int) -> Job | None:
-        """Take a queued job for a new attempt; None when it is not to be had any more.
+    def _insert(
+        self, change: JobChange, row: dict[str, Any], after_ids: builtins.list[int], actor: str
+    ) -> Job:
+        self.admit(change.connection, row["owner"])
+        return change.insert(row, after_ids, actor)
 
-        Args:
-            threads: recorded at the first start; later attempts keep that number.
-        """
-
-        def change(change: JobChange) -> Job | None:
-            done = change.connection.execute(
-                update(jobs)
-                .where(
-                    jobs.c.id == job_id,
-                    jobs.c.state == JobState.QUEUED,
-                    jobs.c.not_before <= change.now,
-                )
-                .values(
-                    state=JobState.RUNNING,
-                    fence=jobs.c.fence + 1,
-                    attempt=jobs.c.attempt + 1,
-                    lease_expires_at=change.now + lease_s,
-                    started_at=func.coalesce(jobs.c.started_at, change.now),
-                    threads=case((jobs.c.threads == 0, threads), else_=jobs.c.threads),
-                )
-            )
-            if done.rowcount == 0:
-                return None
-            job = change.get(job_id)
-            change.record(job, "state", {"state": "running", "attempt": job.attempt})
-            return job
-
-        return await self._change(change)
-
-    async def report(
-        self,
-        job_id: int,
-        fence: int,
-        lease_s: float,
-        *,
-        progress: dict[str, Any] | None = None,
-        events: Sequence[tuple[str, dict[str, Any]]] = (),
-    ) -> None:
-        """Keep what a worker said, which also extends its lease.
-
-        Args:
-            events: (type, data) of log lines and metrics, in order.
+    def estimate(self, kind: JobKind, params: dict[str, Any]) -> int:
+        """Return how much memory a job with these complete params is to reserve, in bytes.
 
         Raises:
-            FencedError: the attempt no longer holds the job; nothing was kept.
+            OutOfMemoryError: it needs more than there is.
         """
-
-        def change(change: JobChange) -> None:
-            job = change.get_active(job_id, fence)
-            seen = {} if progress is None else {"progress": progress}
-            change.update(job, lease_expires_at=change.now + lease_s, **seen)
-            for type, data in events:
-                change.record(job, "metric" if type == "metric" else "log", data)
-            if progress is not None:
-                change.events.append(JobEvent(0, job_id, "progress", progress, change.now))
-
-        await self._change(change, wake=False)
-
-    async def complete(self, job_id: int, fence: int, result: JobResult, commit: Commit) -> Job:
-        """End an attempt with success: artifacts, result, state and dependants in one transaction.
-
-        Raises:
-            FencedError: the attempt no longer holds the job; nothing was kept.
-            LlmosError: what ``commit`` raised; nothing was kept.
-        """
-
-        def change(change: JobChange) -> Job:
-            job = change.get_active(job_id, fence)
-            refs = commit(change.connection, job, result) or ()
-            kept = {**result.summary, "artifacts": list(refs)}
-            change.finish(job, JobState.SUCCEEDED, result=kept)
-            return change.get(job_id)
-
-        return await self._change(change)
-
-    async def fail(self, job_id: int, fence: int, error: LlmosError, *, retryable: bool) -> Job:
-        """End an attempt with an error: the job is queued again after a while, or fails for good.
-
-        A job whose cancellation was asked for is cancelled instead. The delay has full jitter:
-        uniform between 0 and 1, 2, 4, … up to 60 seconds.
-
-        Raises:
-            FencedError: the attempt no longer holds the job.
-        """
-        kept = {"code": error.code, "message": error.message}
-
-        def change(change: JobChange) -> Job:
-            job = change.get_active(job_id, fence)
-            failures = job.failures + 1
-            if job.cancel_requested:
-                change.finish(job, JobState.CANCELLED)
-            elif retryable and failures < job.max_attempts:
-                limit_s = min(BACKOFF_LIMIT_S, BACKOFF_BASE_S * 2 ** (failures - 1))
-                not_before = change.now + self._rng.uniform(0.0, limit_s)
-                change.queue(job, not_before=not_before, failures=failures, error=kept)
-            else:
-                change.update(job, failures=failures)
-                change.finish(job, JobState.FAILED, error=kept)
-            return change.get(job_id)
-
-        return await self._change(change)
-
-    async def cancelled(self, job_id: int, fence: int) -> Job:
-        """End an attempt whose handler gave up because of a cancellation. Raises FencedError."""
-
-        def change(change: JobChange) -> Job:
-            change.finish(change.get_active(job_id, fence), JobState.CANCELLED)
-            return change.get(job_id)
-
-        return await self._change(change)
-
-    async def refuse(self, job_id: int, error: LlmosError) -> None:
-        """Fail a job that was never started and cannot be; no-op if it is queued no longer."""
-
-        def change(change: JobChange) -> None:
-            job = change.get(job_id)
-            if job.state is JobState.QUEUED:
-                kept = {"code": error.code, "message": error.message}
-                change.finish(job, JobState.FAILED, error=kept)
-
-        await self._change(change)
-
-    async def requeue(self, job_id: int, fence: int) -> Job:
-        """Take an attempt's job back through no fault of its own; it may start at once.
-
-        Raises:
-            FencedError: the attempt no longer holds the job.
-        """
-
-        def change(change: JobChange) -> Job:
-            change.take_back(change.get_active(job_id, fence))
-            return change.get(job_id)
-
-        return await self._change(change)
-
-    async def requeue_all(self) -> builtins.list[int]:
-        """Take back every job that was running when the last server ended; return their ids."""
-
-        def change(change: JobChange) -> builtins.list[int]:
-            query = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES)).order_by(jobs.c.id)
-            found = find_jobs(change.connection, query)
-            for job in found:
-                change.take_back(job)
-            return [job.id for job in found]
-
-        return await self._change(change)
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    async def _change(self, make: Callable[[JobChange], T], *, wake: bool = True) -> T:
-        """Run ``make`` in a transaction, then publish its events."""
-
-        def write(connection: Connection) -> tuple[T, JobChange]:
-            change = JobChange(connection, self._clock(), self._audit)
-            return make(change), change
-
-        value, change = await self._db.write(write)
-        for event in change.events:
-            self._bus.publish(topic(event.job_id), event)
-        if wake:
-            self.changed()
-        for job_id in change.ended:
-            await self.ended(job_id)
-        return value
-
-    def _estimate(self, kind: JobKind, params: dict[str, Any]) -> int:
         num_bytes = kind.estimate(params)
         if self._capacity_bytes is not None and num_bytes > self._capacity_bytes:
             raise OutOfMemoryError(
                 f"This job needs about {format_bytes(num_bytes)} of memory and llmos may use "
                 f"{format_bytes(self._capacity_bytes)}: make it smaller or raise memory_bytes."
             )
-        return num_bytes
+        return self.predict(kind, params, num_bytes)
+
+
+def _as_declared(kind: JobKind, params: dict[str, Any], declared_bytes: int) -> int:
+    return declared_bytes
+
+
+def _admit_all(connection: Connection, owner: str) -> None:
+    """Let everybody queue as much as they like."""
+
+
+def _events(
+    connection: Connection, whose: ColumnElement[bool], after_event_id: int, limit: int
+) -> list[JobEvent]:
+    query = (
+        select(job_events)
+        .where(whose, job_events.c.id > min(after_event_id, MAX_ID))
+        .order_by(job_events.c.id)
+        .limit(limit)
+    )
+    return [
+        JobEvent(row.id, row.job_id, row.type, row.data, row.at, row.owner)
+        for row in connection.execute(query)
+    ]

@@ -6,7 +6,6 @@ of the engine process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -21,11 +20,10 @@ from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
 from llmos.kernel.leases import Lease as Lease
 from llmos.kernel.ledger import Ledger
-from llmos.kernel.models import LoadTimes, Model
-from llmos.kernel.models import ModelSpec as ModelSpec
-from llmos.kernel.scheduler import ResidentModel, WantedModel
+from llmos.kernel.models import Expectations, LoadTimes, Model, ModelSpec, stopping
+from llmos.kernel.state import ResidentModel, WantedModel
 from llmos.kernel.telemetry import Meter, Telemetry
-from llmos.kernel.works import MAX_DEATHS, LiveWork, Works, wait_until_ready
+from llmos.kernel.works import MAX_DEATHS, LiveWork, Works
 from llmos.types import EngineStats, Priority, Work
 
 ENGINE_MODULE = "llmos.engines.host"
@@ -38,6 +36,7 @@ class Residency:
         clock: Unix seconds.
         max_queue: works of one class that may be at one model at a time, see `Queue.admits`.
         stall_s: an engine that has work and says nothing for so long is ended.
+        load_wait_s: nobody waits longer for a model.
         module: the engine process, run as ``python -m module FD``.
         environ: added to the environment of that process.
         on_change: called when there may be something to load or evict.
@@ -50,36 +49,47 @@ class Residency:
         *,
         log_path: Path,
         max_queue: int,
+        load_wait_s: float,
         module: str = ENGINE_MODULE,
         environ: Mapping[str, str] | None = None,
         on_change: Callable[[], None] = lambda: None,
         stall_s: float = 120.0,
         monotonic: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._max_queue = max_queue
         self._on_change = on_change
         self._stall_s = stall_s
+        self._load_wait_s = load_wait_s
         self._monotonic = monotonic
-        self._heard_at = 0.0
-        self.telemetry = Telemetry()
+        self.telemetry = telemetry or Telemetry()
         self._models: dict[str, Model] = {}
         self._load_times = LoadTimes()
-        self._link = EngineLink(
+        self.expectations = Expectations()
+        """What models are expected to take; the kernel puts its own here."""
+        self.engine = EngineLink(
             module,
             log_path,
             environ or {},
             on_up=self._engine_up,
             on_message=self._engine_said,
             on_down=self._engine_down,
+            monotonic=monotonic,
         )
-        self._works = Works(self._link.send, self._is_ready, monotonic)
+        self._works = Works(
+            self.engine.send,
+            lambda live: self._is_loaded(live.key) and self._adapters.is_ready(live),
+            monotonic,
+        )
         self._adapters = Adapters(
-            ledger, clock, self._link.send, self._works, self._is_loaded, lambda: self._on_change()
+            ledger, clock, self.engine.send, self._works, self._is_loaded, lambda: self._on_change()
         )
         self._log_path = log_path
         self._stopped = False
+        self.on_lease: Callable[[Priority, bool], None] = lambda priority, begins: None
+        """Called when a request of a class begins, and when it has ended."""
         self.wake_on_release = False
         """Set while a demand waits for memory: then the end of a lease is a change."""
 
@@ -102,23 +112,23 @@ class Residency:
             deadline_s: seconds from now after which waiting, and every work of this lease, fails.
             tenant: whose works they will be; see `Queue.admits`.
             num_works: places that they take in the queue of their class.
-            ends_early: let go of everything when ``num_works`` works have ended, whoever still
-                reads what came of them.
+            ends_early: let go of everything when ``num_works`` works have ended.
 
         Raises:
             OverloadedError: too many requests of this class are at this model.
             DeadlineExceededError: it was not there in time.
+            ModelLoadingError: it was not there after ``load_wait_s``.
             OutOfMemoryError: it does not fit beside the running jobs.
             LlmosError: it cannot be loaded; everyone who waits for it gets the same error.
         """
-        tallies = self.telemetry.of(spec.name).classes
-        with tallies[priority].request(), contextlib.ExitStack() as held:
+        request = self.telemetry.request(spec.name, priority, tenant)
+        with request as metered, contextlib.ExitStack() as held:
             model = self._admit(spec, priority, tenant, num_works)
             held.callback(self._let_go, model, priority, tenant, num_works)
             lease = Lease(
                 functools.partial(self._start_work, model),
                 self._works.drop,
-                tallies,
+                metered,
                 self._monotonic,
                 max_works=max(self._max_queue, num_works),
                 deadline_at=None if deadline_s is None else self._monotonic() + deadline_s,
@@ -128,7 +138,8 @@ class Residency:
             )
             held.callback(lease.close)
             if not model.gives_leases:
-                await self._wait_until_ready(model, priority, deadline_s)
+                self._note_wanted(model)
+                await model.wait(priority, deadline_s, self._load_wait_s)
             async with self._adapters.hold(spec, priority, deadline_s) as let_go:
                 held.callback(let_go)
                 yield lease
@@ -136,30 +147,30 @@ class Residency:
     def _admit(self, spec: ModelSpec, priority: Priority, tenant: str, num_works: int) -> Model:
         """Begin a lease's use of a model. Raises OverloadedError: there is no room for it."""
         if self._stopped:
-            raise _stopping()
+            raise stopping()
         if (model := self._models.get(spec.key)) is None:
-            bare = dataclasses.replace(spec, adapter=None)
-            model = self._models[spec.key] = Model(bare, spec.estimate_bytes)
+            model = self._models[spec.key] = self._new_model(spec)
         queue = model.queues[priority]
         if not queue.admits(tenant, num_works, self._max_queue):
             raise model.overloaded(priority)
         model.use(self._clock(), num_leases=1)
         queue.begin(tenant, num_works)
+        self.on_lease(priority, True)
         return model
 
     def _let_go(self, model: Model, priority: Priority, tenant: str, num_works: int) -> None:
         """End a lease's use of a model, and its places in the queue."""
         now = self._clock()
+        self.on_lease(priority, False)
         model.queues[priority].ended(now, tenant, num_works)
         model.use(now)
         self._forget_if_unused(model)
         if self.wake_on_release:
             self._on_change()
 
-    @property
-    def engine_pid(self) -> int | None:
-        """Process id of the engine; None while there is none."""
-        return self._link.pid
+    def model(self, key: str) -> Model | None:
+        """Return what is known of a model; None: nobody wants it and it is not in memory."""
+        return self._models.get(key)
 
     def status(self) -> list[dict[str, Any]]:
         """Return what people want to know of each model, see `Model.status`."""
@@ -167,6 +178,15 @@ class Residency:
             model.status() | {"adapters": self._adapters.status(key)}
             for key, model in self._models.items()
         ]
+
+    def pin(self, specs: Mapping[str, ModelSpec]) -> None:
+        """Keep these models, by key, and only these in memory, whoever wants others."""
+        for key, spec in specs.items():
+            self._models.setdefault(key, self._new_model(spec))
+        for key, model in list(self._models.items()):
+            model.is_pinned = key in specs
+            self._forget_if_unused(model)
+        self._on_change()
 
     # -- for the scheduler -----------------------------------------------------------------------
 
@@ -177,13 +197,13 @@ class Residency:
         return (*(model for model in found if model), *self._adapters.resident())
 
     def wanted(self) -> tuple[WantedModel, ...]:
-        """Return the models, and adapters, that someone waits for and that are not in memory."""
+        """Return the models, and adapters, that are waited for, or pinned, and not in memory."""
         wanted = [*self._adapters.wanted()]
         for model in self._models.values():
             priorities = [*model.waiters.values()]
             priorities += (live.work.priority for live in self._works.of(model.spec.key))
-            if model.state == "absent" and priorities:
-                wanted.append(model.wanted(min(priorities)))
+            if model.state == "absent" and (priorities or model.is_pinned):
+                wanted.append(model.wanted(min(priorities, default=Priority.BACKGROUND)))
         return tuple(wanted)
 
     def load(self, key: str, num_bytes: int) -> None:
@@ -224,17 +244,15 @@ class Residency:
 
     def end_if_stalled(self) -> None:
         """End an engine that has had work for long and has said nothing since: it hangs."""
-        since = self._works.oldest_sent_at()
-        if since is None or self._monotonic() - max(since, self._heard_at) <= self._stall_s:
-            return
-        self._link.kill(f"hung: it had work and said nothing for {self._stall_s:g} s")
+        if (since := self._works.oldest_sent_at()) is not None:
+            self.engine.end_if_silent(since, self._stall_s)
 
     async def stop(self) -> None:
         """End the engine; everyone who waits, or comes later, gets an EngineError."""
         self._stopped = True
-        await self._link.stop()
+        await self.engine.stop()
         for model in list(self._models.values()):
-            self._fail_load(model, _stopping())
+            self._fail_load(model, stopping())
 
     # -- users -----------------------------------------------------------------------------------
 
@@ -242,54 +260,41 @@ class Residency:
         self, model: Model, work: Work, meter: Meter, deadline_at: float | None
     ) -> LiveWork:
         self._note_wanted(model)
-        live = self._works.add(model.spec.key, work, meter, deadline_at)
-        if model.state == "absent":
-            self._on_change()
-        return live
-
-    async def _wait_until_ready(
-        self, model: Model, priority: Priority, deadline_s: float | None
-    ) -> None:
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._note_wanted(model)
-        model.waiters[ready] = priority
-        if model.state == "absent":
-            self._on_change()
-        try:
-            await wait_until_ready(ready, deadline_s)
-        finally:
-            model.waiters.pop(ready, None)
+        return self._works.add(model.spec.key, work, meter, deadline_at)
 
     def _note_wanted(self, model: Model) -> None:
-        """Note when the oldest of those who wait for a model came."""
+        """Someone is about to wait for a model: note when the oldest came, and have it loaded."""
         has_waiting_works = model.state != "ready" and self._works.of(model.spec.key)
         if not model.waiters and not has_waiting_works:
             model.wanted_since = self._clock()
+        if model.state == "absent":
+            self._on_change()
+
+    def _new_model(self, spec: ModelSpec) -> Model:
+        bare = dataclasses.replace(spec, adapter=None)
+        return Model(bare, self.expectations.model_bytes(bare), wanted_since=self._clock())
 
     def _forget_if_unused(self, model: Model) -> None:
-        if model.state == "absent" and model.num_users == 0:
+        if model.state == "absent" and model.num_users == 0 and not model.is_pinned:
             self._models.pop(model.spec.key, None)
 
     # -- models ----------------------------------------------------------------------------------
 
     def _is_loaded(self, key: str) -> bool:
-        return self._link.is_up and self._model_in("ready", key) is not None
-
-    def _is_ready(self, live: LiveWork) -> bool:
-        return self._is_loaded(live.key) and self._adapters.is_ready(live)
+        return self.engine.is_up and self._model_in("ready", key) is not None
 
     def _start_load(self, model: Model) -> None:
         model.state = "loading"
         self._models[model.spec.key] = self._models.pop(model.spec.key)  # the newest load goes last
-        if self._link.is_up:
+        if self.engine.is_up:
             self._send_load(model)
         else:
-            self._link.need()
+            self.engine.need()
 
     def _send_load(self, model: Model) -> None:
         spec = model.spec
         try:
-            self._link.send(
+            self.engine.send(
                 protocol.Load(spec.key, spec.engine, spec.path, spec.manifest, model.short_bytes)
             )
         except protocol.UnsendableError as error:
@@ -298,12 +303,13 @@ class Residency:
 
     def _start_unload(self, model: Model) -> None:
         model.state, model.draining_since = "unloading", None
-        self._link.send(protocol.Unload(model.spec.key))
+        self.engine.send(protocol.Unload(model.spec.key))
 
     def _loaded(self, model: Model, message: protocol.Loaded) -> None:
         model.measured(message.weights_bytes)
         self._load_times.note(message.key, message.weights_bytes, message.load_s)
         model.load_s, model.load_deaths, model.stats = message.load_s, 0, EngineStats()
+        self.expectations.model_loaded(model)
         try:
             self._ledger.correct(model.ledger_key, model.num_bytes)
         except OutOfMemoryError:  # it is larger than it seemed: ask the scheduler for that much
@@ -326,8 +332,7 @@ class Residency:
     def _fail_load(self, model: Model, error: LlmosError) -> None:
         """Give up on a model: everyone who waits for it gets ``error``."""
         self._ledger.release(model.ledger_key)
-        model.state = "absent"
-        model.load_deaths = 0
+        model.state, model.load_deaths, model.is_pinned = "absent", 0, False
         self._adapters.model_gone(model.spec.key, error)
         model.resolve_waiters(error)
         for live in self._works.of(model.spec.key):
@@ -345,14 +350,13 @@ class Residency:
                 self._send_load(model)
 
     def _engine_said(self, message: protocol.FromEngine) -> None:
-        self._heard_at = self._monotonic()
         match message:
             case protocol.Output(work_id, out):
                 self._works.take_output(work_id, out)
             case protocol.WorkFailed(work_id, code, text):
                 self._works.fail(work_id, by_code(code)(text))
-            case protocol.Stats(models):
-                self._take_stats(models)
+            case protocol.Stats():
+                self._take_stats(message)
             case protocol.Loaded(key):
                 if model := self._model_in("loading", key):
                     self._loaded(model, message)
@@ -366,10 +370,11 @@ class Residency:
                 if model := self._model_in("unloading", key):
                     self._unloaded(model)
 
-    def _take_stats(self, models: Mapping[str, EngineStats]) -> None:
-        for key, stats in models.items():
+    def _take_stats(self, message: protocol.Stats) -> None:
+        for key, stats in message.models.items():
             if model := self._model_in("ready", key):
-                self.telemetry.of(model.spec.name).absorb(model.stats, stats)
+                computed_s = message.compute_s.get(key, {})
+                self.telemetry.took(model.spec.name, model.stats, stats, computed_s)
                 model.stats = stats
 
     def _model_in(self, state: str, key: str) -> Model | None:
@@ -392,7 +397,3 @@ class Residency:
             elif model.state != "absent":
                 self._unloaded(model)
         self._works.engine_died(reason)
-
-
-def _stopping() -> EngineError:
-    return EngineError("llmos is stopping: try again later.")

@@ -8,175 +8,38 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from operator import attrgetter
+from typing import Literal, NamedTuple
 
-from llmos.types import Priority
+from llmos.kernel.state import (
+    Action,
+    ActiveJob,
+    Drain,
+    Evict,
+    Expire,
+    Load,
+    Preempt,
+    ReadyJob,
+    RefuseJob,
+    RefuseModel,
+    ResidentModel,
+    Resume,
+    Start,
+    State,
+    Stop,
+    WantedModel,
+)
+from llmos.kernel.yielding import next_yield_at, turn_s, yield_actions
 
 DRAIN_S = 10.0
 """A model that is still in use after so long is no longer drained for others of its class."""
 FRESH_S = 10.0
 """A model that was used so long ago is half as likely to be wanted as one used just now."""
 RECENT_S = 60.0
-"""A model used so recently is not evicted for the sake of another's larger cache."""
-
-# -- the state -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyJob:
-    """A queued job that may start now."""
-
-    id: int
-    owner: str
-    priority: Priority
-    queued_at: float
-    num_bytes: int
-    light: bool = False
-    """It takes one of the workers for light jobs, see `JobKind`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveJob:
-    """A job that holds a lease."""
-
-    id: int
-    fence: int
-    owner: str
-    lease_expires_at: float
-    num_bytes: int
-    cancel_requested: bool = False
-    light: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ResidentModel:
-    """A model that holds memory. ``num_users`` counts the leases that are held, ``demand`` is a
-    decaying count of recent ones."""
-
-    key: str
-    num_bytes: int
-    state: Literal["loading", "ready", "unloading"]
-    num_users: int
-    last_used_at: float
-    load_s: float
-    demand: float
-    priority: Priority = Priority.BACKGROUND
-    """Best class among its users."""
-    turn_ends_at: float = math.inf
-    """From then on it may be drained for others that wait; infinity: never."""
-    draining_since: float | None = None
-    """Since when it gives no new leases."""
-
-
-@dataclass(frozen=True, slots=True)
-class WantedModel:
-    """A model that holds no memory and that someone waits for."""
-
-    key: str
-    num_bytes: int
-    priority: Priority
-    since: float
-    least_bytes: int | None = None
-    """It can do with so few, with a smaller cache; None: it cannot do with fewer."""
-    over: str = ""
-    """Key of the model that it is laid over, which stays for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Everything `decide` looks at. Times are Unix seconds.
-
-    Up to ``max_workers`` ordinary jobs run, and as many light ones beside them.
-    ``free_bytes`` is what the ledger has left; ``usage_s`` each owner's recent compute seconds. A
-    class gains one rank per ``ageing_s`` of waiting, without limit, so nothing starves: a job of
-    class ``p`` is never passed by one that came more than ``(p + 1) * ageing_s`` after it.
-    """
-
-    now: float
-    free_bytes: int
-    capacity_bytes: int
-    max_workers: int
-    idle_s: float
-    ageing_s: float
-    ready: tuple[ReadyJob, ...] = ()
-    active: tuple[ActiveJob, ...] = ()
-    models: tuple[ResidentModel, ...] = ()
-    wanted: tuple[WantedModel, ...] = ()
-    usage_s: Mapping[str, float] = field(default_factory=dict)
-
-
-# -- the actions -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start a worker on a queued job, whose bytes are free."""
-
-    job_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """Take a job back from an attempt whose lease ran out."""
-
-    job_id: int
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop the worker of a job that is to be cancelled."""
-
-    job_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RefuseJob:
-    """Fail a job that is larger than all the memory there is."""
-
-    job_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Load a wanted model into free bytes: all that it wants, or what there is."""
-
-    key: str
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Let a model give no new leases, so that it can be evicted when those it gave have ended."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Let a model that was drained give leases again."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Unload a model that nobody uses."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class RefuseModel:
-    """Tell those who wait for a model that it cannot fit beside the running jobs."""
-
-    key: str
-
-
-Action = Start | Expire | Stop | RefuseJob | Load | Drain | Resume | Evict | RefuseModel
-
+"""A model used so recently is not evicted for the sake of another's larger cache, nor for a job
+that was preempted."""
 
 # -- the decision ----------------------------------------------------------------------------------
 
@@ -190,13 +53,26 @@ def decide(state: State) -> list[Action]:
     passed by, unless it is overdue (rank below 0): then room and worker are kept for it.
 
     A model that would do with a smaller cache is loaded into what is free rather than in place of
-    one that was used of late; a part is left for what may be laid over it. One that does not fit
-    even so takes turns with those in use: one of a worse class, or of the same class whose turn is
-    over, is drained for it.
+    one that was used of late; a part is left for what may be laid over it.
+
+    A demand that lacks memory or a worker even so has running jobs preempted that it outranks, the
+    worst class first: jobs that resume, and that have had their turn or stand still. The rank of
+    a running job is its class, as its waiting is over. What is preempted waits anew, and does not
+    evict models used of late, so that it and a model do not replace each other again and again.
+
+    A model that cannot have enough so takes turns with those in use: one of a worse class, or of
+    the same class whose turn is over, is drained for it. It is refused where nothing of this could
+    ever be enough.
+
+    Before all of them, a running job that outgrew its memory has idle models evicted for it, as
+    what it takes is taken already.
+
+    Which jobs are held for interactive requests, `yield_actions` says.
     """
     plan = _Plan(state)
     for job in state.active:
         plan.look_after(job)
+    plan.actions += yield_actions(state)
     for demand in plan.demands():
         if isinstance(demand, WantedModel):
             plan.place_model(demand)
@@ -208,13 +84,16 @@ def decide(state: State) -> list[Action]:
 
 
 def look_again_at(state: State) -> float:
-    """Return when time alone may change what `decide` says, of the models."""
+    """Return when time alone may change what `decide` says, leases and ageing apart."""
     ready = [model for model in state.models if model.state == "ready"]
     times = [model.last_used_at + state.idle_s for model in ready if model.num_users == 0]
     if state.wanted:
         times += [model.turn_ends_at for model in ready]
         times += [m.draining_since + DRAIN_S for m in ready if m.draining_since is not None]
         times += [model.last_used_at + RECENT_S for model in ready]
+    if state.wanted or state.ready:
+        times += [state.now + turn_s(job) - job.ran_s for job in state.active if job.resumes]
+    times.append(next_yield_at(state))
     return min((time for time in times if time > state.now), default=math.inf)
 
 
@@ -231,6 +110,13 @@ def loss(model: ResidentModel, now: float) -> float:
     return model.load_s * model.demand / max(model.num_bytes, 1) / (1.0 + idle_s / FRESH_S)
 
 
+class _Head(NamedTuple):
+    """The job that is next in one queue, by what it is compared by: keys are never equal."""
+
+    key: tuple[int, float, int, float, int]
+    queue: list[ReadyJob]
+
+
 class _Plan:
     """The decision while it is made: actions so far, and what they leave free."""
 
@@ -238,12 +124,20 @@ class _Plan:
         self.actions: list[Action] = []
         self._state = state
         self._free_bytes = state.free_bytes
-        self._coming_bytes = sum(m.num_bytes for m in state.models if m.state == "unloading")
-        self._workers = dict.fromkeys((False, True), state.max_workers)
+        self._coming_bytes = state.leaving_bytes
+        self._coming_bytes += sum(m.num_bytes for m in state.models if m.state == "unloading")
+        self._coming_bytes += sum(job.num_bytes for job in state.active if job.is_ending)
+        max_light = state.max_workers if state.max_light is None else state.max_light
+        self._workers = {False: state.max_workers, True: max_light}
+        self._coming_workers = Counter(job.light for job in state.active if job.is_ending)
         for job in state.active:
             self._workers[job.light] -= 1
+        self._preemptible = sorted(
+            (job for job in state.active if _may_be_preempted(job, state.now)),
+            key=lambda job: (-_class_of(job), job.ran_s, job.id),
+        )
         self._running = Counter(job.owner for job in state.active)
-        ready = [model for model in state.models if model.state == "ready"]
+        ready = [m for m in state.models if m.state == "ready" and not m.is_pinned]
         self._idle = sorted(
             (model for model in ready if model.num_users == 0),
             key=lambda m: (m.draining_since is None, loss(m, state.now), m.last_used_at, m.key),
@@ -259,42 +153,73 @@ class _Plan:
             self.actions.append(Expire(job.id, job.fence))
         elif job.cancel_requested:
             self.actions.append(Stop(job.id))
+        elif job.more_bytes:
+            self._make_room(min(job.more_bytes, self._reachable_bytes))
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Keep bytes for a running job that takes more than it has, before anyone gets them."""
+        if num_bytes <= self._free_bytes:
+            self._free_bytes -= num_bytes
+        else:
+            self._take_all_and(num_bytes - self._free_bytes)
 
     def demands(self) -> Iterator[WantedModel | ReadyJob]:
-        """Yield demands by rank.
+        """Yield demands by rank, jobs only as long as they could still get a worker.
 
-        A job's key only grows as its owner's other jobs are placed; one that is out of date goes
-        back into the heap.
+        Jobs of one rank and owner differ by age alone, so it is the heads of such queues that are
+        compared. A head's key grows as other jobs of its owner are placed; one that is out of date
+        goes back into the heap.
         """
         models = deque(
             sorted(self._state.wanted, key=lambda m: (rank(m, self._state), m.since, m.key))
         )
-        jobs = [(self._job_key(job), job) for job in self._state.ready]
-        heapq.heapify(jobs)
-        while models or jobs:
-            if models and (not jobs or rank(models[0], self._state) <= jobs[0][0][0]):
+        queues = self._queues()
+        heads = [_Head(self._key(queue), queue) for queue in queues]
+        heapq.heapify(heads)
+        while models or heads:
+            if models and (not heads or rank(models[0], self._state) <= heads[0].key[0]):
                 yield models.popleft()
                 continue
-            key, job = heapq.heappop(jobs)
-            if key == self._job_key(job):
-                yield job
-            else:
-                heapq.heappush(jobs, (self._job_key(job), job))
+            key, queue = heapq.heappop(heads)
+            if not self._may_get_worker(queue[-1].light, key[0]):
+                continue
+            if key == self._key(queue):
+                yield queue.pop()
+            if queue:
+                heapq.heappush(heads, _Head(self._key(queue), queue))
 
-    def _job_key(self, job: ReadyJob) -> tuple[int, float, int, float, int]:
+    def _queues(self) -> Iterable[list[ReadyJob]]:
+        """Return the jobs that fit the device, the oldest last; refuse the others."""
+        queues: dict[tuple[int, str, bool], list[ReadyJob]] = {}
+        by_age = attrgetter("queued_at", "id")
+        for job in sorted(self._state.ready, key=by_age, reverse=True):
+            if job.num_bytes > self._state.capacity_bytes:
+                self.actions.append(RefuseJob(job.id))
+            else:
+                place = rank(job, self._state), job.owner, job.light
+                queues.setdefault(place, []).append(job)
+        return queues.values()
+
+    def _key(self, queue: list[ReadyJob]) -> tuple[int, float, int, float, int]:
+        """Return what the head of a queue is compared by, the smaller first."""
+        job = queue[-1]
         usage_s = self._state.usage_s.get(job.owner, 0.0)
         return rank(job, self._state), usage_s, self._running[job.owner], job.queued_at, job.id
 
     def place_model(self, model: WantedModel) -> None:
         least_bytes = model.num_bytes if model.least_bytes is None else model.least_bytes
-        room_bytes = self._state.capacity_bytes - sum(job.num_bytes for job in self._state.active)
-        room_bytes -= sum(m.num_bytes for m in self._state.models if m.key == model.over)
-        if least_bytes > room_bytes:
+        room_bytes = self._state.capacity_bytes
+        room_bytes -= sum(job.num_bytes for job in self._state.active if not job.is_ending)
+        stays = (m for m in self._state.models if m.is_pinned or m.key == model.over)
+        room_bytes -= sum(m.num_bytes for m in stays)
+        outranked = self._outranked(model)
+        if least_bytes > room_bytes + sum(job.num_bytes for job in outranked):
             self.actions.append(RefuseModel(model.key))
             return
-        num_bytes = self._best_size(model.num_bytes, least_bytes, room_bytes)
-        sizes = (num_bytes, least_bytes) if num_bytes > self._reachable_bytes else ()
-        if any(self._drain_for(model, size) for size in sizes):
+        if (missing_bytes := least_bytes - self._reachable_bytes) > 0:
+            self._preempt(self._victims(model, missing_bytes))
+        num_bytes = self._best_size(model.num_bytes, least_bytes, max(room_bytes, least_bytes))
+        if num_bytes > self._reachable_bytes and self._clear_for(model, num_bytes, least_bytes):
             self._free_bytes = self._coming_bytes = 0
         elif self._take(model, num_bytes) == "taken":
             self.actions.append(Load(model.key, num_bytes))
@@ -313,13 +238,72 @@ class _Plan:
         return least_bytes if is_short else wanted_bytes
 
     def place_job(self, job: ReadyJob) -> None:
-        if job.num_bytes > self._state.capacity_bytes:
-            self.actions.append(RefuseJob(job.id))
-        elif self._workers[job.light] > 0 and (got := self._take(job, job.num_bytes)) != "passed":
-            self._workers[job.light] -= 1
-            self._running[job.owner] += 1
-            if got == "taken":
-                self.actions.append(Start(job.id))
+        if job.was_preempted and rank(job, self._state) >= 0 and not self._fits_beside_recent(job):
+            return
+        if self._outranked(job):
+            self._preempt(self._victims(job, job.num_bytes - self._reachable_bytes))
+        if not self._has_worker(job) or (got := self._take(job, job.num_bytes)) == "passed":
+            return
+        self._running[job.owner] += 1
+        if self._workers[job.light] <= 0:
+            self._coming_workers[job.light] -= 1
+            return
+        self._workers[job.light] -= 1
+        if got == "taken":
+            self.actions.append(Start(job.id))
+
+    def _may_get_worker(self, light: bool, place: int) -> bool:
+        """Whether a job of this rank can get a worker any more."""
+        is_free = self._workers[light] > 0 or self._coming_workers[light] > 0
+        return is_free or bool(self._preemptible and _class_of(self._preemptible[0]) > place)
+
+    def _has_worker(self, job: ReadyJob) -> bool:
+        """Whether a worker is free for a job, or becomes free."""
+        return self._workers[job.light] > 0 or self._coming_workers[job.light] > 0
+
+    def _fits_beside_recent(self, job: ReadyJob) -> bool:
+        """Whether a job fits beside the models in use and those used of late."""
+        now = self._state.now
+        long_idle = (m.num_bytes for m in self._idle if now - m.last_used_at >= RECENT_S)
+        return job.num_bytes <= self._free_bytes + self._coming_bytes + sum(long_idle)
+
+    # -- preempting ------------------------------------------------------------------------------
+
+    def _outranked(self, demand: WantedModel | ReadyJob) -> list[ActiveJob]:
+        """Return the jobs that may be preempted for a demand, now or after their turn."""
+        if not self._preemptible:
+            return []
+        place = rank(demand, self._state)
+        return list(takewhile(lambda job: _class_of(job) > place, self._preemptible))
+
+    def _willing(self, demand: WantedModel | ReadyJob) -> list[ActiveJob]:
+        """Return the jobs that may be preempted for a demand now."""
+        return [job for job in self._outranked(demand) if job.ran_s >= turn_s(job) or job.held]
+
+    def _victims(self, demand: WantedModel | ReadyJob, missing_bytes: int) -> list[ActiveJob]:
+        """Return the jobs to preempt now for a demand, which may lack a worker, too; none where it
+        lacks nothing or all of them would not be enough."""
+        willing = self._willing(demand)
+        chosen: list[ActiveJob] = []
+        if isinstance(demand, ReadyJob) and not self._has_worker(demand):
+            chosen = [job for job in willing if job.light == demand.light][:1]
+            if not chosen:
+                return []
+            missing_bytes -= chosen[0].num_bytes
+        for job in willing:
+            if missing_bytes > 0 and job not in chosen:
+                chosen.append(job)
+                missing_bytes -= job.num_bytes
+        return chosen if missing_bytes <= 0 else []
+
+    def _preempt(self, jobs: list[ActiveJob]) -> None:
+        for job in jobs:
+            self.actions.append(Preempt(job.id))
+            self._preemptible.remove(job)
+            self._coming_bytes += job.num_bytes
+            self._coming_workers[job.light] += 1
+
+    # -- memory ----------------------------------------------------------------------------------
 
     @property
     def _reachable_bytes(self) -> int:
@@ -338,13 +322,27 @@ class _Plan:
             if rank(demand, self._state) >= 0:
                 return "passed"
             missing_bytes = self._coming_bytes
+        self._take_all_and(missing_bytes)
+        return "kept"
+
+    def _take_all_and(self, missing_bytes: int) -> None:
+        """Take what is free and so much of what becomes free, evicting idle models for it."""
         while missing_bytes > self._coming_bytes:
             model = self._idle.pop(0)
             self._coming_bytes += model.num_bytes
             self.actions.append(Evict(model.key))
         self._coming_bytes -= missing_bytes
         self._free_bytes = 0
-        return "kept"
+
+    def _clear_for(self, model: WantedModel, num_bytes: int, least_bytes: int) -> bool:
+        """Make room by draining models in use, as few as do, and if need be preempting jobs too."""
+        if any(self._drain_for(model, size) for size in (num_bytes, least_bytes)):
+            return True
+        jobs = self._willing(model)
+        if not jobs or not self._drain_for(model, least_bytes - sum(j.num_bytes for j in jobs)):
+            return False
+        self._preempt(jobs)
+        return True
 
     def _drain_for(self, demand: WantedModel, num_bytes: int) -> bool:
         """Drain models in use, until they and all that can be evicted are enough for a demand."""
@@ -382,3 +380,15 @@ class _Plan:
         """Let the models that are drained for nobody, or have been for too long, go on."""
         evicted = {action.key for action in self.actions if isinstance(action, Evict)}
         self.actions += [Resume(key) for key in sorted(self._left - evicted)]
+
+
+def _class_of(job: ActiveJob) -> float:
+    """Return the class of a running job. One that stands still until its owner's quota lets it go
+    on, maybe tomorrow, is behind all others: whoever could use its worker may have it."""
+    return math.inf if "quota" in job.held else job.priority
+
+
+def _may_be_preempted(job: ActiveJob, now: float) -> bool:
+    """Whether a job can go on later as it is: one that its user paused would not stay paused."""
+    is_there = not job.is_ending and job.lease_expires_at >= now
+    return job.resumes and is_there and "user" not in job.held

@@ -1,7 +1,7 @@
 """What has been served so far, per model and class: times, tokens and outcomes as plain numbers.
 
 Made for the token path: taking note of a token costs about a microsecond. How it is shown is the
-server's business (`/metrics`).
+server's business (`/metrics`); whose tokens they are, `tabs` counts.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
 
 from llmos.errors import LlmosError
-from llmos.types import EngineStats, GenerateWork, Priority, TokensOut, Work
+from llmos.kernel.tabs import Account, Tab, WorkTab
+from llmos.types import EngineStats, GenerateWork, PipelineOut, Priority, TokensOut, Work
 
 TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 ITL_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 5.0)
@@ -88,18 +89,25 @@ class ModelTally:
 class Meter:
     """Follows one work: when its tokens came and how many. Times are monotonic seconds."""
 
-    __slots__ = ("_last_at", "_num_prompt", "_seen_first", "_tally")
+    __slots__ = ("_last_at", "_num_prompt", "_seen_first", "_tab", "_tally")
 
-    def __init__(self, tally: Tally, work: Work, begun_at: float) -> None:
+    def __init__(
+        self, tally: Tally, work: Work, begun_at: float, tab: WorkTab | None = None
+    ) -> None:
         self._tally = tally
+        self._tab = tab
         self._last_at = begun_at
         self._num_prompt = len(work.prompt_ids) if isinstance(work, GenerateWork) else 0
         self._seen_first = False
 
     def took(self, out: TokensOut, now: float) -> None:
         """Note tokens that came at ``now``; those that came together share the time they took."""
+        if out.num_cached and self._tab is not None:
+            self._tab.found(out.num_cached)
         if not (count := len(out.pieces)):
             return
+        if self._tab is not None:
+            self._tab.wrote(count)
         tally = self._tally
         passed_s = now - self._last_at
         self._last_at = now
@@ -113,16 +121,67 @@ class Meter:
         if count > 1:
             tally.itl_s.observe(0.0, count - 1)
 
+    def made(self, out: PipelineOut) -> None:
+        """Note the result of a forward task."""
+        if self._tab is not None:
+            self._tab.made(out)
+
+    def end(self) -> None:
+        """Note that nothing more comes."""
+        if self._tab is not None:
+            self._tab.end()
+
+    def refusal(self) -> LlmosError | None:
+        """Return why the work may not go on: its owner's tokens are used up."""
+        if self._tab is None or not self._tab.tab.is_spent:
+            return None
+        return self._tab.tab.refusal()
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What the works of one request are counted in.
+
+    Args:
+        tallies: of the model, by class.
+        tab: of the request's owner at the model.
+    """
+
+    tallies: Sequence[Tally]
+    tab: Tab
+
+    def meter(self, work: Work, begun_at: float, *, is_first: bool = True) -> Meter:
+        """Return the meter of a work, its prompt charged unless an earlier one brought it.
+
+        Raises:
+            QuotaExceededError: the owner's quota does not allow it.
+        """
+        tab = WorkTab(self.tab, work, is_first=is_first)
+        return Meter(self.tallies[work.priority], work, begun_at, tab)
+
+
+TabOf = Callable[[str, str], Tab]
+"""Returns the tab of an owner at a model (``name:number``)."""
+
+
+def tab_of_nobody(owner: str, model: str) -> Tab:
+    """Return a tab that nobody looks at, without limits."""
+    return Tab(Account(owner), model, lambda: 0.0)
+
 
 class Telemetry:
-    """The tallies of one system, by model name.
+    """The tallies of one system, by model name; and who is charged for what.
+
+    Args:
+        tab_of: finds an owner's tab; what is put on others is forgotten.
 
     Attributes:
         engine_starts: engine processes that came up.
         engine_deaths: those that ended without being told to, or could not be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tab_of: TabOf = tab_of_nobody) -> None:
+        self._tab_of = tab_of
         self.engine_starts = 0
         self.engine_deaths = 0
         self._models: dict[str, ModelTally] = {}
@@ -134,6 +193,32 @@ class Telemetry:
                 del self._models[next(iter(self._models))]
             tally = self._models[name] = ModelTally()
         return tally
+
+    @contextlib.contextmanager
+    def request(self, name: str, priority: Priority, owner: str) -> Iterator[Metered]:
+        """Count a request to a model, which is what happens inside, and how it ends."""
+        metered = Metered(self.of(name).classes, self._tab_of(owner, name))
+        metered.tab.counts.requests += 1
+        try:
+            with metered.tallies[priority].request():
+                yield metered
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
+            metered.tab.counts.failed += 1
+            raise
+
+    def took(
+        self, name: str, old: EngineStats, new: EngineStats, compute_s: Mapping[str, float]
+    ) -> None:
+        """Take an engine's report on a model: its counters, and what it computed for whom."""
+        self.of(name).absorb(old, new)
+        for owner, seconds in compute_s.items():
+            self._tab_of(owner, name).computed(seconds)
+
+    def find(self, name: str) -> ModelTally | None:
+        """Return a model's tally, if it has one."""
+        return self._models.get(name)
 
     def __iter__(self) -> Iterator[tuple[str, ModelTally]]:
         return iter(self._models.items())

@@ -5,13 +5,13 @@ Not a place for decisions: the queue says what happens, this makes it consistent
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, bindparam, case, func, insert, select, update
 
-from llmos.errors import ConflictError, FencedError, JobFailedError, JobNotFoundError
+from llmos.errors import ConflictError, DependencyFailedError, FencedError, JobNotFoundError
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobState
 from llmos.storage.schema import job_after, job_events, jobs
 from llmos.types import Priority
@@ -21,6 +21,62 @@ Audit = Callable[[Connection, str, str, str, dict[str, Any], float], object]
 
 KERNEL_ACTOR = "kernel"
 MAX_ID = 2**63 - 1
+LOST_STATES = (JobState.FAILED, JobState.CANCELLED)
+"""Final states after which nothing that waits for the job can run."""
+
+
+# What every job goes through, built once: building a statement costs as much as running it.
+_INSERT_JOB = insert(jobs).returning(jobs)
+_INSERT_EVENT = insert(job_events)
+_UPDATE_JOB = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("this_id"), jobs.c.fence == bindparam("this_fence"))
+    .returning(jobs)
+)
+_START_JOB = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("this_id"),
+        jobs.c.state == JobState.QUEUED,
+        jobs.c.not_before <= bindparam("now"),
+    )
+    .values(
+        state=JobState.RUNNING,
+        fence=jobs.c.fence + 1,
+        attempt=jobs.c.attempt + 1,
+        lease_expires_at=bindparam("lease_until"),
+        started_at=func.coalesce(jobs.c.started_at, bindparam("now")),
+        threads=case((jobs.c.threads == 0, bindparam("num_threads")), else_=jobs.c.threads),
+    )
+    .returning(jobs)
+)
+_JOB = select(jobs).where(jobs.c.id == bindparam("this_id"))
+_LINKS = (
+    select(job_after.c.job_id, job_after.c.after_id)
+    .where(job_after.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .order_by(job_after.c.after_id)
+)
+_DEPENDANTS = (
+    select(jobs)
+    .join(job_after, job_after.c.job_id == jobs.c.id)
+    .where(job_after.c.after_id == bindparam("this_id"), jobs.c.state == bindparam("in_state"))
+    .order_by(jobs.c.id.desc())
+)
+
+
+class Outbox(Protocol):
+    """Where events are put that are to be sent to whoever asked for them, see `webhooks`."""
+
+    def wants(self, owner: str) -> bool:
+        """Whether events of this owner may be wanted."""
+
+    def put(
+        self, connection: Connection, owner: str, event: str, data: dict[str, Any], at: float
+    ) -> None:
+        """Write an event down in the transaction of the change that it is about."""
+
+    def wake(self) -> None:
+        """Send what was put; called once that is durable."""
 
 
 @dataclass(slots=True)
@@ -30,9 +86,12 @@ class JobChange:
     connection: Connection
     now: float
     audit: Audit | None
+    outbox: Outbox | None = None
     events: list[JobEvent] = field(default_factory=list)
-    ended: list[int] = field(default_factory=list)
-    """Ids of the jobs that became final."""
+    ended: dict[int, Job] = field(default_factory=dict)
+    """The jobs that became final, by id."""
+    has_mail: bool = False
+    """Something was put into the outbox."""
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -52,36 +111,63 @@ class JobChange:
     def insert(self, row: dict[str, Any], after_ids: list[int], actor: str) -> Job:
         """Add a job that waits for ``after_ids``. Raises JobNotFoundError, ConflictError."""
         states = [self._dependency(after_id, row["owner"]) for after_id in after_ids]
-        created = insert(jobs).values(row | {"state": JobState.WAITING, "created_at": self.now})
-        key = self.connection.execute(created).inserted_primary_key
-        assert key is not None
-        links = [{"job_id": key[0], "after_id": id, "owner": row["owner"]} for id in after_ids]
+        is_ready = all(state is JobState.SUCCEEDED for state in states)
+        begun = {"state": JobState.QUEUED, "queued_at": self.now} if is_ready else {}
+        values = {"state": JobState.WAITING, "created_at": self.now, **row, **begun}
+        created = self.connection.execute(_INSERT_JOB, values)
+        job = job_of(created.mappings().one(), tuple(after_ids))
+        links = [{"job_id": job.id, "after_id": id, "owner": job.owner} for id in after_ids]
         if links:
             self.connection.execute(insert(job_after), links)
-        job = self.get(key[0])
         self.audited(actor, "job.submit", job, {"kind": job.kind, "name": job.name})
-        if all(state is JobState.SUCCEEDED for state in states):
-            self.queue(job)
-        else:
-            self.record(job, "state", _state_data(job.state, job.attempt, None))
-        return self.get(job.id)
+        self.record(job, "state", _state_data(job))
+        if is_ready:
+            self.tell(job)
+        return job
 
-    def update(self, job: Job, **values: Any) -> None:
-        """Write columns of ``job``. Raises FencedError when another attempt holds it by now."""
-        done = self.connection.execute(
-            update(jobs).where(jobs.c.id == job.id, jobs.c.fence == job.fence).values(values)
-        )
-        if done.rowcount != 1:
+    def update(self, job: Job, **values: Any) -> Job:
+        """Write columns of ``job``; return it as it is then.
+
+        Raises:
+            FencedError: another attempt holds it by now.
+        """
+        held = {"this_id": job.id, "this_fence": job.fence}
+        row = self.connection.execute(_UPDATE_JOB, {**held, **values}).mappings().first()
+        if row is None:
             raise fenced(job.id, job.fence)
+        return job_of(row, job.after)
+
+    def start(self, job_id: int, lease_s: float, threads: int) -> Job | None:
+        """Take a queued job for a new attempt; None when it is not to be had any more."""
+        wanted = {
+            "this_id": job_id,
+            "now": self.now,
+            "lease_until": self.now + lease_s,
+            "num_threads": threads,
+        }
+        row = self.connection.execute(_START_JOB, wanted).mappings().first()
+        if row is None:
+            return None
+        job = job_of(row, _after(self.connection, [job_id])[job_id])
+        self.record(job, "state", _state_data(job))
+        self.tell(job)
+        return job
 
     def record(
         self, job: Job, type: Literal["state", "log", "metric"], data: dict[str, Any]
     ) -> None:
         """Add an event to the job's history."""
         row = {"job_id": job.id, "type": type, "data": data, "at": self.now, "owner": job.owner}
-        event_id = self.connection.execute(insert(job_events).values(row)).inserted_primary_key
+        event_id = self.connection.execute(_INSERT_EVENT, row).inserted_primary_key
         assert event_id is not None
-        self.events.append(JobEvent(event_id[0], job.id, type, data, self.now))
+        self.events.append(JobEvent(event_id[0], job.id, type, data, self.now, job.owner))
+
+    def tell(self, job: Job) -> None:
+        """Put the state that ``job`` has come to into the outbox, if anyone wants it."""
+        if self.outbox is not None and self.outbox.wants(job.owner):
+            verb = "started" if job.state is JobState.RUNNING else str(job.state)
+            self.outbox.put(self.connection, job.owner, f"job.{verb}", job.summary(), self.now)
+            self.has_mail = True
 
     def audited(self, actor: str, action: str, job: Job, detail: dict[str, Any]) -> None:
         """Leave an audit event, if anyone keeps them."""
@@ -96,34 +182,35 @@ class JobChange:
         error: dict[str, str] | None = None,
         result: dict[str, Any] | None = None,
         actor: str = KERNEL_ACTOR,
-    ) -> None:
+    ) -> Job:
         """Bring ``job`` to a final state; jobs that wait for it are queued, or fail with it."""
-        ended = [(job, state, error)]
-        while ended:
-            job, state, error = ended.pop()
-            if self.get(job.id).state.is_final:
+        wanted = [(job, state, error, result)]
+        while wanted:
+            each, state, error, result = wanted.pop()
+            if each.id in self.ended:
                 continue
-            self.update(
-                job,
+            ended = self.update(
+                each,
                 state=state,
                 finished_at=self.now,
                 lease_expires_at=None,
-                error=None if state is JobState.SUCCEEDED else error or job.error,
+                error=None if state is JobState.SUCCEEDED else error or each.error,
                 result=result,
             )
-            self.record(job, "state", _state_data(state, job.attempt, error))
-            self.audited(actor, "job.finish", job, {"state": str(state)})
-            self.ended.append(job.id)
-            for dependant in self._waiting_for(job):
+            self.ended[each.id] = ended
+            self.record(ended, "state", _state_data(ended, error))
+            self.audited(actor, "job.finish", ended, {"state": str(state)})
+            self.tell(ended)
+            for dependant in self._dependants(ended, JobState.WAITING):
                 if state is not JobState.SUCCEEDED:
-                    ended.append((dependant, JobState.FAILED, _dependency_error(job, state)))
+                    wanted.append((dependant, JobState.FAILED, _dependency_error(ended), None))
                 elif not self._unfinished_before(dependant):
                     self.queue(dependant)
-            result = None
+        return self.ended[job.id]
 
-    def queue(self, job: Job, *, not_before: float = 0.0, **values: Any) -> None:
+    def queue(self, job: Job, *, not_before: float = 0.0, **values: Any) -> Job:
         """Make ``job`` ready to be started, its fence raised so that no old attempt may commit."""
-        self.update(
+        queued = self.update(
             job,
             state=JobState.QUEUED,
             fence=job.fence + 1,
@@ -132,32 +219,63 @@ class JobChange:
             not_before=not_before,
             **values,
         )
-        self.record(job, "state", _state_data(JobState.QUEUED, job.attempt, values.get("error")))
+        self.record(queued, "state", _state_data(queued, values.get("error")))
+        self.tell(queued)
+        return queued
 
-    def take_back(self, job: Job) -> None:
+    def take_back(self, job: Job) -> Job:
         """Queue an attempt's job again at no cost to it, or end it if that was asked for."""
         if job.cancel_requested:
-            self.finish(job, JobState.CANCELLED)
-        else:
-            self.queue(job)
+            return self.finish(job, JobState.CANCELLED)
+        return self.queue(job)
+
+    def revive(self, job: Job) -> Job:
+        """Let a job that failed or was cancelled run again, and those that failed only with it."""
+        revived = self._revive(job)
+        unseen = [revived]
+        while unseen:
+            for dependant in self._dependants(unseen.pop(), JobState.FAILED):
+                failed_with_another = (dependant.error or {}).get(
+                    "code"
+                ) == DependencyFailedError.code
+                if failed_with_another and not self.lost_before(dependant):
+                    unseen.append(self._revive(dependant))
+        return revived
+
+    def lost_before(self, job: Job) -> list[int]:
+        """Return the jobs that ``job`` waits for in vain: they failed or were cancelled."""
+        query = (
+            select(jobs.c.id)
+            .join(job_after, job_after.c.after_id == jobs.c.id)
+            .where(job_after.c.job_id == job.id, jobs.c.state.in_(LOST_STATES))
+            .order_by(jobs.c.id)
+        )
+        return list(self.connection.scalars(query))
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _revive(self, job: Job) -> Job:
+        anew: dict[str, Any] = {"failures": 0, "cancel_requested": False}
+        anew |= {"finished_at": None, "progress": None}
+        if not self._unfinished_before(job):
+            return self.queue(replace(job, queued_at=None), **anew)
+        anew |= {"state": JobState.WAITING, "fence": job.fence + 1, "queued_at": None}
+        waiting = self.update(job, **anew)
+        self.record(waiting, "state", _state_data(waiting))
+        return waiting
 
     def _dependency(self, job_id: int, owner: str) -> JobState:
         """Return the state of a job to wait for; another owner's does not exist for this one."""
         job = self.get(job_id)
         if job.owner != owner:
             raise not_found(job_id)
-        if job.state in (JobState.FAILED, JobState.CANCELLED):
+        if job.state in LOST_STATES:
             raise ConflictError(f"Job {job_id} is {job.state}, so nothing can run after it.")
         return job.state
 
-    def _waiting_for(self, job: Job) -> list[Job]:
-        return find_jobs(
-            self.connection,
-            select(jobs)
-            .join(job_after, job_after.c.job_id == jobs.c.id)
-            .where(job_after.c.after_id == job.id, jobs.c.state == JobState.WAITING)
-            .order_by(jobs.c.id.desc()),
-        )
+    def _dependants(self, job: Job, state: JobState) -> list[Job]:
+        """Return the jobs in ``state`` that come after ``job``, the newest first."""
+        return find_jobs(self.connection, _DEPENDANTS, {"this_id": job.id, "in_state": state})
 
     def _unfinished_before(self, job: Job) -> bool:
         query = (
@@ -172,20 +290,21 @@ def get_job(connection: Connection, job_id: int) -> Job:
     """Return the job. Raises JobNotFoundError."""
     if not 0 < job_id <= MAX_ID:
         raise not_found(job_id)
-    found = find_jobs(connection, select(jobs).where(jobs.c.id == job_id))
+    found = find_jobs(connection, _JOB, {"this_id": job_id})
     if not found:
         raise not_found(job_id)
     return found[0]
 
 
-def find_jobs(connection: Connection, query: Select[Any]) -> list[Job]:
+def find_jobs(
+    connection: Connection, query: Select[Any], params: Mapping[str, Any] | None = None
+) -> list[Job]:
     """Run a query for whole rows of the jobs table and return them as values."""
-    rows = connection.execute(query).mappings().all()
-    after: dict[int, list[int]] = {row["id"]: [] for row in rows}
-    links = select(job_after.c.job_id, job_after.c.after_id).where(job_after.c.job_id.in_(after))
-    for job_id, after_id in connection.execute(links.order_by(job_after.c.after_id)):
-        after[job_id].append(after_id)
-    return [_job(row, tuple(after[row["id"]])) for row in rows]
+    rows = connection.execute(query, params).mappings().all()
+    if not rows:
+        return []
+    after = _after(connection, [row["id"] for row in rows])
+    return [job_of(row, after[row["id"]]) for row in rows]
 
 
 def not_found(job_id: int) -> JobNotFoundError:
@@ -198,21 +317,28 @@ def fenced(job_id: int, fence: int) -> FencedError:
     return FencedError(f"Attempt with fence {fence} no longer holds job {job_id}.")
 
 
-def _job(row: RowMapping, after: tuple[int, ...]) -> Job:
+def job_of(row: RowMapping, after: tuple[int, ...]) -> Job:
+    """Return a row of the jobs table, and the jobs it comes after, as a value."""
     values = dict(row)
     values["state"] = JobState(values["state"])
     values["priority"] = Priority(values["priority"])
     return Job(**values, after=after)
 
 
-def _state_data(state: JobState, attempt: int, error: dict[str, str] | None) -> dict[str, Any]:
-    data: dict[str, Any] = {"state": str(state), "attempt": attempt}
+def _after(connection: Connection, job_ids: list[int]) -> dict[int, tuple[int, ...]]:
+    """Return the jobs that each of these comes after."""
+    after: dict[int, tuple[int, ...]] = dict.fromkeys(job_ids, ())
+    for job_id, after_id in connection.execute(_LINKS, {"job_ids": job_ids}):
+        after[job_id] += (after_id,)
+    return after
+
+
+def _state_data(job: Job, error: dict[str, str] | None = None) -> dict[str, Any]:
+    data: dict[str, Any] = {"state": str(job.state), "attempt": job.attempt}
     return data | {"error": error} if error else data
 
 
-def _dependency_error(job: Job, state: JobState) -> dict[str, str]:
-    how = "was cancelled" if state is JobState.CANCELLED else "failed"
-    return {
-        "code": JobFailedError.code,
-        "message": f"Job {job.id} ({job.name}), which this one waited for, {how}.",
-    }
+def _dependency_error(job: Job) -> dict[str, str]:
+    how = "was cancelled" if job.state is JobState.CANCELLED else "failed"
+    message = f"Job {job.id} ({job.name}), which this one waited for, {how}."
+    return {"code": DependencyFailedError.code, "message": message}

@@ -2,73 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy.sql.selectable import CTE, ScalarSelect, Select
 
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobState
 from llmos.kernel.transitions import find_jobs
 from llmos.storage.schema import jobs
 from llmos.types import Priority
 
-CANDIDATES_PER_OWNER = 16
-LOOKED_AT_PER_OWNER = 512
+CANDIDATES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """What a queued job wants, without all else that its row holds."""
+
+    id: int
+    kind: str
+    owner: str
+    priority: Priority
+    queued_at: float | None
+    reserved_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
     """The jobs that matter to the next decision."""
 
-    ready: list[Job]
-    """The oldest few, ordinary and light, of each class and owner that may start now."""
+    ready: list[QueuedJob]
+    """The oldest few of each class, owner and kind that may start now: a long queue of one hides
+    no other. By class, owner and age."""
     active: list[Job]
     next_not_before: float | None
     """When the next job that waits out a failure may start (Unix seconds)."""
 
 
-def read_view(connection: Connection, now: float, light: Collection[str] = ()) -> QueueView:
-    """Return what can run and what runs at ``now``.
-
-    Args:
-        light: the light job kinds, so that a long queue of others does not hide theirs.
-    """
-    next_not_before = select(func.min(jobs.c.not_before)).where(
-        jobs.c.state == JobState.QUEUED, jobs.c.not_before > now
-    )
+def read_view(connection: Connection, now: float) -> QueueView:
+    """Return what can run and what runs at ``now``."""
+    ready = [
+        QueuedJob(row.id, row.kind, row.owner, Priority(row.priority), row.queued_at, row.bytes)
+        for row in connection.execute(READY, {"now": now})
+    ]
     return QueueView(
-        ready=_ready(connection, now, light),
-        active=find_jobs(connection, select(jobs).where(jobs.c.state.in_(ACTIVE_STATES))),
-        next_not_before=connection.scalar(next_not_before),
+        ready=sorted(ready, key=lambda job: (job.priority, job.owner, job.id)),
+        active=find_jobs(connection, ACTIVE),
+        next_not_before=connection.scalar(WAITING_OUT, {"now": now}),
     )
 
 
-def _ready(connection: Connection, now: float, light: Collection[str]) -> list[Job]:
-    """Walk the index from the head of one (class, owner) to the next."""
-    found: list[Job] = []
-    for priority in Priority:
-        queued = (jobs.c.state == JobState.QUEUED) & (jobs.c.priority == int(priority))
-        owner = _next_owner(connection, queued)
-        while owner is not None:
-            may_start = queued & (jobs.c.owner == owner) & (jobs.c.not_before <= now)
-            found += _oldest(connection, may_start, light)
-            owner = _next_owner(connection, queued & (jobs.c.owner > owner))
-    return found
+def _heads() -> CTE:
+    """The first queued job of each (class, owner, kind), each found from the one before it."""
+    order = (jobs.c.priority, jobs.c.owner, jobs.c.kind, jobs.c.id)
+    queued = jobs.c.state == JobState.QUEUED
+    first = select(jobs.c.id).where(queued).order_by(*order).limit(1).scalar_subquery()
+    heads = select(first.label("id")).cte("heads", recursive=True)
+    this, next = jobs.alias("this"), jobs.alias("next")
+
+    def following(*same: str, more: str) -> ScalarSelect[int]:
+        """The first job that is as this one in some columns and beyond it in another."""
+        return (
+            select(next.c.id)
+            .where(next.c.state == JobState.QUEUED, next.c[more] > this.c[more])
+            .where(*(next.c[name] == this.c[name] for name in same))
+            .order_by(*(next.c[column.name] for column in order))
+            .limit(1)
+            .correlate(this)
+            .scalar_subquery()
+        )
+
+    another = func.coalesce(
+        following("priority", "owner", more="kind"),
+        following("priority", more="owner"),
+        following(more="priority"),
+    )
+    return heads.union_all(select(another).select_from(heads.join(this, this.c.id == heads.c.id)))
 
 
-def _oldest(
-    connection: Connection, may_start: ColumnElement[bool], light: Collection[str]
-) -> list[Job]:
-    """Return the oldest ordinary and the oldest light jobs among the first few hundred."""
-    heads = select(jobs.c.id, jobs.c.kind).where(may_start).order_by(jobs.c.id)
-    ordinary_ids: list[int] = []
-    light_ids: list[int] = []
-    for job_id, kind in connection.execute(heads.limit(LOOKED_AT_PER_OWNER)):
-        (light_ids if kind in light else ordinary_ids).append(job_id)
-    chosen = ordinary_ids[:CANDIDATES_PER_OWNER] + light_ids[:CANDIDATES_PER_OWNER]
-    return find_jobs(connection, select(jobs).where(jobs.c.id.in_(chosen)).order_by(jobs.c.id))
+def _ready() -> Select[tuple[int, str, str, int, float | None, int]]:
+    """The oldest few behind each head that may start ``now``."""
+    heads, head, behind = _heads(), jobs.alias("head"), jobs.alias("behind")
+    not_before = behind.c.not_before + 0.0  # not the bare column: SQLite would go by its index
+    oldest = (
+        select(behind.c.id)
+        .where(
+            behind.c.state == JobState.QUEUED,
+            *(behind.c[name] == head.c[name] for name in ("priority", "owner", "kind")),
+            not_before <= bindparam("now"),
+        )
+        .order_by(behind.c.id)
+        .limit(CANDIDATES)
+        .correlate(head)
+    )
+    return select(
+        jobs.c.id,
+        jobs.c.kind,
+        jobs.c.owner,
+        jobs.c.priority,
+        jobs.c.queued_at,
+        jobs.c.reserved_bytes.label("bytes"),
+    ).select_from(
+        heads.join(head, head.c.id == heads.c.id).join(jobs, jobs.c.id.in_(oldest)),
+    )
 
 
-def _next_owner(connection: Connection, queued: ColumnElement[bool]) -> str | None:
-    owner: str | None = connection.scalar(select(func.min(jobs.c.owner)).where(queued))
-    return owner
+# Built once, as the scheduler asks at every step; `now` is theirs to be told.
+ACTIVE = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES))
+WAITING_OUT = select(func.min(jobs.c.not_before)).where(
+    jobs.c.state == JobState.QUEUED, jobs.c.not_before > bindparam("now")
+)
+READY = _ready()

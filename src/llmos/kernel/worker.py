@@ -5,8 +5,10 @@ It ends when its socket closes, whatever the handler is doing.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,6 +19,7 @@ from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import (
     CancelJob,
     Heartbeat,
+    JobAnswer,
     JobDone,
     JobFailed,
     PauseJob,
@@ -29,10 +32,14 @@ from llmos.types import JobResult
 
 Handler = Callable[[JobContext], JobResult]
 
+PR_SET_PDEATHSIG = 1
+
 
 def main(argv: list[str]) -> None:
     """Run the job that the server sends on the inherited descriptor ``argv[0]``."""
+    die_with_server()
     channel = SyncChannel.from_fd(int(argv[0]), ToWorker)
+    channel.send(Heartbeat())  # from now on it may be stopped by signal
     start = channel.receive()
     if not isinstance(start, StartJob):
         return
@@ -40,6 +47,24 @@ def main(argv: list[str]) -> None:
     for target, args in ((_listen, (channel, context)), (_beat, (channel, start.heartbeat_s))):
         threading.Thread(target=target, args=args, daemon=True).start()
     channel.send(attempt(start.handler, context))
+
+
+def die_with_server() -> None:
+    """Have the system kill this process when the server dies, on Linux.
+
+    A worker ends by itself when its socket closes, but not while it is stopped (SIGSTOP): a killed
+    server would leave it stopped for good. The signal comes when the *thread* that forked this
+    process ends. That is the thread of the kernel's event loop, which outlives all workers: it
+    waits for them before it ends, and if it dies without, nobody is left to let them go on. Should
+    the server have died before this call, the parent is another by now or the socket is closed.
+    Processes that a handler starts are not covered; a handler that starts any must see to them.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def attempt(handler: str, context: JobContext) -> JobDone | JobFailed:
@@ -81,10 +106,12 @@ def resolve(handler: str) -> Handler:
 
 def _listen(channel: SyncChannel, context: JobContext) -> None:
     while (message := channel.receive()) is not None:
-        if isinstance(message, CancelJob):
-            context.cancel()
+        if isinstance(message, JobAnswer):
+            context.answered(message)
+        elif isinstance(message, CancelJob):
+            context.leave() if message.keep else context.cancel()
         elif isinstance(message, PauseJob):
-            context.pause(message.paused)
+            context.pause(message.paused, message.still_s, give_memory=message.give_memory)
     os._exit(1)  # the server is gone: nobody would take the result
 
 

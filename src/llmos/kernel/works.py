@@ -55,16 +55,19 @@ class LiveWork:
     def put(self, out: WorkOut | LlmosError) -> None:
         """Keep an output for whoever waits for it."""
         self._outputs.append(out)
-        if self._arrival is not None and not self._arrival.done():
+        if self._arrival is not None and not self._arrival.done() and self._is_due():
             self._arrival.set_result(None)
 
     async def next(self) -> WorkOut:
         """Return what has come since the last call; tokens are joined to one output.
 
+        Of a work that is wanted whole that is everything, once it has ended: to wake for each token
+        of an answer that nobody reads yet is what a server with many of them does most.
+
         Raises:
             LlmosError: what the work failed with, after everything that came before.
         """
-        if not self._outputs:
+        if not self._is_due():
             self._arrival = asyncio.get_running_loop().create_future()
             await self._arrival
         first = self._outputs[0]
@@ -76,6 +79,13 @@ class LiveWork:
         tokens = [out for out in self._outputs if isinstance(out, TokensOut)]
         del self._outputs[: len(tokens)]
         return _joined(tokens)
+
+    def _is_due(self) -> bool:
+        """Whether there is something that may be taken now."""
+        if not self._outputs or not isinstance(self.work, GenerateWork) or not self.work.is_whole:
+            return bool(self._outputs)
+        last = self._outputs[-1]
+        return not isinstance(last, TokensOut) or last.finish_reason is not None
 
     def message(self, now: float) -> Submit:
         """Return what to send so that the engine goes on after the tokens already received."""
@@ -164,8 +174,12 @@ class Works:
             live.generated_ids += [piece.token_id for piece in out.pieces]
             if live.meter is not None:
                 live.meter.took(out, self._clock())
+        elif live.meter is not None:
+            live.meter.made(out)
         if isinstance(out, PipelineOut) or out.finish_reason is not None:
             self._end(live)
+        elif live.meter is not None and (refusal := live.meter.refusal()) is not None:
+            self.drop(live, refusal)
         elif live.is_suspect:
             live.deaths = 0
             self.dispatch()
@@ -216,6 +230,8 @@ class Works:
             live.timer.cancel()
         if self._works.pop(live.id, None) is None:
             return
+        if live.meter is not None:
+            live.meter.end()
         live.on_end()
         if live.is_suspect:
             self.dispatch()

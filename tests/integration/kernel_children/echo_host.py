@@ -20,6 +20,7 @@ from llmos.kernel.protocol import (
     Loaded,
     LoadFailed,
     Output,
+    SetThreads,
     Submit,
     SyncChannel,
     ToEngine,
@@ -42,6 +43,8 @@ def main(fd: int) -> None:
                 manifests[message.key] = message.manifest
             case Unload(key):
                 channel.send(Unloaded(key))
+            case SetThreads(threads):
+                print("threads", threads, flush=True)
             case Cancel(work_id):
                 print("cancelled", work_id, flush=True)
             case Submit():

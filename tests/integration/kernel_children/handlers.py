@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from llmos.errors import DataError, EngineError, InvalidRequestError
+from llmos.errors import CancelledError, DataError, EngineError, InvalidRequestError
 from llmos.kernel.context import JobContext
 from llmos.kernel.jobs import JobKind
 from llmos.types import JobResult, NewVersion
@@ -72,6 +74,43 @@ def give_way(context: JobContext) -> JobResult:
     return JobResult(summary={"resumed": True})
 
 
+def steps(context: JobContext) -> JobResult:
+    """Take steps, between which it may be paused, until cancelled."""
+    context.log("stepping")
+    while True:
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+
+
+def resumable(context: JobContext) -> JobResult:
+    """The first attempt goes on until it has to leave, and keeps where it was; the next ends."""
+    kept = context.checkpoint_dir / "kept"
+    if kept.exists():
+        return JobResult(summary={"went_on": kept.read_text()})
+    context.log("working")
+    while not context.is_leaving:
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+    kept.write_text(f"after attempt {context.attempt}")
+    raise CancelledError
+
+
+def parkable(context: JobContext) -> JobResult:
+    """Work until its memory was taken and given back."""
+    moved: list[str] = []
+
+    def offload() -> Callable[[], None]:
+        moved.append("away")
+        return lambda: moved.append("back")
+
+    context.on_hold(offload)
+    context.log("working")
+    while "back" not in moved:
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+    return JobResult(summary={"moved": moved})
+
+
 def mistake(context: JobContext) -> JobResult:
     """Raise what is the user's fault."""
     raise DataError("The data is empty.")
@@ -113,6 +152,18 @@ def forking(context: JobContext) -> JobResult:
     return JobResult()
 
 
+def obstinate(context: JobContext) -> JobResult:
+    """Hear no signal that can be ignored, hold the socket open with a child, never end."""
+    for number in signal.Signals:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    if os.fork() == 0:
+        threading.Event().wait()
+    context.log("begun")
+    while True:
+        pass
+
+
 def unsendable(context: JobContext) -> JobResult:
     """Return what cannot be sent."""
     return JobResult(summary={"object": object()})
@@ -134,12 +185,14 @@ FUNCTIONS = (
     "wait_for_cancel",
     "gated",
     "give_way",
+    "steps",
     "mistake",
     "crash",
     "flaky",
     "die",
     "die_loudly",
     "forking",
+    "obstinate",
     "unsendable",
     "absent",
 )
@@ -147,6 +200,10 @@ KINDS = {
     name: JobKind(name, f"kernel_children.handlers:{name}", _any_params, _no_memory)
     for name in FUNCTIONS
 }
+for _name in ("resumable", "parkable"):
+    KINDS[_name] = JobKind(
+        _name, f"kernel_children.handlers:{_name}", _any_params, _no_memory, resumes=True
+    )
 KINDS["light"] = JobKind(
     "light", "kernel_children.handlers:double", _any_params, _no_memory, light=True
 )

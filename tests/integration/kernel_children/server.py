@@ -1,6 +1,7 @@
 """Stands in for a server: ``python -m kernel_children.server HOME KIND PARAMS`` runs one job.
 
-Prints a line per event of the job, and goes on until it is killed.
+Prints a line per event of the job, and goes on until it is killed. With ``{"hold": line}`` among
+PARAMS the job is held once it has logged that line.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ async def main(home: Path, kind: str, params: dict[str, object]) -> None:
     async for event in kernel.follow(job.id):
         worker = kernel.workers.pid(job.id)
         print(json.dumps({"worker": worker, "type": event.type, "data": event.data}), flush=True)
+        if "hold" in params and event.data.get("line") == params["hold"]:
+            kernel.workers.hold(job.id, "memory")
     await asyncio.Event().wait()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.errors import OutOfMemoryError
-from llmos.kernel.ledger import Ledger, capacity_of, format_bytes
+from llmos.kernel.ledger import Ledger, capacity_of, format_bytes, parking_bytes
 
 
 def test_reservations_are_taken_corrected_and_given_back() -> None:
@@ -20,6 +20,7 @@ def test_reservations_are_taken_corrected_and_given_back() -> None:
     ledger.correct("a", 10)
     ledger.reserve("b", 90)
     assert ledger.reservations() == {"a": 10, "b": 90}
+    assert (ledger.reserved("a"), ledger.reserved("c")) == (10, None)
     ledger.release("a")
     ledger.release("a")
     assert ledger.free_bytes == 10
@@ -79,3 +80,12 @@ def test_the_capacity_is_the_setting_or_most_of_what_is_free() -> None:
 )
 def test_sizes_are_readable(num_bytes: int, text: str) -> None:
     assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("capacity_bytes", "expected"), [(32 * 10**9, 10**9), (32 * 2**20, 2**20), (2**24, 0), (0, 0)]
+)
+def test_a_share_of_the_memory_is_set_aside_where_it_is_worth_it(
+    capacity_bytes: int, expected: int
+) -> None:
+    assert parking_bytes(capacity_bytes) == expected

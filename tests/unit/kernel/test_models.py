@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from llmos.errors import DeadlineExceededError, ModelLoadingError
 from llmos.kernel.models import LONGEST_RETRY_S, LoadTimes, Model, ModelSpec, Queue
 from llmos.types import EngineStats, Priority
 
@@ -42,6 +44,38 @@ async def test_status_counts_who_waits_in_the_engine_and_for_the_model() -> None
     status = model.status()
     assert (status["running"], status["waiting"]) == ([1, 0, 0, 0], [0, 2, 1, 0])
     assert (status["kv_use"], status["prefix_hit_rate"]) == (0.25, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "load_s", "said", "retry_after_s"),
+    [
+        ("loading", 12.4, "m is being loaded, which took 12 s the last time", 13),
+        ("loading", 0.0, "m is being loaded for the first time", LONGEST_RETRY_S),
+        ("absent", 12.0, "m waits for memory that others use", LONGEST_RETRY_S),
+    ],
+)
+async def test_who_has_waited_long_is_told_how_things_stand(
+    state: Any, load_s: float, said: str, retry_after_s: int
+) -> None:
+    model = Model(ModelSpec("k", "echo", "/", {}, 5, "m"), 5, state=state, load_s=load_s)
+    with pytest.raises(ModelLoadingError, match=said) as caught:
+        await model.wait(Priority.STANDARD, None, 0.0)
+    assert (caught.value.status, caught.value.retry_after_s) == (503, retry_after_s)
+    assert not model.waiters
+
+
+async def test_a_deadline_that_comes_first_is_what_passed() -> None:
+    model = Model(ModelSpec("k", "echo", "/", {}, 5, "m"), 5)
+    with pytest.raises(DeadlineExceededError):
+        await model.wait(Priority.STANDARD, 0.0, 0.0)
+
+
+async def test_a_model_that_comes_in_time_is_waited_for() -> None:
+    model = Model(ModelSpec("k", "echo", "/", {}, 5, "m"), 5)
+    waiting = asyncio.create_task(model.wait(Priority.STANDARD, None, 60.0))
+    await asyncio.sleep(0)
+    model.resolve_waiters()
+    await waiting
 
 
 def busy_queue(**num_works: int) -> Queue:

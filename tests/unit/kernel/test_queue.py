@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from llmos.errors import (
     ConflictError,
@@ -14,11 +15,14 @@ from llmos.errors import (
     JobNotFoundError,
     OutOfMemoryError,
 )
-from llmos.kernel.events import EventBus
+from llmos.kernel.events import EventBus, topic
+from llmos.kernel.idempotency import Idempotency
 from llmos.kernel.jobs import Job, JobState
-from llmos.kernel.queue import JobQueue, topic
+from llmos.kernel.queue import JobQueue
+from llmos.kernel.transitions import LOST_STATES
+from llmos.kernel.view import ACTIVE, READY, WAITING_OUT
 from llmos.storage.memory import MemoryDatabase
-from llmos.storage.schema import jobs, task_defaults
+from llmos.storage.schema import task_defaults
 from llmos.types import JobResult, Priority
 
 LEASE_S = 30.0
@@ -197,11 +201,12 @@ async def test_whoever_clears_up_is_told_once_of_each_job_that_is_final(
 ) -> None:
     told: list[int] = []
 
-    async def tell(job_id: int) -> None:
-        assert (await queue.get(job_id)).state.is_final
-        told.append(job_id)
+    async def tell(job: Job) -> None:
+        assert job == await queue.get(job.id)
+        assert job.state.is_final
+        told.append(job.id)
 
-    queue.ended = tell
+    queue.on_end(tell)
     job = await in_state(queue, state)
     if not job.state.is_final:
         assert told == []
@@ -213,10 +218,10 @@ async def test_whoever_clears_up_is_told_once_of_each_job_that_is_final(
 async def test_whoever_clears_up_is_told_of_what_fails_with_a_job(queue: JobQueue) -> None:
     told: list[int] = []
 
-    async def tell(job_id: int) -> None:
-        told.append(job_id)
+    async def tell(job: Job) -> None:
+        told.append(job.id)
 
-    queue.ended = tell
+    queue.on_end(tell)
     first = await submit(queue)
     second = await submit(queue, after=[first.id])
     await queue.refuse(first.id, OutOfMemoryError("too large"))
@@ -367,7 +372,7 @@ async def test_what_waits_for_a_job_fails_with_it_down_the_chain(queue: JobQueue
     for job in (second, third):
         ended = await queue.get(job.id)
         assert ended.state is JobState.FAILED
-        assert ended.error["code"] == "job_failed"
+        assert ended.error["code"] == "dependency_failed"
         assert await states(queue, job) == ["waiting", "failed"]
     message = (await queue.get(second.id)).error["message"]
     assert message == f"Job {first.id} (train), which this one waited for, {how}."
@@ -422,22 +427,187 @@ async def test_a_long_queue_hides_no_light_job_nor_light_ones_an_ordinary_one(
 
 
 def test_the_view_is_read_by_index(database: MemoryDatabase) -> None:
-    queued = (jobs.c.state == "queued") & (jobs.c.priority == 1)
-    for query in (
-        select(jobs.c.id, jobs.c.kind)
-        .where(queued, jobs.c.owner == "o")
-        .order_by(jobs.c.id)
-        .limit(512),
-        select(jobs.c.owner).where(queued, jobs.c.owner > "o").order_by(jobs.c.owner).limit(1),
-        select(jobs).where(jobs.c.state.in_(["running", "paused"])),
-        select(func.min(jobs.c.not_before)).where(
-            jobs.c.state == "queued", jobs.c.not_before > 1.0
-        ),
-    ):
+    for query in (READY.params(now=1.0), ACTIVE, WAITING_OUT.params(now=1.0)):
         sql = str(query.compile(compile_kwargs={"literal_binds": True}))
         plan = database.read_sync(
             lambda c, sql=sql: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
         )
-        (step,) = (row[3] for row in plan)
-        assert step.startswith("SEARCH jobs USING")
-        assert "ix_jobs_queue" in step or "ix_jobs_not_before" in step
+        steps = [row[3] for row in plan]
+        for step in steps:
+            assert not step.startswith(("SCAN jobs", "USE TEMP")), steps
+            if step.startswith("SEARCH"):
+                assert re.search("ix_jobs_queue|ix_jobs_not_before|INTEGER PRIMARY KEY", step), step
+
+
+async def test_a_listener_that_fails_breaks_nothing_and_the_next_is_told(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    async def fail(job: Job) -> None:
+        raise ZeroDivisionError("boom")
+
+    async def tell(job: Job) -> None:
+        told.append(job.id)
+
+    queue.on_end(fail)
+    queue.on_end(tell)
+    job = await in_state(queue, JobState.SUCCEEDED)
+    assert (await queue.get(job.id)).state is JobState.SUCCEEDED
+    assert told == [job.id]
+    assert "boom" in caplog.text
+
+
+async def test_no_job_can_wait_for_itself_or_for_one_that_is_yet_to_come(queue: JobQueue) -> None:
+    first = await submit(queue)
+    for after in (first.id + 1, first.id + 2, 2**63 - 1):
+        with pytest.raises(JobNotFoundError):
+            await submit(queue, after=[first.id, after])
+    assert [job.id for job in await queue.list()] == [first.id]
+
+
+# -- retrying ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+async def test_a_retried_job_is_queued_anew_and_keeps_its_history(
+    queue: JobQueue, clock, audited: list[Any], state: JobState
+) -> None:
+    job = await in_state(queue, state)
+    before = await states(queue, job)
+    clock.now = 2000.0
+    again = await queue.retry(job.id, "someone")
+    assert again == await queue.get(job.id)
+    assert (again.state, again.failures, again.attempt) == (JobState.QUEUED, 0, job.attempt)
+    assert (again.cancel_requested, again.finished_at, again.queued_at) == (False, None, 2000.0)
+    assert again.error == job.error
+    assert again.fence > job.fence
+    assert await states(queue, job) == [*before, "queued"]
+    assert ("someone", "job.retry", f"job:{job.id}", {}, 2000.0) in audited
+    claimed = await queue.claim(job.id, LEASE_S, threads=2)
+    assert claimed.attempt == job.attempt + 1
+    ended = await queue.complete(job.id, claimed.fence, JobResult(), commit)
+    assert (ended.state, ended.error) == (JobState.SUCCEEDED, None)
+
+
+async def test_a_retried_job_has_all_its_attempts_again(queue: JobQueue, clock) -> None:
+    job = await in_state(queue, JobState.FAILED)
+    await queue.retry(job.id, "a")
+    for failures in (1, 2):
+        claimed = await queue.claim(job.id, LEASE_S, threads=2)
+        job = await queue.fail(job.id, claimed.fence, EngineError(), retryable=True)
+        assert (job.state, job.failures) == (JobState.QUEUED, failures)
+        clock.now = job.not_before
+    claimed = await queue.claim(job.id, LEASE_S, threads=2)
+    job = await queue.fail(job.id, claimed.fence, EngineError(), retryable=True)
+    assert (job.state, job.failures) == (JobState.FAILED, 3)
+
+
+async def test_an_attempt_from_before_a_retry_commits_nothing(queue: JobQueue) -> None:
+    old = await running(queue)
+    await queue.fail(old.id, old.fence, DataError("no"), retryable=False)
+    await queue.retry(old.id, "a")
+    await queue.claim(old.id, LEASE_S, threads=2)
+    with pytest.raises(FencedError):
+        await queue.complete(old.id, old.fence, JobResult(), commit)
+
+
+@pytest.mark.parametrize("state", [s for s in ANY_STATE if s not in LOST_STATES])
+async def test_only_a_job_that_did_not_succeed_is_retried(queue: JobQueue, state: JobState) -> None:
+    job = await in_state(queue, state)
+    with pytest.raises(ConflictError, match=f"is {state}"):
+        await queue.retry(job.id, "a")
+    assert await queue.get(job.id) == job
+
+
+async def test_what_failed_only_with_a_job_comes_back_with_it_and_waits_again(
+    queue: JobQueue,
+) -> None:
+    first, lost = await running(queue), await running(queue)
+    second = await submit(queue, after=[first.id])
+    third = await submit(queue, after=[second.id])
+    both = await submit(queue, after=[first.id, lost.id])
+    called_off = await submit(queue, after=[first.id])
+    await queue.cancel(called_off.id, "a")
+    for job in (first, lost):
+        await queue.fail(job.id, job.fence, DataError("no"), retryable=False)
+    await queue.retry(first.id, "a")
+
+    async def found() -> list[JobState]:
+        return [(await queue.get(job.id)).state for job in (second, third, both, called_off)]
+
+    waiting, failed, cancelled = JobState.WAITING, JobState.FAILED, JobState.CANCELLED
+    assert await found() == [waiting, waiting, failed, cancelled]
+    await queue.retry(lost.id, "a")
+    assert await found() == [waiting, waiting, waiting, cancelled]
+    for job in (first, lost, second, third, both):
+        claimed = await queue.claim(job.id, LEASE_S, threads=2)
+        await queue.complete(job.id, claimed.fence, JobResult(), commit)
+    assert await found() == [JobState.SUCCEEDED] * 3 + [cancelled]
+
+
+async def test_a_job_whose_own_attempt_failed_does_not_come_back_with_another(
+    queue: JobQueue,
+) -> None:
+    first = await in_state(queue, JobState.SUCCEEDED)
+    second = await running(queue, after=[first.id])
+    other = await running(queue)
+    third = await submit(queue, after=[second.id, other.id])
+    await queue.fail(second.id, second.fence, DataError("no"), retryable=False)
+    await queue.fail(other.id, other.fence, DataError("no"), retryable=False)
+    await queue.retry(other.id, "a")
+    assert (await queue.get(second.id)).state is JobState.FAILED
+    assert (await queue.get(third.id)).state is JobState.FAILED
+
+
+async def test_a_job_that_waits_for_a_lost_one_is_not_retried_before_it(queue: JobQueue) -> None:
+    first = await running(queue)
+    second = await submit(queue, after=[first.id])
+    await queue.fail(first.id, first.fence, DataError("no"), retryable=False)
+    with pytest.raises(ConflictError, match=f"job {first.id}, which did not succeed"):
+        await queue.retry(second.id, "a")
+
+
+# -- idempotency ---------------------------------------------------------------------------------
+
+
+async def test_a_request_with_a_key_makes_one_job_however_often_it_comes(
+    queue: JobQueue, audited: list[Any]
+) -> None:
+    once = Idempotency.of("k", {"a": 1})
+    assert await queue.submitted("o", once) is None
+    first = await submit(queue, idempotency=once)
+    assert await submit(queue, idempotency=once) == first
+    assert await queue.submitted("o", once) == first
+    assert len([event for event in audited if event[1] == "job.submit"]) == 1
+    await queue.cancel(first.id, "a")
+    again = await submit(queue, idempotency=once)
+    assert (again.id, again.state) == (first.id, JobState.CANCELLED)
+
+
+async def test_another_owners_key_is_another(queue: JobQueue) -> None:
+    once = Idempotency.of("k", {})
+    mine = await submit(queue, idempotency=once)
+    theirs = await submit(queue, owner="p", idempotency=once)
+    assert mine.id != theirs.id
+    assert (await submit(queue, owner="p", idempotency=once)).id == theirs.id
+
+
+async def test_a_key_with_another_request_is_refused_and_nothing_queued(queue: JobQueue) -> None:
+    first = await submit(queue, idempotency=Idempotency.of("k", {"a": 1}))
+    other = Idempotency.of("k", {"a": 2})
+    with pytest.raises(ConflictError, match=f"made job {first.id}"):
+        await submit(queue, idempotency=other)
+    with pytest.raises(ConflictError):
+        await queue.submitted("o", other)
+    assert len(await queue.list()) == 1
+
+
+def test_the_order_of_a_requests_fields_is_not_part_of_it() -> None:
+    assert Idempotency.of("k", {"a": 1, "b": 2}) == Idempotency.of("k", {"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "a\n", "\x00"])
+def test_a_key_is_visible_ascii(key: str) -> None:
+    with pytest.raises(InvalidRequestError, match="idempotency key"):
+        Idempotency.of(key, {})

@@ -6,14 +6,14 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmos.kernel.scheduler import (
-    DRAIN_S,
-    RECENT_S,
+from llmos.kernel.scheduler import DRAIN_S, RECENT_S, decide, look_again_at
+from llmos.kernel.state import (
     ActiveJob,
     Drain,
     Evict,
     Expire,
     Load,
+    Preempt,
     ReadyJob,
     RefuseJob,
     RefuseModel,
@@ -23,8 +23,6 @@ from llmos.kernel.scheduler import (
     State,
     Stop,
     WantedModel,
-    decide,
-    look_again_at,
 )
 from llmos.types import Priority
 
@@ -356,6 +354,10 @@ def states(draw: st.DrawFn) -> State:
             NOW + draw(st.floats(-10, 30)),
             draw(sizes),
             light=draw(st.booleans()),
+            priority=draw(priorities),
+            resumes=draw(st.booleans()),
+            is_leaving=draw(st.booleans()),
+            ran_s=draw(st.sampled_from([0.0, 1e4])),
         )
         for index in range(draw(st.integers(0, 3)))
     ]
@@ -481,9 +483,11 @@ def test_the_same_state_always_gives_the_same_actions(made: State) -> None:
 @unhurried
 @given(states())
 def test_nothing_that_fits_is_left_waiting_unless_room_is_kept_for_another(made: State) -> None:
-    """Work-conserving, where demands are fresh and no model can be evicted."""
+    """Work-conserving, where demands are fresh, no model can be evicted and no job preempted."""
+    staying = (dataclasses.replace(j, resumes=False, is_leaving=False) for j in made.active)
     made = dataclasses.replace(
         made,
+        active=tuple(staying),
         ready=tuple(dataclasses.replace(job, queued_at=NOW) for job in made.ready),
         wanted=tuple(dataclasses.replace(m, since=NOW) for m in made.wanted),
         models=tuple(
@@ -509,7 +513,8 @@ def test_carried_out_to_the_end_every_demand_that_can_be_met_is_met(made: State)
     """Evictions lead somewhere: doing what is decided, again and again, comes to rest."""
     for _ in range(30):
         actions = [a for a in decide(made) if not isinstance(a, Expire | Stop)]
-        if not actions and not any(m.state == "unloading" for m in made.models):
+        is_leaving = any(job.is_leaving for job in made.active)
+        if not actions and not is_leaving and not any(m.state == "unloading" for m in made.models):
             break
         made = carried_out(made, actions)
     else:
@@ -518,7 +523,7 @@ def test_carried_out_to_the_end_every_demand_that_can_be_met_is_met(made: State)
     for job in made.ready:
         fits = job.num_bytes <= made.free_bytes + idle_bytes
         num_active = sum(other.light == job.light for other in made.active)
-        assert not fits or num_active >= made.max_workers or overdue(made)
+        assert not fits or num_active >= made.max_workers or overdue(made) or job.was_preempted
 
 
 def overdue(made: State) -> bool:
@@ -531,7 +536,8 @@ def overdue(made: State) -> bool:
 def carried_out(made: State, actions: list[object]) -> State:
     """Return the state after the actions, with loads and unloads finished."""
     models = {m.key: m for m in made.models if m.state != "unloading"}
-    jobs, waiting, wishes = list(made.active), list(made.ready), list(made.wanted)
+    staying = [job for job in made.active if not job.is_leaving]
+    jobs, waiting, wishes = staying, list(made.ready), list(made.wanted)
     for action in actions:
         if isinstance(action, Evict):
             models[action.key] = dataclasses.replace(models[action.key], state="unloading")
@@ -544,6 +550,12 @@ def carried_out(made: State, actions: list[object]) -> State:
             models[action.key] = dataclasses.replace(
                 resumed, draining_since=None, turn_ends_at=NOW + 1
             )
+        elif isinstance(action, Preempt):
+            left = next(job for job in jobs if job.id == action.job_id)
+            assert left.resumes
+            jobs.remove(left)
+            again = ReadyJob(left.id, left.owner, left.priority, NOW, left.num_bytes, left.light)
+            waiting.append(dataclasses.replace(again, was_preempted=True))
         elif isinstance(action, Load | RefuseModel):
             wish = next(m for m in wishes if m.key == action.key)
             wishes.remove(wish)
@@ -553,9 +565,8 @@ def carried_out(made: State, actions: list[object]) -> State:
             job = next(job for job in waiting if job.id == action.job_id)
             waiting.remove(job)
             if isinstance(action, Start):
-                jobs.append(
-                    ActiveJob(job.id, 1, job.owner, NOW + 30, job.num_bytes, light=job.light)
-                )
+                started = ActiveJob(job.id, 1, job.owner, NOW + 30, job.num_bytes, light=job.light)
+                jobs.append(dataclasses.replace(started, priority=job.priority, ran_s=0.0))
     used = sum(m.num_bytes for m in models.values()) + sum(job.num_bytes for job in jobs)
     return dataclasses.replace(
         made,

@@ -4,13 +4,22 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmos.errors import CancelledError, DataError, EngineError
 from llmos.kernel.context import JobContext
-from llmos.kernel.protocol import JobDone, JobFailed, JobLog, JobMetric, JobProgress, StartJob
+from llmos.kernel.protocol import (
+    JobDone,
+    JobFailed,
+    JobLog,
+    JobMetric,
+    JobProgress,
+    Paused,
+    StartJob,
+)
 from llmos.kernel.worker import attempt
 from llmos.types import JobResult
 
@@ -116,16 +125,21 @@ def test_reports_are_sent_and_progress_is_thinned_out(context: JobContext) -> No
     ]
 
 
-def test_a_paused_handler_waits_until_it_may_go_on_or_is_cancelled(context: JobContext) -> None:
+def test_a_paused_handler_says_so_and_waits_until_it_may_go_on(context: JobContext) -> None:
     context.wait_while_paused()
     context.pause(True)
     assert context.should_pause()
     went_on = threading.Thread(target=context.wait_while_paused)
     went_on.start()
     assert went_on.is_alive()
-    context.pause(False)
+    context.pause(False, still_s=2.5)
     went_on.join(timeout=10)
     assert not went_on.is_alive()
+    assert sent in ([], [Paused(True), Paused(False)])  # it may have been let go before it came
+    assert context.still_s == 2.5
+
+
+def test_a_paused_handler_goes_on_when_it_is_cancelled(context: JobContext) -> None:
     context.pause(True)
     context.cancel()
     context.wait_while_paused()
@@ -133,6 +147,56 @@ def test_a_paused_handler_waits_until_it_may_go_on_or_is_cancelled(context: JobC
     assert not context.should_pause()
     with pytest.raises(CancelledError):
         context.raise_if_cancelled()
+
+
+def test_a_paused_handler_goes_on_when_it_is_to_leave(context: JobContext) -> None:
+    context.pause(True)
+    assert not context.is_leaving
+    context.leave()
+    context.wait_while_paused()
+    context.pause(True)
+    assert not context.should_pause()
+    assert context.is_leaving
+    context.raise_if_cancelled()
+
+
+def offloading(context: JobContext, moved: list[str], and_then: Callable[[], None]) -> None:
+    """Let a context's memory be moved, and then something happen while it is away."""
+
+    def offload() -> Callable[[], None]:
+        moved.append("away")
+        and_then()
+        return lambda: moved.append("back")
+
+    context.on_hold(offload)
+
+
+def test_a_paused_handler_gives_its_memory_when_asked_to_and_has_it_back_after(
+    context: JobContext,
+) -> None:
+    moved: list[str] = []
+    offloading(context, moved, lambda: context.pause(False, 1.0))
+    context.pause(True, give_memory=True)
+    context.wait_while_paused()
+    assert moved == ["away", "back"]
+    assert sent == [Paused(True), Paused(True, gave_memory=True), Paused(False)]
+
+
+def test_one_that_is_only_paused_keeps_its_memory(context: JobContext) -> None:
+    moved: list[str] = []
+    offloading(context, moved, lambda: None)
+    context.pause(True)
+    threading.Timer(0.0, context.pause, (False,)).start()
+    context.wait_while_paused()
+    assert moved == []
+
+
+def test_one_that_is_cancelled_does_not_take_its_memory_back(context: JobContext) -> None:
+    moved: list[str] = []
+    offloading(context, moved, context.cancel)
+    context.pause(True, give_memory=True)
+    context.wait_while_paused()
+    assert moved == ["away"]
 
 
 def test_the_worker_starts_light() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -232,3 +233,26 @@ async def test_the_oldest_work_in_the_engine_says_since_when_it_has_any(engine: 
     assert engine.works.oldest_sent_at() == 3.0
     engine.works.drop(first)
     assert engine.works.oldest_sent_at() == 5.0
+
+
+async def test_what_is_wanted_whole_comes_at_its_end_all_at_once(engine: Engine) -> None:
+    live = engine.works.add("m", GenerateWork((1,), SamplingParams(), is_whole=True))
+    waiting = asyncio.ensure_future(live.next())
+    for number in (7, 8):
+        engine.works.take_output(live.id, token(number))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    engine.works.take_output(live.id, TokensOut((TokenPiece(9),), "stop"))
+    out = await waiting
+    assert isinstance(out, TokensOut)
+    assert ([piece.token_id for piece in out.pieces], out.finish_reason) == ([7, 8, 9], "stop")
+
+
+async def test_what_is_wanted_whole_and_fails_says_so_after_what_came(engine: Engine) -> None:
+    live = engine.works.add("m", GenerateWork((1,), SamplingParams(), is_whole=True))
+    waiting = asyncio.ensure_future(live.next())
+    engine.works.take_output(live.id, token(7))
+    engine.works.fail(live.id, EngineError("broken"))
+    assert isinstance(await waiting, TokensOut)
+    with pytest.raises(EngineError, match="broken"):
+        await live.next()
