@@ -16,6 +16,12 @@ import sqlalchemy as sa
 from llmos.errors import ConflictError, InvalidModelError, InvalidNameError
 from llmos.library import finding
 from llmos.library.adapters import parse_adapter
+from llmos.library.aliases import (
+    check_alias,
+    check_not_deployed,
+    check_not_in_deployment,
+    point,
+)
 from llmos.library.files import check_filename
 from llmos.library.manifest import parse_manifest, version_digest
 from llmos.library.refs import ModelRef, is_name, parse_name
@@ -108,7 +114,7 @@ class Library:
         inserted = conn.execute(versions.insert().values(**values)).inserted_primary_key
         assert inserted is not None
         _insert_parts(conn, inserted[0], new, owner)
-        _point(conn, new.kind, ref, LATEST, number, owner, at)
+        point(conn, new.kind, ref, LATEST, number, owner, at)
         detail = {"digest": digest, "job_id": job_id}
         audit.record(conn, actor, f"{new.kind}s.create", f"{ref.full_name}:{number}", detail, at)
         return read_versions(conn, versions.c.id == inserted[0])[0]
@@ -151,8 +157,8 @@ class Library:
         Raises:
             ModelNotFoundError: there is no such version, or it is removed already.
             PermissionDeniedError: it is another owner's.
-            ConflictError: a task answers with this model and it is the last version, or another
-                owner's alias means it.
+            ConflictError: a task answers with this model and it is the last version, it is
+                deployed, or another owner's alias means it.
         """
         wanted, now = _as_ref(ref), self._clock()
 
@@ -160,7 +166,8 @@ class Library:
             version = finding.find(conn, wanted, kind)
             policy.check(actor, "models.write", version.ref, owner=version.owner)
             for alias in version.aliases:
-                _check_alias(conn, version, alias, actor)
+                check_alias(conn, version, alias, actor)
+            check_not_in_deployment(conn, version)
             named = _named(versions, kind, wanted)
             live = read_versions(conn, *named, versions.c.removed_at.is_(None))
             _check_not_default(conn, version, last=len(live) == 1)
@@ -171,7 +178,7 @@ class Library:
             conn.execute(aliases.delete().where(*pointing))
             left = [other.number for other in live if other.number != version.number]
             if left and LATEST in version.aliases:
-                _point(conn, kind, wanted, LATEST, left[-1], version.owner, now)
+                point(conn, kind, wanted, LATEST, left[-1], version.owner, now)
             audit.record(conn, actor.id, f"{kind}s.remove", version.ref, {}, now)
             return read_versions(conn, versions.c.id == version.id)[0]
 
@@ -186,7 +193,7 @@ class Library:
             InvalidNameError: the alias is not a name, or is ``latest``, which moves by itself.
             ModelNotFoundError: there is no such version.
             PermissionDeniedError: the version is another owner's.
-            ConflictError: the alias exists and is another owner's.
+            ConflictError: the alias exists and is another owner's, or moves by its gate only.
         """
         if not is_name(alias) or alias == LATEST:
             raise InvalidNameError(
@@ -199,8 +206,9 @@ class Library:
         def change(conn: sa.Connection) -> Version:
             version = finding.find(conn, wanted, kind)
             policy.check(actor, "models.write", version.ref, owner=version.owner)
-            _check_alias(conn, version, alias, actor)
-            _point(conn, kind, wanted, alias, version.number, actor.owner, now)
+            check_alias(conn, version, alias, actor)
+            check_not_deployed(conn, version, alias)
+            point(conn, kind, wanted, alias, version.number, actor.owner, now)
             audit.record(conn, actor.id, f"{kind}s.alias", version.ref, {"alias": alias}, now)
             return read_versions(conn, versions.c.id == version.id)[0]
 
@@ -333,21 +341,6 @@ def _check_owner(conn: sa.Connection, kind: str, ref: ModelRef, owner: str) -> N
         )
 
 
-def _check_alias(conn: sa.Connection, version: Version, alias: str, actor: Actor) -> None:
-    """Refuse to move or drop another owner's alias; ``@latest`` moves by itself."""
-    if alias == LATEST or actor.role == "admin":
-        return
-    ref = ModelRef(version.namespace, version.name)
-    named = (*_named(aliases, version.kind, ref), aliases.c.alias == alias)
-    holder = conn.execute(sa.select(aliases.c.owner).where(*named)).scalar()
-    if holder not in (None, actor.owner):
-        raise ConflictError(
-            f"@{alias} of {version.full_name} belongs to {holder}: "
-            "ask them or an admin to move it first",
-            param="alias",
-        )
-
-
 def _insert_parts(conn: sa.Connection, version_id: int, new: NewVersion, owner: str) -> None:
     files = [
         {
@@ -366,24 +359,6 @@ def _insert_parts(conn: sa.Connection, version_id: int, new: NewVersion, owner: 
     ]
     if inputs:
         conn.execute(lineage.insert(), inputs)
-
-
-def _point(
-    conn: sa.Connection, kind: str, ref: ModelRef, alias: str, number: int, owner: str, at: float
-) -> None:
-    """Make ``alias`` of the name mean version ``number``."""
-    conn.execute(aliases.delete().where(*_named(aliases, kind, ref), aliases.c.alias == alias))
-    conn.execute(
-        aliases.insert().values(
-            kind=kind,
-            namespace=ref.namespace,
-            name=ref.name,
-            alias=alias,
-            number=number,
-            owner=owner,
-            updated_at=at,
-        )
-    )
 
 
 def _check_not_default(conn: sa.Connection, version: Version, *, last: bool) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llmos.kernel.jobs import FINAL_STATES
 from llmos.storage.blobs import BlobStore
 from llmos.storage.database import Database
-from llmos.storage.schema import jobs, version_files, versions
+from llmos.storage.schema import jobs, runs, schedules, uploads, version_files, versions
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -40,8 +40,9 @@ def sweep(
 ) -> SweepReport:
     """Remove what nothing refers to and is older than the grace period.
 
-    Kept are blobs of versions that are not removed, blobs named in the params of unfinished jobs,
-    and whatever was stored since the oldest unfinished job began, as it may be about to commit it.
+    Kept are blobs of versions that are not removed and of uploaded files, those named in the params
+    of unfinished jobs and in pipelines that run or are scheduled, and whatever was stored since the
+    oldest unfinished job began, as it may be about to commit it.
 
     Args:
         grace_s: seconds. now: Unix seconds.
@@ -61,12 +62,16 @@ def _needs(conn: sa.Connection) -> _Needs:
     kept = set(
         conn.execute(sa.select(version_files.c.digest).select_from(join).where(live)).scalars()
     )
+    kept.update(conn.execute(sa.select(uploads.c.digest)).scalars())
     digests = set(conn.execute(sa.select(versions.c.digest).where(live)).scalars())
     unfinished = conn.execute(
         sa.select(jobs.c.params, jobs.c.created_at).where(jobs.c.state.not_in(FINAL_STATES))
     ).all()
     for row in unfinished:
         kept.update(digests_in(row.params))
+    running = sa.select(runs.c.pipeline).where(runs.c.state == "running")
+    for pipeline in conn.execute(running.union_all(sa.select(schedules.c.pipeline))).scalars():
+        kept.update(digests_in(pipeline))
     return _Needs(kept, digests, min((row.created_at for row in unfinished), default=None))
 
 

@@ -41,6 +41,7 @@ from llmos.types import GenerateWork, PipelineOut, PipelineWork, Priority, Token
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmos.library.answers import Answers
     from llmos.library.versions import Version
     from llmos.settings import Settings
 
@@ -93,6 +94,8 @@ class Served:
     spec: ModelSpec
     adapter: Version | None = None
     """Runs over it; the manifest is then that of both together."""
+    asked: str = ""
+    """The name that was asked for."""
 
     @property
     def ref(self) -> str:
@@ -148,9 +151,14 @@ class TaskContext:
     """Known to this server alone. What it keeps apart, cached prefixes, lives no longer than it."""
     changes: Callable[[], int | None] = lambda: None
     """A number that rises with whatever changes what references mean; None: nothing tells."""
+    answers: Answers | None = None
+    """Keeps the answers of owners who want that; None: nobody's."""
     drafts: Mapping[str, str] = field(default_factory=dict)
     """Which model guesses for which, see `library.drafts`."""
     _remembered: dict[str, tuple[int, _Found]] = field(default_factory=dict, init=False, repr=False)
+    _finding: dict[tuple[str, int], asyncio.Task[_Found]] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _layouts: dict[str, asyncio.Task[str]] = field(default_factory=dict, init=False, repr=False)
 
     async def serve(self, ref: str, tasks: Collection[str]) -> Served:
@@ -175,7 +183,7 @@ class TaskContext:
             manifest=await self._with_draft(found),
             adapter=None if adapter is None else await self._adapter_spec(adapter),
         )
-        return Served(version, found.manifest, tokenizer, spec, adapter)
+        return Served(version, found.manifest, tokenizer, spec, adapter, ref)
 
     async def _find(self, ref: str) -> _Found:
         """Return what a reference means, from memory where nothing has changed since."""
@@ -183,11 +191,17 @@ class TaskContext:
         kept = self._remembered.get(ref)
         if kept is not None and kept[0] == changes:
             return kept[1]
-        found = await asyncio.to_thread(self._resolve, ref)
-        if changes is not None:
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[ref] = (changes, found)
+        if changes is None:
+            return await asyncio.to_thread(self._resolve, ref)
+        key = (ref, changes)
+        if (finding := self._finding.get(key)) is None:  # many ask at once, and one looks it up
+            finding = asyncio.create_task(asyncio.to_thread(self._resolve, ref))
+            finding.add_done_callback(lambda _: self._finding.pop(key))
+            self._finding[key] = finding
+        found = await asyncio.shield(finding)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[ref] = (changes, found)
         return found
 
     def running(self, version: Version, adapter: Version | None = None) -> Version:
@@ -214,8 +228,19 @@ class TaskContext:
         dtype = cpu_dtype(manifest, self.settings.dtype, self.capacity_bytes)
         return manifest if dtype == "float32" else {**manifest, "compute_dtype": dtype}
 
+    def planned(self, version: Version, adapter: Version | None = None) -> ModelSpec:
+        """Return what would be loaded for a version, its files not looked for. Blocks on the
+        database.
+
+        Raises:
+            InvalidModelError, UnsupportedTaskError: there is nothing that could be.
+        """
+        return self._found(version, adapter).spec
+
     def _resolve(self, ref: str) -> _Found:
-        version, adapter = resolve_pair(self.library, ref)
+        return self._found(*resolve_pair(self.library, ref))
+
+    def _found(self, version: Version, adapter: Version | None) -> _Found:
         running = self.running(version, adapter)
         manifest = parse_manifest(version.manifest)
         if adapter is not None:

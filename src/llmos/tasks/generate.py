@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from llmos.errors import DeadlineExceededError, EngineError, GrammarError, InvalidRequestError
+from llmos.errors import EngineError, GrammarError, InvalidRequestError
 from llmos.library.manifest import Manifest
 from llmos.tasks.chat import check_tools, tool_format_of
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
+from llmos.tasks.deadline import Deadline
 from llmos.tasks.prompts import Prompt, check_queue, is_chat, prompt_of, shows_prompt_alone
 from llmos.tasks.reasoning import ReasoningSplitter
+from llmos.tasks.replay import keeping
 from llmos.tasks.tool_grammar import tools_grammar
 from llmos.tasks.tools import ToolParser
 from llmos.types import (
@@ -61,12 +62,13 @@ def sampling_for(manifest: Manifest, given: Mapping[str, Any], *, is_chat: bool)
     return msgspec.convert(values, SamplingParams)
 
 
-async def generate(
+def generate(
     context: TaskContext, served: Served, request: GenerateRequest
 ) -> AsyncGenerator[Chunk, None]:
     """Yield the pieces of every choice as they come; the last one carries the Usage.
 
-    Nothing is yielded before everything about the request was checked.
+    Nothing is yielded before everything about the request was checked. The answer is kept if its
+    owner has that switched on.
 
     Raises:
         ContextLengthError: the prompt leaves no room in the model's context.
@@ -75,6 +77,15 @@ async def generate(
         DeadlineExceededError: the request's deadline passed.
         OverloadedError, OutOfMemoryError, EngineError: the model cannot be run now.
     """
+    chunks = _generate(context, served, request)
+    if context.answers is None or not context.answers.keeps(request.owner):
+        return chunks
+    return keeping(context, context.answers, served, request, chunks)
+
+
+async def _generate(
+    context: TaskContext, served: Served, request: GenerateRequest
+) -> AsyncGenerator[Chunk, None]:
     deadline = Deadline(request.deadline_ms)
     check_queue(context, [request])
     _check_bias(served, request)
@@ -118,26 +129,6 @@ async def generate(
             async for chunk in chunks:
                 num_unfinished -= chunk.finish_reason is not None
                 yield chunk if num_unfinished else _with_usage(chunk, prompt, choices)
-
-
-class Deadline:
-    """When a request must be done, counted from now; None is never."""
-
-    def __init__(self, deadline_ms: int | None) -> None:
-        self._deadline_ms = deadline_ms
-        self._at = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
-
-    def left_s(self) -> float | None:
-        """Return the seconds left. Raises DeadlineExceededError when there are none."""
-        if self._at is None:
-            return None
-        left_s = self._at - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceededError(
-                f"The deadline of {self._deadline_ms} ms passed before the answer was complete: "
-                "give it more time, or ask for less."
-            )
-        return left_s
 
 
 async def _grammar(
@@ -199,6 +190,8 @@ def _work(
         cache_salt=context.cache_salt(request.owner),
         grammar=grammar,
         prompt_logprobs=sampling.logprobs if shows_prompt else None,
+        # where `Choice` may end it before the engine does, it has to see the tokens as they come
+        is_whole=request.is_whole and not (request.stop or request.tool_use.tools or request.echo),
     )
 
 

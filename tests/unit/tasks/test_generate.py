@@ -20,7 +20,8 @@ from llmos.errors import (
 from llmos.library.manifest import Manifest
 from llmos.settings import Settings
 from llmos.tasks.context import Served, TaskContext
-from llmos.tasks.generate import Deadline, generate, generate_all, sampling_for
+from llmos.tasks.deadline import Deadline
+from llmos.tasks.generate import generate, generate_all, sampling_for
 from llmos.types import (
     Chunk,
     GenerateRequest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,15 @@ async def test_a_name_is_looked_up_again_once_anything_has_changed_and_not_befor
     home.base, changes = version(3, "other", MANIFEST), 1
     served = await context.serve("m", {"generate"})
     assert (served.ref, served.spec.path) == ("other:1", "/models/other")
+
+
+async def test_a_name_that_many_ask_for_at_once_is_looked_up_once(serving: Any) -> None:
+    context, home = serving()
+    context = dataclasses.replace(context, changes=lambda: 0)
+    asked = (context.serve("m", {"generate"}) for _ in range(10))
+    served = await asyncio.gather(*asked)
+    assert {one.spec.name for one in served} == {"m-int8:1"}
+    assert home.num_resolved == 1
 
 
 async def test_what_changes_while_a_name_is_looked_up_is_not_missed(serving: Any) -> None:

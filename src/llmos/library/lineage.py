@@ -1,0 +1,82 @@
+"""Where a version came from: the job that made it, from which inputs, by which recipe; and theirs.
+
+Blocks on the database: call it off the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmos.errors import LlmosError
+from llmos.kernel.jobs import Job
+from llmos.kernel.transitions import get_job
+from llmos.library import finding
+from llmos.library.refs import ModelRef
+from llmos.library.versions import Version
+from llmos.storage.database import Database
+
+MAX_DEPTH = 16
+"""Of versions made from versions; what lies further back is named, not followed."""
+KINDS = ("model", "adapter", "dataset")
+
+
+def lineage_of(db: Database, version: Version) -> dict[str, Any]:
+    """Return a version with what made it, and each of its inputs likewise, as plain JSON.
+
+    An input that is a version still there, or removed, is followed; any other is a digest of data,
+    or the name of something outside.
+    """
+    return db.read_sync(lambda conn: _lineage(conn, version, MAX_DEPTH))
+
+
+def _lineage(conn: sa.Connection, version: Version, depth: int) -> dict[str, Any]:
+    manifest = version.manifest
+    return {
+        "ref": version.ref,
+        "kind": version.kind,
+        "digest": version.digest,
+        "aliases": list(version.aliases),
+        "created_at": version.created_at,
+        "removed_at": version.removed_at,
+        "owner": version.owner,
+        "source": manifest.get("source"),
+        "recipe": manifest.get("recipe"),
+        "made_by": _made_by(conn, version),
+        "inputs": [_input(conn, source, depth) for source in version.inputs],
+    }
+
+
+def _made_by(conn: sa.Connection, version: Version) -> dict[str, Any] | None:
+    if version.job_id is None:
+        return None
+    job: Job = get_job(conn, version.job_id)
+    data = job.params.get("data")
+    return {
+        "job": job.id,
+        "kind": job.kind,
+        "owner": job.owner,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "threads": job.threads,
+        "data": dict(data) if isinstance(data, dict) else {},
+    }
+
+
+def _input(conn: sa.Connection, source: str, depth: int) -> dict[str, Any]:
+    if depth and (found := _version(conn, source)):
+        return _lineage(conn, found, depth - 1)
+    return {"ref": source}
+
+
+def _version(conn: sa.Connection, source: str) -> Version | None:
+    """Return the version that an input names, if it names one."""
+    if source.startswith("sha256:"):
+        return None
+    for kind in KINDS:
+        try:
+            return finding.find(conn, ModelRef.parse(source), kind)
+        except LlmosError:  # it names none of this kind
+            continue
+    return None

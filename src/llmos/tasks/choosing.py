@@ -1,0 +1,382 @@
+"""Which model answers a request that names none: ``auto``, a task, or a configured route.
+
+A task's request goes to one of the models made for it that its key may use and that are an
+operator's or its owner's own; `kernel.router` says to which, by what evaluation and serving
+measured. A route's goes to one of the route's by their weights. What became of it is noted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from llmos.engines.base import is_cpu
+from llmos.errors import (
+    InvalidModelError,
+    InvalidRequestError,
+    LlmosError,
+    ModelNotFoundError,
+    UnsupportedTaskError,
+)
+from llmos.kernel.outcomes import Outcomes
+from llmos.kernel.router import Asked, Replica, Verdict, assess, route, split
+from llmos.kernel.telemetry import Telemetry
+from llmos.library.routes import Route, Routes
+from llmos.security.actors import OPERATORS, Actor
+from llmos.storage.database import Database
+from llmos.tasks.candidates import Candidate, Candidates, Catalog
+from llmos.tasks.context import Residency, TaskContext
+from llmos.tasks.paces import CPU, GPU, Paces
+from llmos.tasks.plan import FAILURES, Plan, Rule
+from llmos.tasks.quality import comparable, prior, quality
+from llmos.tasks.shortlist import TASK_NAMES, alike, allowed, steady, suited, without_doubles
+from llmos.tasks.suitability import Need
+
+AUTO = "auto"
+RESERVED = frozenset({AUTO, *TASK_NAMES})
+"""Names that no route may have."""
+MAX_ATTEMPTS = 3
+"""Models that are tried for a request of a task; a route's fallbacks are all tried."""
+
+
+class Trials(Protocol):
+    """Names whose requests are split for a while to try a version; deployments' candidates."""
+
+    def route(self, name: str) -> Route | None: ...
+
+    def observe(self, name: str, model: str, good: bool, seconds: float) -> None: ...
+
+
+class Choosing:
+    """Chooses models for requests. Belongs to the event loop.
+
+    Args:
+        capacity_bytes: the memory there is.
+        trials: asked for names that are no route's, and told what came of them.
+        rng: the exploration's, and the weights'.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        routes: Routes,
+        outcomes: Outcomes,
+        paces: Paces,
+        residency: Residency,
+        *,
+        capacity_bytes: int,
+        rng: random.Random,
+        trials: Trials | None = None,
+    ) -> None:
+        self.routes = routes
+        self.outcomes = outcomes
+        self._candidates = candidates
+        self._paces = paces
+        self._residency = residency
+        self._capacity_bytes = capacity_bytes
+        self._rng = rng
+        self._trials = trials
+
+    def may_choose(self, name: str) -> bool:
+        """Whether ``name`` may be anything but one model's: a look into a few dicts."""
+        return name in RESERVED or name in self.routes or self._trial(name) is not None
+
+    def _trial(self, name: str) -> Route | None:
+        return None if self._trials is None else self._trials.route(name)
+
+    async def start(self) -> None:
+        """Remember how earlier requests went."""
+        await self.outcomes.start()
+
+    async def stop(self) -> None:
+        """Write down how the last ones went."""
+        await self.outcomes.stop()
+
+    async def choose(
+        self, actor: Actor, name: str, kinds: Collection[str], need: Need
+    ) -> Plan | None:
+        """Return what to try for a request; None: ``name`` is a model's, or of a task that
+        somebody gave one.
+
+        Args:
+            kinds: tasks whose models can serve the request.
+
+        Raises:
+            ModelNotFoundError: there is no model for this task.
+            UnsupportedTaskError: the task is not what was asked at this address.
+            PermissionDeniedError: the key is for none of the models.
+            NoModelFitsError, OutOfMemoryError: constraints, or memory, exclude them all.
+            InvalidRequestError: none can take the request, or they would answer different things.
+        """
+        if (trial := self._trial(name)) is not None:
+            return await self._by_weights(actor, trial, kinds, need)
+        catalog = await self._candidates.catalog()
+        if name in catalog.names:
+            return None
+        if (its_route := self.routes.find(name, actor)) is not None:
+            return await self._by_weights(actor, its_route, kinds, need)
+        if name not in RESERVED:
+            return None  # another user's route
+        if (default := catalog.defaults.get(name)) is not None and default.is_chosen:
+            return None
+        wanted = frozenset(kinds) & TASK_NAMES.get(name, frozenset(kinds))
+        if not wanted:
+            raise UnsupportedTaskError(
+                f"{name!r} is not what is asked for here, which is {' or '.join(sorted(kinds))}: "
+                f"ask for that, for {AUTO!r}, or for a model by its name.",
+                param="model",
+            )
+        return self._by_measure(actor, name, wanted, need, catalog)
+
+    async def explain(
+        self, actor: Actor, name: str, kinds: Collection[str], need: Need
+    ) -> dict[str, Any]:
+        """Return, as plain JSON, which model would answer and why, without asking it.
+
+        Raises:
+            LlmosError: as `choose`, or ``name`` is no model either.
+        """
+        plan = await self.choose(actor, name, kinds, need)
+        if plan is None:
+            one = await self._candidates.target(name)
+            need = self._expected(need, [one])
+            found = self._look(allowed(actor, [one]), need, actor)
+            verdicts = tuple(assess(_asked(need), replica) for replica in found.replicas)
+            plan = found.plan(name, "named", [one.ref], verdicts)
+        return plan.explained()
+
+    async def judge(
+        self, actor: Actor, ref: str, task: str | None, language: str, good: bool
+    ) -> dict[str, Any]:
+        """Note a person's verdict on an answer of the model ``ref``; return what it is for.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            InvalidRequestError: it is for another task.
+            PermissionDeniedError: the actor may not use it.
+        """
+        one = await self._candidates.target(ref)
+        allowed(actor, [one])
+        if task is not None and one.task not in TASK_NAMES.get(task, frozenset({task})):
+            raise InvalidRequestError(f"{one.ref} is for {one.task!r}, not {task!r}.", param="task")
+        await self.outcomes.judge(actor, one.ref, one.task, language, good)
+        return {"model": one.ref, "task": one.task, "language": language, "good": good}
+
+    def ended(
+        self, plan: Plan, attempt: int, need: Need, error: LlmosError | None, seconds: float
+    ) -> None:
+        """Note how a try ended after so many seconds; what is neither an answer nor the model's
+        fault is not counted."""
+        one = plan.order[attempt]
+        if error is None or isinstance(error, FAILURES):
+            # clients can make up languages: only those that the model names are told apart
+            language = need.language if need.pair is not None and one.knows(need.pair) else ""
+            self.outcomes.note(one.ref, one.task, language, error is None)
+            if self._trials is not None:
+                self._trials.observe(plan.name, one.ref, error is None, seconds)
+        if error is None and one.ref in plan.warm and one.spec.engine == "pipelines":
+            self._paces.took(one, need.prompt_tokens, need.output_tokens, seconds)
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def _by_measure(
+        self, actor: Actor, name: str, tasks: frozenset[str], need: Need, catalog: Catalog
+    ) -> Plan:
+        made_for = [one for one in catalog.candidates if one.task in tasks]
+        open_to = [one for one in made_for if one.owner in OPERATORS or one.owner == actor.owner]
+        if not open_to:
+            raise ModelNotFoundError(
+                f"there is no model for {' or '.join(sorted(tasks))} here: `llmos catalog` shows "
+                "some to pull, `llmos list` those there are",
+                param="model",
+            )
+        fitting = suited(without_doubles(allowed(actor, open_to)), need)
+        fitting = alike(fitting, catalog, tasks)
+        if tasks == {"embed"}:
+            fitting = [steady(fitting, catalog)]
+        need = self._expected(need, fitting)
+        found = self._look(fitting, need, actor)
+        choice = route(_asked(need), found.replicas, self._rng)
+        order = choice.ranked()[:MAX_ATTEMPTS]
+        return found.plan(
+            name, "fixed" if len(fitting) == 1 else "measured", order, choice.verdicts
+        )
+
+    # -- routes ----------------------------------------------------------------------------------
+
+    async def _by_weights(
+        self, actor: Actor, its_route: Route, kinds: Collection[str], need: Need
+    ) -> Plan:
+        there, shares, spares = await self._behind(its_route)
+        usable = allowed(actor, there)
+        if wrong := [one for one in usable if one.task not in kinds]:
+            raise UnsupportedTaskError(
+                f"The route {its_route.name!r} is for {wrong[0].task!r}, not for "
+                f"{' or '.join(sorted(kinds))}.",
+                param="model",
+            )
+        able = suited(usable, need)
+        need = self._expected(need, able)
+        found = self._look(able, need, actor, shares)
+        asked = _asked(need)
+        verdicts = {one.key: assess(asked, one) for one in found.replicas}
+        fitting = [key for key, verdict in verdicts.items() if verdict.excluded is None]
+        targets = [one for one in found.replicas if one.key in shares]
+        order = [key for key in spares if key in fitting]
+        if not order or any(one.key in fitting for one in targets):
+            choice = split(asked, targets or found.replicas, self._rng)
+            verdicts |= {verdict.key: verdict for verdict in choice.verdicts}
+            order = [choice.replica.key, *(key for key in order if key != choice.replica.key)]
+        return found.plan(its_route.name, "weights", order, tuple(verdicts.values()))
+
+    async def _behind(
+        self, its_route: Route
+    ) -> tuple[list[Candidate], dict[str, float], list[str]]:
+        """Return the models of a route that are there, the targets' shares and the fallbacks' refs.
+
+        Raises:
+            ModelNotFoundError, InvalidModelError, UnsupportedTaskError: none is.
+        """
+        there: dict[str, Candidate] = {}
+        shares: dict[str, float] = {}
+        spares: list[str] = []
+        missing: LlmosError | None = None
+        weights = [(target.model, target.weight) for target in its_route.targets]
+        for ref, weight in (*weights, *((ref, None) for ref in its_route.fallbacks)):
+            try:
+                one = await self._candidates.target(ref)
+            except (ModelNotFoundError, InvalidModelError, UnsupportedTaskError) as error:
+                missing = missing or error
+                continue
+            there.setdefault(one.ref, one)
+            if weight is None:
+                spares.append(one.ref)
+            else:
+                shares[one.ref] = shares.get(one.ref, 0.0) + weight
+        if not there and missing is not None:
+            raise missing
+        return list(there.values()), shares, spares
+
+    # -- what is known of candidates now -----------------------------------------------------------
+
+    def _expected(self, need: Need, candidates: Sequence[Candidate]) -> Need:
+        """Return the need of an answer as long as those of these models have been, if shorter."""
+        mean = self._paces.answer_tokens(candidates)
+        if mean is None or mean >= need.output_tokens:
+            return need
+        return replace(need, output_tokens=max(round(mean), 1))
+
+    def _look(
+        self,
+        candidates: Sequence[Candidate],
+        need: Need,
+        actor: Actor,
+        weights: Mapping[str, float] | None = None,
+    ) -> _Found:
+        """Return what was measured of each; ``weights`` by ref, 1 where there is none."""
+        statuses = {status["key"]: status for status in self._residency.status()}
+        measured = [quality(one.metrics, one.task, need.language, one.data) for one in candidates]
+        found = _Found({one.ref: one for one in candidates})
+        for one, value in zip(candidates, comparable(measured), strict=True):
+            status = statuses.get(one.spec.key)
+            if status is not None and status["state"] == "ready" and not status["draining"]:
+                found.warm.add(one.ref)
+                self._paces.loaded(one.spec.key, status["load_s"])
+            else:
+                status = None
+            weight = (weights or {}).get(one.ref, 1.0)
+            found.replicas.append(self._replica(one, value, need, actor.owner, status, weight))
+        return found
+
+    def _replica(
+        self,
+        one: Candidate,
+        value: float | None,
+        need: Need,
+        owner: str,
+        status: Mapping[str, Any] | None,
+        weight: float,
+    ) -> Replica:
+        """Return a candidate as the router sees it; ``status`` is None unless it is in memory."""
+        pace = self._paces.of(one)
+        service_s = pace.service_s(need.prompt_tokens, need.output_tokens)
+        num_tokens = max(need.prompt_tokens + need.output_tokens, 1)
+        successes, failures = self.outcomes.counts(one.ref, one.task, need.language, owner)
+        ahead_s = 0.0
+        if status is not None:  # as many are served at a time as run now
+            ahead = sum(status["waiting"][: need.priority + 1])
+            ahead_s = service_s * ahead / max(sum(status["running"]), 1)
+        return Replica(
+            key=one.ref,
+            model=one.ref,
+            prefill_tokens_per_s=pace.prefill_tokens_per_s,
+            decode_tokens_per_s=pace.decode_tokens_per_s,
+            quality=value,
+            queue_s=pace.base_s + ahead_s,
+            load_s=0.0 if status is not None else pace.load_s,
+            memory_bytes=0 if status is not None else one.least_bytes,
+            room_bytes=self._capacity_bytes,
+            cost_per_1k_tokens=1000.0 * service_s / num_tokens,
+            successes=successes,
+            failures=failures,
+            weight=weight,
+            prior_quality=prior(one.task, one.parameters),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Candidates by ref, the same as replicas, and which of them are in memory."""
+
+    candidates: Mapping[str, Candidate]
+    replicas: list[Replica] = field(default_factory=list)
+    warm: set[str] = field(default_factory=set)
+
+    def plan(
+        self, name: str, rule: Rule, order: Sequence[str], verdicts: tuple[Verdict, ...]
+    ) -> Plan:
+        """Return the plan that tries the candidates of ``order``."""
+        return Plan(
+            name,
+            rule,
+            tuple(self.candidates[ref] for ref in order),
+            verdicts,
+            frozenset(one.key for one in self.replicas if one.quality is None),
+            frozenset(self.warm),
+        )
+
+
+def open_choosing(
+    db: Database,
+    tasks: TaskContext,
+    telemetry: Telemetry,
+    clock: Callable[[], float],
+    rng: random.Random,
+    trials: Trials | None = None,
+) -> Choosing:
+    """Return the choosing of one home, its routes read. ``clock`` tells Unix seconds."""
+    routes = Routes(db, tasks.library, clock, RESERVED)
+    routes.load()
+    return Choosing(
+        Candidates(db, tasks),
+        routes,
+        Outcomes(db, clock),
+        Paces(telemetry, CPU if is_cpu(tasks.settings.device) else GPU),
+        tasks.residency,
+        capacity_bytes=tasks.capacity_bytes,
+        rng=rng,
+        trials=trials,
+    )
+
+
+def _asked(need: Need) -> Asked:
+    return Asked(
+        need.prompt_tokens,
+        need.output_tokens,
+        need.priority,
+        need.max_latency_ms,
+        need.min_quality,
+        need.max_cost,
+    )

@@ -1,0 +1,520 @@
+"""Which models a request may go to, in which order, and what is learned from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmos.errors import (
+    ContextLengthError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    LlmosError,
+    ModelNotFoundError,
+    NoModelFitsError,
+    OutOfMemoryError,
+    OverloadedError,
+    PermissionDeniedError,
+    UnsupportedTaskError,
+)
+from llmos.kernel.telemetry import Telemetry
+from llmos.library.artifacts import Library
+from llmos.library.routes import Route, Target
+from llmos.security.actors import SYSTEM, Actor
+from llmos.settings import Settings
+from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.tasks.choosing import MAX_ATTEMPTS, Choosing, open_choosing
+from llmos.tasks.context import TaskContext
+from llmos.tasks.plan import Plan
+from llmos.tasks.suitability import Need
+from llmos.tasks.templates import Templates
+from llmos.tasks.tokenizers import Tokenizers
+from llmos.types import NewVersion, Priority
+
+ADMIN = Actor("k0", "admin", "admin")
+ALICE, BOB = Actor("k1", "alice", "user"), Actor("k2", "bob", "user")
+CHAT = Need(prompt_tokens=20, output_tokens=20, is_chat=True)
+TEMPLATE = "{{ messages[-1].content }}"
+CHATS = frozenset({"chat"})
+KINDS = {name: frozenset({name}) for name in ("chat", "translate", "classify", "embed", "rerank")}
+
+
+class Residency:
+    """What is in memory, as a test says."""
+
+    def __init__(self) -> None:
+        self.loaded: list[dict[str, Any]] = []
+
+    def status(self) -> list[dict[str, Any]]:
+        return self.loaded
+
+
+@dataclasses.dataclass
+class World:
+    """A library in memory and the choosing over it."""
+
+    database: MemoryDatabase
+    blobs: MemoryBlobStore
+    library: Library
+    residency: Residency
+    choosing: Choosing
+    trials: Trials
+    telemetry: Telemetry
+
+    def add(self, name: str, task: str = "chat", owner: str = "admin", **manifest: Any) -> str:
+        values = {"task": task, "engine": "echo", "architecture": "e", "model_type": "e"}
+        values |= {"context_tokens": 100}
+        if task == "chat":
+            values["chat_template"] = TEMPLATE
+        content = json.dumps([name, owner, manifest], default=str).encode()
+        files = {"config.json": self.blobs.put_bytes(content)}
+        new = NewVersion("model", name, files, {**values, **manifest})
+        return self.library.add(new, owner).ref
+
+    def load(self, ref: str, **status: Any) -> None:
+        key = self.library.resolve(ref).digest
+        idle = {"running": [0, 0, 0, 0], "waiting": [0, 0, 0, 0], "load_s": 0.0}
+        idle |= {"state": "ready", "draining": False}
+        self.residency.loaded.append({"key": key, **idle, **status})
+
+    async def plan(
+        self,
+        name: str = "auto",
+        need: Need = CHAT,
+        task: str = "chat",
+        actor: Actor = ADMIN,
+        **constraints: Any,
+    ) -> Plan:
+        wanted = dataclasses.replace(need, **constraints)
+        plan = await self.choosing.choose(actor, name, KINDS.get(task, frozenset({task})), wanted)
+        assert plan is not None
+        return plan
+
+    async def refs(self, *arguments: Any, **more: Any) -> list[str]:
+        return sorted(one.key for one in (await self.plan(*arguments, **more)).verdicts)
+
+
+class Trials:
+    """Names whose requests are split for a while, as a test says."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.seen: list[tuple[str, str, bool]] = []
+
+    def route(self, name: str) -> Route | None:
+        return self.routes.get(name)
+
+    def observe(self, name: str, model: str, good: bool, seconds: float) -> None:
+        self.seen.append((name, model, good))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    database, blobs, residency = MemoryDatabase(), MemoryBlobStore(), Residency()
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    library = Library(database, blobs, clock, tmp_path)
+    context = TaskContext(
+        library,
+        residency,  # type: ignore[arg-type]
+        Tokenizers(blobs),
+        Templates(),
+        Settings(device="cpu"),
+        capacity_bytes=10**9,
+        changes=database.num_commits,
+    )
+    trials, telemetry = Trials(), Telemetry()
+    choosing = open_choosing(database, context, telemetry, clock, random.Random(0), trials)
+    await choosing.start()
+    yield World(database, blobs, library, residency, choosing, trials, telemetry)
+    await choosing.stop()
+    await context.close()
+    database.close()
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+async def test_a_request_is_given_to_the_models_of_its_task(world: World) -> None:
+    for name, task in (("talker", "chat"), ("writer", "generate"), ("vectors", "embed")):
+        world.add(name, task)
+    assert await world.refs() == ["talker:1"]
+    assert await world.refs("chat") == ["talker:1"]
+    everything = frozenset({"chat", "generate"})
+    text = Need(20, 20)
+    plan = await world.choosing.choose(ADMIN, "auto", everything, text)
+    assert plan is not None
+    assert sorted(one.key for one in plan.verdicts) == ["talker:1", "writer:1"]
+    assert (await world.plan("embed", text, "embed")).order[0].ref == "vectors:1"
+
+
+async def test_a_task_asked_at_the_wrong_address_or_without_a_model_is_refused(
+    world: World,
+) -> None:
+    world.add("talker")
+    with pytest.raises(UnsupportedTaskError, match="not what is asked for here") as wrong:
+        await world.plan("translate")
+    assert wrong.value.param == "model"
+    with pytest.raises(ModelNotFoundError, match="no model for rerank") as none:
+        await world.plan("rerank", Need(5), "rerank")
+    assert none.value.param == "model"
+
+
+async def test_a_models_own_name_and_a_chosen_default_are_no_choice(world: World) -> None:
+    world.add("talker")
+    choose = world.choosing.choose
+    assert not world.choosing.may_choose("talker")
+    assert world.choosing.may_choose("auto")
+    world.library.set_task_default("chat", "talker", SYSTEM)
+    assert await choose(ADMIN, "chat", CHATS, CHAT) is not None
+    world.library.set_task_default("chat", "talker", ADMIN)
+    assert await choose(ADMIN, "chat", CHATS, CHAT) is None
+    assert await choose(ADMIN, "auto", CHATS, CHAT) is not None
+    world.add("sentiment", "classify", labels=["a", "b"])
+    assert await choose(ADMIN, "sentiment", KINDS["classify"], Need(5)) is None
+
+
+async def test_what_is_pulled_or_removed_counts_from_the_next_request_on(world: World) -> None:
+    world.add("one")
+    assert await world.refs() == ["one:1"]
+    world.add("two")
+    assert await world.refs() == ["one:1", "two:1"]
+    world.add("two")
+    assert await world.refs() == ["one:1", "two:2"]
+    world.library.set_alias("two:1", "production", ADMIN)
+    assert await world.refs() == ["one:1", "two:1"]
+    world.library.remove("one", ADMIN)
+    assert await world.refs() == ["two:1"]
+
+
+async def test_another_users_model_is_never_chosen_and_ones_own_is(world: World) -> None:
+    world.add("common")
+    world.add("alices", owner="alice")
+    assert await world.refs(actor=ALICE) == ["alices:1", "common:1"]
+    assert await world.refs(actor=BOB) == await world.refs(actor=ADMIN) == ["common:1"]
+
+
+async def test_a_key_limited_to_models_chooses_among_these(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.add(name)
+    limited = dataclasses.replace(ALICE, models=frozenset({"a", "b"}))
+    assert await world.refs(actor=limited) == ["a:1", "b:1"]
+    for_none = dataclasses.replace(ALICE, models=frozenset({"x"}))
+    with pytest.raises(PermissionDeniedError):
+        await world.plan(actor=for_none)
+
+
+async def test_a_quantised_double_is_no_candidate_of_its_own(world: World) -> None:
+    ref = world.add("m")
+    digest = world.library.resolve(ref).digest
+    world.add("m-int8", quantization={"base_digest": digest})
+    world.add("other-int8", quantization={"base_digest": "sha256:gone"})
+    assert await world.refs() == ["m:1", "other-int8:1"]
+
+
+async def test_who_cannot_take_the_request_is_left_out_and_said_to_where_nobody_can(
+    world: World,
+) -> None:
+    world.add("short", context_tokens=10)
+    world.add("long", context_tokens=1000)
+    world.add("told", chat_template="{{ tools }}" + TEMPLATE, context_tokens=1000)
+    assert await world.refs(prompt_tokens=500) == ["long:1", "told:1"]
+    assert await world.refs(has_tools=True) == ["told:1"]
+    with pytest.raises(InvalidRequestError, match="context of") as refused:
+        await world.plan(prompt_tokens=5000)
+    assert refused.value.param == "messages"
+
+
+async def test_a_translation_goes_to_who_knows_the_pair(world: World) -> None:
+    pairs: Callable[..., dict[str, Any]] = lambda *pairs: {  # noqa: E731
+        "translation": {"prefix": "", "pairs": list(pairs)}
+    }
+    world.add("both", "translate", **pairs(["en", "zh"], ["zh", "en"]))
+    world.add("one", "translate", **pairs(["en", "zh"]))
+    world.add("opus", "translate", **pairs(), languages=["de", "en"])
+    world.add("any", "translate", **pairs())
+
+    async def refs(*pair: str) -> list[str]:
+        need = Need(5, 5, language="_".join(pair), pair=(pair[0], pair[1]))
+        return await world.refs("translate", need, "translate")
+
+    assert await refs("en", "zh") == ["any:1", "both:1", "one:1"]
+    assert await refs("zh", "en") == ["any:1", "both:1"]
+    assert await refs("en", "de") == ["any:1", "opus:1"]
+    world.library.remove("any", ADMIN)
+    with pytest.raises(InvalidRequestError, match="does not translate fr to it") as refused:
+        await refs("fr", "it")
+    assert refused.value.param == "target_lang"
+
+
+async def test_classifiers_of_different_labels_are_not_mixed(world: World) -> None:
+    mood, spam = ["good", "bad"], ["spam", "ham"]
+    world.add("mood", "classify", labels=mood)
+    world.add("mood2", "classify", labels=mood[::-1])
+    need = Need(5)
+    assert await world.refs("auto", need, "classify") == ["mood2:1", "mood:1"]
+    world.add("spam", "classify", labels=spam)
+    with pytest.raises(InvalidRequestError, match="different labels") as refused:
+        await world.plan("auto", need, "classify")
+    assert refused.value.param == "model"
+    world.library.set_task_default("sentiment", "mood", SYSTEM)
+    assert await world.refs("auto", need, "classify") == ["mood2:1", "mood:1"]
+    assert await world.refs("sentiment", need, "classify") == ["mood2:1", "mood:1"]
+
+
+async def test_vectors_come_from_one_model_whatever_the_load(world: World) -> None:
+    world.add("first", "embed")
+    world.add("second", "embed")
+    need = Need(5)
+    assert await world.refs("auto", need, "embed") == ["first:1"]
+    world.load("second:1")
+    assert await world.refs("auto", need, "embed") == ["first:1"]
+    world.add("measured", "embed", metrics={"ndcg": 0.7})
+    assert await world.refs("auto", need, "embed") == ["measured:1"]
+    world.library.set_task_default("embeddings", "second", ADMIN)
+    assert await world.refs("embed", need, "embed") == ["second:1"]
+
+
+async def test_what_was_measured_decides(world: World) -> None:
+    world.add("good", metrics={"test": {"accuracy": 0.95}})
+    world.add("poor", metrics={"test": {"accuracy": 0.05}})
+    world.add("unknown")
+    for _ in range(30):
+        for ref in ("good:1", "poor:1", "unknown:1"):
+            world.choosing.outcomes.note(ref, "chat", "", True)
+    plans = [await world.plan() for _ in range(30)]
+    counts = Counter(plan.order[0].ref for plan in plans)
+    assert counts["good:1"] > 26
+    assert plans[0].unmeasured == {"unknown:1"}
+    assert all(len(plan.order) <= MAX_ATTEMPTS for plan in plans)
+
+
+async def test_what_is_in_memory_goes_before_what_must_be_loaded(world: World) -> None:
+    world.add("cold", weights_bytes=10**10)
+    world.add("warm", weights_bytes=10**10)
+    world.load("warm")
+    plan = await world.plan(priority=Priority.INTERACTIVE)
+    latency = {one.key: one.latency_ms for one in plan.verdicts}
+    assert latency["cold:1"] - latency["warm:1"] == pytest.approx(20_200)
+    assert plan.warm == {"warm:1"}
+    world.residency.loaded[0]["draining"] = True
+    assert (await world.plan()).warm == frozenset()
+
+
+async def test_a_queue_is_waited_for_as_many_at_a_time_as_run(world: World) -> None:
+    for name in ("busy", "free"):
+        world.add(name, weights_bytes=10**10)
+    world.load("free", running=[4, 0, 0, 0])
+    world.load("busy", running=[0, 4, 0, 0], waiting=[2, 6, 100, 0])
+    verdicts = {one.key: one.latency_ms for one in (await world.plan()).verdicts}
+    assert verdicts["busy:1"] == pytest.approx(verdicts["free:1"] * 3)
+    first = {
+        one.key: one.latency_ms
+        for one in (await world.plan(priority=Priority.INTERACTIVE)).verdicts
+    }
+    assert first["busy:1"] == pytest.approx(first["free:1"] * 1.5)
+
+
+async def test_an_answer_is_expected_to_be_as_long_as_others_were(world: World) -> None:
+    world.add("m", weights_bytes=10**10)
+    world.load("m")
+    before = (await world.plan(output_tokens=256)).verdicts[0].latency_ms
+    tally = world.telemetry.of("m:1").classes[Priority.STANDARD]
+    tally.generated_tokens, tally.outcomes["ok"] = 320, 10
+    after = (await world.plan(output_tokens=256)).verdicts[0].latency_ms
+    assert before - after == pytest.approx(1000 * (256 - 32))  # a token a second
+    limited = (await world.plan(output_tokens=8)).verdicts[0].latency_ms
+    assert after - limited == pytest.approx(1000 * (32 - 8))
+
+
+async def test_constraints_exclude_and_name_themselves(world: World) -> None:
+    world.add("good", metrics={"test": {"accuracy": 0.9}}, weights_bytes=10**10)
+    world.add("quick", metrics={"test": {"accuracy": 0.4}}, weights_bytes=10**7)
+    plan = await world.plan(min_quality=0.8)
+    assert [one.ref for one in plan.order] == ["good:1"]
+    assert {one.key: one.excluded for one in plan.verdicts}["quick:1"] == "min_quality"
+    assert [one.ref for one in (await world.plan(max_latency_ms=5000)).order] == ["quick:1"]
+    assert [one.ref for one in (await world.plan(max_cost=1.0)).order] == ["quick:1"]
+    with pytest.raises(NoModelFitsError) as refused:
+        await world.plan(min_quality=0.95)
+    assert (refused.value.param, refused.value.status) == ("min_quality", 400)
+
+
+async def test_what_can_never_fit_the_memory_is_not_tried(world: World) -> None:
+    huge = {"engine": "native", "parameters": 10**10, "weights_bytes": 4 * 10**10}
+    world.add("huge", **huge)
+    with pytest.raises(OutOfMemoryError):
+        await world.plan()
+    world.add("small")
+    assert [one.ref for one in (await world.plan()).order] == ["small:1"]
+
+
+async def test_a_choice_is_explained_in_plain_json(world: World) -> None:
+    world.add("good", metrics={"test": {"accuracy": 0.9}})
+    world.add("unknown")
+    plan = await world.plan()
+    why = json.loads(json.dumps(plan.explained(0, [("gone:1", "engine_error")])))
+    assert (why["name"], why["task"], why["rule"]) == ("auto", "chat", "measured")
+    assert why["model"] == plan.order[0].ref
+    assert why["failed"] == [{"model": "gone:1", "code": "engine_error"}]
+    by_model = {one["model"]: one for one in why["candidates"]}
+    assert by_model["good:1"]["quality"] == 0.9
+    assert by_model["good:1"]["measured"]
+    assert not by_model["unknown:1"]["measured"]
+    assert all(one["latency_ms"] > 0 and one["excluded"] is None for one in why["candidates"])
+    assert (await world.choosing.explain(ADMIN, "good", CHATS, CHAT))["rule"] == "named"
+
+
+# -- routes ----------------------------------------------------------------------------------------
+
+
+def route(world: World, *targets: Target, fallbacks: list[str] | None = None) -> None:
+    world.choosing.routes.put("support", targets, fallbacks or [], ADMIN)
+
+
+async def test_a_route_splits_by_weight_and_has_its_fallbacks_in_order(world: World) -> None:
+    for name in ("a", "b", "c", "d"):
+        world.add(name)
+    route(world, Target("a", 3), Target("b", 1), fallbacks=["d", "c"])
+    plans = [await world.plan("support") for _ in range(60)]
+    counts = Counter(plan.order[0].ref for plan in plans)
+    assert set(counts) == {"a:1", "b:1"}
+    assert 35 < counts["a:1"] < 55
+    assert {tuple(one.ref for one in plan.order[1:]) for plan in plans} == {("d:1", "c:1")}
+    assert {plan.rule for plan in plans} == {"weights"}
+
+
+async def test_a_routes_fallback_may_be_one_of_its_models(world: World) -> None:
+    for name in ("stable", "canary"):
+        world.add(name)
+    route(world, Target("stable", 1), Target("canary", 1), fallbacks=["stable"])
+    plans = [await world.plan("support") for _ in range(30)]
+    orders = {tuple(one.ref for one in plan.order) for plan in plans}
+    assert orders == {("stable:1",), ("canary:1", "stable:1")}
+
+
+async def test_a_route_goes_on_without_what_was_removed_or_does_not_fit(world: World) -> None:
+    world.add("quick", weights_bytes=10**7)
+    world.add("slow", weights_bytes=10**10)
+    world.add("gone")
+    route(world, Target("slow"), Target("gone"), fallbacks=["quick"])
+    world.library.remove("gone", ADMIN)
+    assert {one.ref for one in (await world.plan("support")).order} == {"slow:1", "quick:1"}
+    plan = await world.plan("support", max_latency_ms=5000)
+    assert [one.ref for one in plan.order] == ["quick:1"]
+    with pytest.raises(NoModelFitsError) as refused:
+        await world.plan("support", min_quality=0.5)
+    assert refused.value.param == "min_quality"
+    for name in ("slow", "quick"):
+        world.library.remove(name, ADMIN)
+    with pytest.raises(ModelNotFoundError):
+        await world.plan("support")
+
+
+async def test_a_route_is_for_its_task_its_owner_and_the_keys_models(world: World) -> None:
+    world.add("talker")
+    route(world, Target("talker"))
+    with pytest.raises(UnsupportedTaskError, match="'support' is for 'chat'"):
+        await world.plan("support", task="embed")
+    limited = dataclasses.replace(ALICE, models=frozenset({"other"}))
+    with pytest.raises(PermissionDeniedError):
+        await world.plan("support", actor=limited)
+    world.choosing.routes.put("mine", [Target("talker")], [], ALICE)
+    assert (await world.plan("mine", actor=ALICE)).order[0].ref == "talker:1"
+    assert await world.choosing.choose(BOB, "mine", CHATS, CHAT) is None
+
+
+async def test_a_model_made_later_takes_its_name_back_from_a_route(world: World) -> None:
+    world.add("talker")
+    route(world, Target("talker"))
+    world.add("support")
+    assert await world.choosing.choose(ADMIN, "support", CHATS, CHAT) is None
+
+
+async def test_a_trial_splits_a_name_and_is_told_how_each_answer_went(world: World) -> None:
+    world.add("m")
+    world.add("m")
+    assert not world.choosing.may_choose("m@production")
+    targets = (Target("m:1", 0.5), Target("m:2", 0.5))
+    world.trials.routes["m@production"] = Route("m@production", targets, (), "llmos", 0.0)
+    assert world.choosing.may_choose("m@production")
+    plan = await world.plan("m@production")
+    assert plan.order[0].ref in ("m:1", "m:2")
+    world.choosing.ended(plan, 0, CHAT, None, 1.0)
+    world.choosing.ended(plan, 0, CHAT, EngineError(), 1.0)
+    world.choosing.ended(plan, 0, CHAT, OverloadedError(), 1.0)
+    ref = plan.order[0].ref
+    assert world.trials.seen == [("m@production", ref, True), ("m@production", ref, False)]
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (None, (1.0, 0.0)),
+        (EngineError(), (0.0, 1.0)),
+        (DeadlineExceededError(), (0.0, 1.0)),
+        (OutOfMemoryError(), (0.0, 1.0)),
+        (OverloadedError(), (0.0, 0.0)),
+        (ContextLengthError(), (0.0, 0.0)),
+        (InvalidRequestError(), (0.0, 0.0)),
+    ],
+)
+async def test_answers_and_the_models_own_failures_are_counted(
+    world: World, error: LlmosError | None, counted: tuple[float, float]
+) -> None:
+    world.add("m")
+    plan = await world.plan()
+    world.choosing.ended(plan, 0, CHAT, error, 1.0)
+    found = world.choosing.outcomes.counts("m:1", "chat", "", "alice")
+    assert found == pytest.approx(counted, rel=1e-4)
+
+
+async def test_a_model_that_fails_is_left_for_another(world: World) -> None:
+    world.add("broken")
+    world.add("sound")
+    for _ in range(40):
+        plan = await world.plan()
+        failed = plan.order[0].ref == "broken:1"
+        world.choosing.ended(plan, 0, CHAT, EngineError() if failed else None, 1.0)
+    counts = Counter([(await world.plan()).order[0].ref for _ in range(30)])
+    assert counts["sound:1"] > 26
+
+
+async def test_verdicts_move_the_choices_of_who_gave_them(world: World) -> None:
+    world.add("a")
+    world.add("b")
+    for _ in range(5):
+        await world.choosing.judge(ALICE, "a", "chat", "", False)
+        noted = await world.choosing.judge(ALICE, "b:1", None, "", True)
+    assert noted == {"model": "b:1", "task": "chat", "language": "", "good": True}
+    alices = Counter([(await world.plan(actor=ALICE)).order[0].ref for _ in range(30)])
+    bobs = Counter([(await world.plan(actor=BOB)).order[0].ref for _ in range(30)])
+    assert alices["b:1"] > 27
+    assert bobs["a:1"] > 5
+
+
+async def test_a_verdict_needs_a_model_its_task_and_the_right_to_it(world: World) -> None:
+    world.add("a")
+    with pytest.raises(ModelNotFoundError):
+        await world.choosing.judge(ALICE, "none", None, "", True)
+    with pytest.raises(InvalidRequestError, match="is for 'chat'") as refused:
+        await world.choosing.judge(ALICE, "a", "translate", "", True)
+    assert refused.value.param == "task"
+    limited = dataclasses.replace(ALICE, models=frozenset({"b"}))
+    with pytest.raises(PermissionDeniedError):
+        await world.choosing.judge(limited, "a", None, "", True)
