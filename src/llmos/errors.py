@@ -7,6 +7,8 @@ An error's docstring is its default message. Each class carries the HTTP status,
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 
 class LlmosError(Exception):
@@ -45,10 +47,33 @@ class RecipeError(InvalidRequestError):
     code = "invalid_recipe"
 
 
+class PipelineError(InvalidRequestError):
+    """The pipeline is not valid."""
+
+    code = "invalid_pipeline"
+
+
 class DataError(InvalidRequestError):
     """The data cannot be used."""
 
     code = "invalid_data"
+
+
+class BatchFileError(InvalidRequestError):
+    """The batch file has rows that cannot be run."""
+
+    code = "invalid_batch_file"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = "input_file_id",
+        lines: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__(message, param=param)
+        self.lines = list(lines)
+        """``{"line", "code", "message"}`` of the first few."""
 
 
 class UnsafeFileError(InvalidRequestError):
@@ -75,10 +100,22 @@ class UnsupportedTaskError(InvalidRequestError):
     code = "unsupported_task"
 
 
+class ForbiddenAddressError(InvalidRequestError):
+    """llmos sends nothing to this address."""
+
+    code = "forbidden_address"
+
+
 class GrammarError(InvalidRequestError):
     """The output cannot be made to follow this grammar."""
 
     code = "invalid_grammar"
+
+
+class NoModelFitsError(InvalidRequestError):
+    """No model meets the request's constraints: relax them."""
+
+    code = "no_model_fits"
 
 
 class AuthenticationError(LlmosError):
@@ -118,6 +155,12 @@ class JobNotFoundError(NotFoundError):
     """There is no such job: `llmos jobs` shows those there are."""
 
     code = "job_not_found"
+
+
+class RunNotFoundError(NotFoundError):
+    """There is no such pipeline run: `llmos pipeline list` shows those there are."""
+
+    code = "run_not_found"
 
 
 class ConflictError(LlmosError):
@@ -172,6 +215,27 @@ class OverloadedError(LlmosError):
         self.retry_after_s = retry_after_s
 
 
+class ModelLoadingError(OverloadedError):
+    """The model is still being loaded: ask again in a while."""
+
+    status = 503
+    type = "server_error"
+    code = "model_loading"
+
+
+class RateLimitError(OverloadedError):
+    """This key's owner sends too many requests: slow down."""
+
+    code = "rate_limit_exceeded"
+
+
+class QuotaExceededError(OverloadedError):
+    """The quota of this key's owner is used up: try again later, or ask an admin for more."""
+
+    code = "quota_exceeded"
+    retryable = False
+
+
 class DeadlineExceededError(LlmosError):
     """The request's deadline passed before it was done: give it more time, or ask for less."""
 
@@ -211,6 +275,12 @@ class JobFailedError(LlmosError):
     code = "job_failed"
 
 
+class DependencyFailedError(JobFailedError):
+    """A job that this one waited for did not succeed."""
+
+    code = "dependency_failed"
+
+
 class CancelledError(LlmosError):
     """The job was cancelled."""
 
@@ -222,6 +292,14 @@ class DiskFullError(LlmosError):
 
     status = 507
     code = "disk_full"
+
+
+class OutboundError(LlmosError):
+    """The other server did not take what was sent to it."""
+
+    status = 502
+    code = "outbound_failed"
+    retryable = True
 
 
 class UnreachableError(LlmosError):

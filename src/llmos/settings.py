@@ -52,11 +52,24 @@ class Settings:
     drafts: str = _setting(
         "", "Small models that guess for others, comma-separated: big=small guesses for big."
     )
+    engines: int = _setting(
+        1, "Engine processes, each with a part of the cores and the memory, or a GPU.", least=1
+    )
+    queue_target_s: float = _setting(
+        1.0, "Wait for a model beyond which another engine loads it too.", least=0.01
+    )
+    pinned: str = _setting("", "Models that are always in memory, comma-separated.")
     memory_bytes: int = _setting(
         0, "Memory that may be reserved; 0 means 80% of the free.", least=0
     )
     idle_s: float = _setting(
         900.0, "Seconds without a request after which a model is unloaded.", least=0
+    )
+    yield_s: float = _setting(
+        2.0, "Seconds after an interactive answer for which jobs that gave way still wait.", least=0
+    )
+    load_wait_s: float = _setting(
+        300.0, "Seconds a request waits for its model; then it is answered 503.", least=0
     )
     max_workers: int = _setting(1, "Jobs that compute at the same time.", least=1)
     max_queue: int = _setting(
@@ -78,6 +91,9 @@ class Settings:
     max_body_bytes: int = _setting(16 * 2**20, "Largest JSON request body.", least=1024)
     max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.", least=1)
     allowed_hosts: str = _setting("", "More Host names to accept, comma-separated.")
+    allow_private_webhooks: bool = _setting(
+        False, "Let webhooks go to this machine and this network too."
+    )
     behind_proxy: bool = _setting(False, "A TLS proxy stands before this server.")
     trust_loopback: bool = _setting(
         False, "Let programs of this machine generate, embed and read without a key."

@@ -6,6 +6,7 @@ nothing: `llmos.server.process` does.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -17,30 +18,55 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from llmos.apps import batch_jobs
+from llmos.apps.batch_store import commit_batch
+from llmos.apps.runs import Runs
+from llmos.apps.submitting import Submitter
 from llmos.compression import jobs as compression_jobs
 from llmos.engines import builtin as builtin_engines
+from llmos.engines.base import is_cpu
 from llmos.errors import DiskFullError, HomeLockedError
+from llmos.evaluation import jobs as evaluation_jobs
+from llmos.kernel import energy
+from llmos.kernel.attempts import Commit
+from llmos.kernel.deliveries import Deliveries
 from llmos.kernel.jobs import Job
 from llmos.kernel.kernel import Kernel
-from llmos.kernel.ledger import Ledger, capacity_of
-from llmos.kernel.queue import Commit
+from llmos.kernel.ledger import Ledger, capacity_of, parking_bytes
+from llmos.kernel.schedules import Begin, Schedule, Schedules
+from llmos.kernel.webhooks import Webhooks
+from llmos.library import deploying, evaluations
 from llmos.library import jobs as library_jobs
+from llmos.library.answers import Answers
 from llmos.library.artifacts import Library
+from llmos.library.deployments import Deployments
 from llmos.library.drafts import parse_drafts
 from llmos.library.starter import install_starter_models
 from llmos.plugins.manager import Plugins, load_plugins
 from llmos.security import audit
+from llmos.security.outbound import Outbound
 from llmos.security.tokens import Keys
 from llmos.settings import Settings
 from llmos.storage.blobs import BlobStore
 from llmos.storage.database import Database
+from llmos.tasks.canaries import Canaries
+from llmos.tasks.choosing import Choosing, open_choosing
 from llmos.tasks.context import TaskContext
+from llmos.tasks.pinning import Pins, parse_names
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizers
 from llmos.training import jobs as training_jobs
 from llmos.types import JobResult
 
-BUILT_INS = (builtin_engines, library_jobs, training_jobs, compression_jobs)
+BUILT_INS = (
+    builtin_engines,
+    library_jobs,
+    deploying,
+    training_jobs,
+    compression_jobs,
+    evaluation_jobs,
+    batch_jobs,
+)
 
 
 class HomeLock:
@@ -93,17 +119,39 @@ class System:
     blobs: BlobStore
     keys: Keys
     library: Library
+    deployments: Deployments
+    answers: Answers
     kernel: Kernel
+    submitter: Submitter
+    runs: Runs
     tasks: TaskContext
+    pins: Pins
+    canaries: Canaries
+    choosing: Choosing
+    webhooks: Webhooks
+    deliveries: Deliveries
+    schedules: Schedules
 
     async def start(self) -> None:
         """Start the kernel, which requeues what the last owner left running, and the helpers."""
+        await self.webhooks.open()
         await self.kernel.start()
+        await self.runs.open()
         await self.tasks.templates.start()
+        await self.choosing.start()
+        await self.pins.start()
+        await self.deliveries.start()
+        await self.schedules.start()
 
     async def close(self) -> None:
         """Stop workers (their jobs stay queued) and engines, flush the database, free the home."""
+        await self.schedules.stop()
+        await self.deliveries.stop()
+        await self.runs.close()
+        await self.pins.stop()
         await self.kernel.stop()
+        await self.choosing.stop()
+        await self.canaries.close()
         await self.tasks.close()
         self.database.close()
         self.lock.release()
@@ -142,33 +190,101 @@ def _assemble(
     keys.ensure_admin_key(settings.admin_key_path)
     library = Library(database, blobs, clock, settings.home / "models")
     install_starter_models(library, blobs)
-    kernel = Kernel(
-        database,
-        Ledger(capacity_of(settings.memory_bytes)),
-        plugins.job_kinds(),
-        settings,
-        clock,
-        _commit_to(library, clock),
-        rng=random.Random(),
-        audit=audit.record,
-    )
+    deployments = Deployments(database, clock)
+    deployments.load()
+    answers = Answers(database, clock)
+    answers.load()
+    outbound = Outbound(allow_private=settings.allow_private_webhooks)
+    webhooks = Webhooks(database, clock, outbound.check, audit=audit.record)
+    commit = _commit_to(library, deployments, clock)
+    kernel = _kernel(settings, database, plugins, commit, webhooks, clock)
+    kernel.jobs.on_end(deploying.listener(deployments))
+    submitter = Submitter(kernel.jobs, library, blobs)
     tasks = TaskContext(
         library,
-        kernel.residency,
+        kernel.fleet,
         Tokenizers(blobs),
         Templates(),
         settings,
         capacity_bytes=kernel.ledger.capacity_bytes,
         changes=database.num_commits,
+        answers=answers,
         drafts=parse_drafts(settings.drafts),
     )
-    return System(settings, lock, plugins, database, blobs, keys, library, kernel, tasks)
+    telemetry = kernel.fleet.telemetry
+    canaries = Canaries(deployments)
+    choosing = open_choosing(database, tasks, telemetry, clock, random.Random(), trials=canaries)
+    runs = Runs(database, kernel.jobs, submitter, clock, outbox=webhooks)
+    return System(
+        settings=settings,
+        lock=lock,
+        plugins=plugins,
+        database=database,
+        blobs=blobs,
+        keys=keys,
+        library=library,
+        deployments=deployments,
+        answers=answers,
+        kernel=kernel,
+        submitter=submitter,
+        runs=runs,
+        tasks=tasks,
+        pins=Pins(tasks, parse_names(settings.pinned), kernel.fleet.pin),
+        canaries=canaries,
+        choosing=choosing,
+        webhooks=webhooks,
+        deliveries=Deliveries(database, webhooks, outbound, clock, rng=random.Random()),
+        schedules=Schedules(database, clock, _begin_with(runs, keys), audit=audit.record),
+    )
 
 
-def _commit_to(library: Library, clock: Callable[[], float]) -> Commit:
+def _kernel(
+    settings: Settings,
+    database: Database,
+    plugins: Plugins,
+    commit: Commit,
+    webhooks: Webhooks,
+    clock: Callable[[], float],
+) -> Kernel:
+    """Return the kernel, with its part of the machine's memory."""
+    capacity_bytes = capacity_of(settings.memory_bytes) // settings.engines
+    parked_bytes = parking_bytes(capacity_bytes)
+    return Kernel(
+        database,
+        Ledger(capacity_bytes - parked_bytes),
+        plugins.job_kinds(),
+        settings,
+        clock,
+        commit,
+        rng=random.Random(),
+        audit=audit.record,
+        outbox=webhooks,
+        read_joules=energy.reader(),
+        on_cpu=is_cpu(settings.device),
+        parking_bytes=parked_bytes,
+    )
+
+
+def _begin_with(runs: Runs, keys: Keys) -> Begin:
+    """Return what starts a schedule's run, on the terms of the key that made the schedule."""
+
+    async def begin(schedule: Schedule) -> int:
+        actor = await asyncio.to_thread(keys.actor_of, schedule.key_id)
+        return (await runs.start(actor, schedule.pipeline, schedule.id)).id
+
+    return begin
+
+
+def _commit_to(library: Library, deployments: Deployments, clock: Callable[[], float]) -> Commit:
     """Return what stores a finished job's artifacts in the transaction that ends the job."""
 
     def commit(connection: Connection, job: Job, result: JobResult) -> list[str]:
+        if job.kind == evaluation_jobs.EVALUATE:
+            evaluations.commit(connection, job, result, clock())
+        if job.kind == deploying.DEPLOY:
+            deploying.commit(connection, deployments, job)
+        if job.kind == batch_jobs.BATCH:
+            commit_batch(connection, job, result, clock())
         return [
             library.commit(connection, new, job.owner, job.id, clock(), job.owner).ref
             for new in result.artifacts

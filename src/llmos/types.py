@@ -113,6 +113,8 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     stream: bool = False
     """Whether pieces are shown as they come: then a tool call's arguments are too, before it is
     known that all of them are JSON."""
+    is_whole: bool = False
+    """Nothing is looked at before every choice is complete."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -183,6 +185,8 @@ class GenerateWork(msgspec.Struct, frozen=True, tag="generate"):
     """None: none; k: report log-probabilities of the prompt's tokens, with the k likeliest."""
     adapter: str = ""
     """Key of a loaded adapter; empty: the base model."""
+    is_whole: bool = False
+    """Nothing of the answer is looked at before all of it is here."""
 
 
 class PipelineWork(msgspec.Struct, frozen=True, tag="pipeline"):

@@ -20,6 +20,8 @@ import psutil
 from llmos.cli import main
 from llmos.sdk.client import Client
 from llmos.sdk.connect import connect
+from llmos.settings import load_settings
+from llmos.system import System, open_system
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -187,6 +189,16 @@ class Llmos:
 
     def worker(self) -> psutil.Process | None:
         return self.child("llmos.kernel.worker")
+
+    @contextlib.contextmanager
+    def system(self) -> Iterator[System]:
+        """The home itself, opened while no server runs."""
+        system = open_system(load_settings({"home": self.home}, self.environment))
+        try:
+            yield system
+        finally:
+            system.database.close()
+            system.lock.release()
 
     # -- jobs ------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "llmos"
 MODULES = sorted(SOURCE.rglob("*.py"))
 WRITTEN = [path for path in MODULES if "migrations" not in path.parts]
 TORCH_FREE = (
+    "apps",
     "cli",
     "kernel",
     "library",
@@ -24,6 +25,7 @@ TORCH_FREE = (
     "sdk",
     "security",
     "server",
+    "simulate",
     "storage",
     "tasks",
 )

@@ -29,6 +29,7 @@ SAFE_SQLITE = (3, 51, 3)
 """Older ones can corrupt a WAL when two connections write or checkpoint at once."""
 LOW_DISK_BYTES, NO_DISK_BYTES = 5 * 10**9, 500 * 10**6
 LOW_MEMORY_BYTES = 2 * 10**9
+RAPL_FILES = "/sys/class/powercap/intel-rapl:*/energy_uj"
 Status = Literal["ok", "warn", "fail"]
 _BY_TORCH = "int8 models are as small without it, but slower"
 _EXTENSION_ADVICE = {
@@ -151,6 +152,18 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
         yield Finding("memory", "ok", found)
 
 
+def check_energy(settings: Settings) -> Iterator[Finding]:
+    """Whether `llmos usage` can tell energy. It may do without, so nothing here is a fault."""
+    from llmos.kernel.energy import EnergyMeter
+
+    meter = EnergyMeter()
+    advice = f"to see it in `llmos usage`, let the user that runs llmos read {RAPL_FILES}"
+    found = f"measured by {', '.join(meter.names)}" if meter.names else "this machine does not tell"
+    if meter.is_locked and not meter.names:
+        found = "measured, but only root may read it"
+    yield Finding("energy", "ok", found, advice if meter.is_locked else "")
+
+
 def check_home(settings: Settings) -> Iterator[Finding]:
     home = settings.home
     if not home.exists():
@@ -214,6 +227,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_sqlite,
     check_disk,
     check_memory,
+    check_energy,
     check_home,
     check_server,
 )

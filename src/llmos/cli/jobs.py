@@ -1,4 +1,4 @@
-"""Commands for jobs: list them, show one, follow its log, cancel it."""
+"""Commands for jobs: list them, show one, follow its log or all, cancel it, run it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import FollowOption, HomeOption, JobArgument, JsonOption, ServerOption
-from llmos.cli.output import age, duration, print_json, print_table
+from llmos.cli.output import age, duration, job_state, print_json, print_table
 
 app = typer.Typer()
 
@@ -26,24 +26,32 @@ def list_jobs(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, max=1000, help="The newest N jobs.")
     ] = 100,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="Only those in this state (repeatable)."),
+    ] = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
     """List the newest jobs, the newest first; show one, follow its log, cancel it.
 
+    States: waiting, queued, running, paused, succeeded, failed, cancelled.
+
     Examples:
       llmos jobs
       llmos jobs --limit 5
+      llmos jobs --state failed
       llmos jobs show 3
       llmos jobs logs 3 -f
       llmos jobs cancel 3
+      llmos jobs retry 3
     """
     if context.invoked_subcommand is not None:
         context.obj = (server, home)
         return
     with open_client(server, home) as client:
-        rows = client.jobs(limit=limit)
+        rows = client.jobs(limit=limit, states=state or ())
     if as_json:
         print_json(rows)
         return
@@ -54,7 +62,7 @@ def list_jobs(
                 job["id"],
                 job["kind"],
                 job["name"],
-                job["state"],
+                job_state(job),
                 _progress(job),
                 age(job["created_at"]),
                 _took(job),
@@ -104,7 +112,7 @@ def show(
         "job": job["id"],
         "kind": job["kind"],
         "name": job["name"],
-        "state": job["state"],
+        "state": job_state(job),
         "attempt": f"{job['attempt']} of {job['max_attempts']}",
         "progress": _progress(job),
         "made": age(job["created_at"]),
@@ -151,8 +159,9 @@ def logs(
             typer.echo(json.dumps(event, ensure_ascii=False) if as_json else format_event(event))
 
 
-def format_event(event: Mapping[str, Any]) -> str:
-    """Return one job event as a line of text: clock time, then what happened."""
+def format_event(event: Mapping[str, Any], subject: str = "") -> str:
+    """Return one job event as a line of text: clock time, then whom it is about, if said, then what
+    happened."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["at"]))
     data = event["data"]
     if event["type"] == "log":
@@ -160,7 +169,7 @@ def format_event(event: Mapping[str, Any]) -> str:
     if event["type"] == "state":
         error, asked = data.get("error"), data.get("cancel_requested")
         reason = f": {error['message']}" if error else ": cancelling" if asked else ""
-        return f"{clock} {data['state']}{reason}"
+        return f"{clock} {subject}{data['state']}{reason}"
     values = " ".join(f"{name} {value:g}" for name, value in data["values"].items())
     return f"{clock} step {data['step']:g} {values}"
 
@@ -180,6 +189,45 @@ def cancel(
     with _client(context, server, home) as client:
         client.cancel_job(number)
     typer.echo(f"job {number} is being cancelled")
+
+
+@app.command("retry")
+def retry(
+    context: typer.Context,
+    number: JobArgument,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Run a job that failed or was cancelled again, and those that failed only because it did.
+
+    Examples:
+      llmos jobs retry 3
+    """
+    with _client(context, server, home) as client:
+        job = client.retry_job(number)
+    typer.echo(f"job {number} is {job['state']} again")
+
+
+@app.command("watch")
+def watch(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Print what becomes of all jobs from now on, until Ctrl-C; with --json all that they say.
+
+    Examples:
+      llmos jobs watch
+    """
+    import json
+
+    with _client(context, server, home) as client:
+        for event in client.events():
+            if as_json:
+                typer.echo(json.dumps(event, ensure_ascii=False))
+            elif event["type"] == "state":
+                typer.echo(format_event(event, f"job {event['job_id']} "))
 
 
 def _client(context: typer.Context, server: str | None, home: Any) -> Any:

@@ -11,7 +11,28 @@ from collections.abc import Sequence
 
 import typer
 
-from llmos.cli import defaults, doctor, jobs, keys, models, quantize, run, server, tasks, train
+from llmos.cli import (
+    batches,
+    defaults,
+    deployments,
+    doctor,
+    evaluate,
+    jobs,
+    keys,
+    lineage,
+    models,
+    pipelines,
+    quantize,
+    route,
+    run,
+    schedules,
+    server,
+    simulate,
+    tasks,
+    train,
+    usage,
+    webhooks,
+)
 from llmos.errors import LlmosError
 
 app = typer.Typer(
@@ -39,7 +60,28 @@ def llmos() -> None:
     """
 
 
-for module in (run, tasks, models, quantize, defaults, train, jobs, server, doctor, keys):
+for module in (
+    run,
+    tasks,
+    batches,
+    models,
+    quantize,
+    defaults,
+    route,
+    deployments,
+    lineage,
+    evaluate,
+    train,
+    pipelines,
+    schedules,
+    jobs,
+    server,
+    simulate,
+    doctor,
+    keys,
+    usage,
+    webhooks,
+):
     module.register(app)
 
 

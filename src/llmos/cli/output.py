@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -77,12 +77,26 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def signed_percent(share: float | None) -> str:
+    """Return by how much something is too large or small: ``signed_percent(-0.125) == "-12%"``."""
+    if share is None:
+        return "-"
+    return f"{share:+.0%}" if abs(share) >= 0.005 else "0%"
+
+
 def age(at: float | None, now: float | None = None) -> str:
     """Return how long ago a Unix time was: ``3 minutes ago``."""
     if at is None:
         return "-"
     seconds = max(0.0, (time.time() if now is None else now) - at)
     return f"{duration(seconds)} ago"
+
+
+def job_state(job: Mapping[str, Any]) -> str:
+    """Return a job's state, and why it stands still where nobody paused it: ``running (held:
+    interactive)``."""
+    reasons = [reason for reason in job.get("held") or () if reason != "user"]
+    return f"{job['state']} (held: {', '.join(reasons)})" if reasons else str(job["state"])
 
 
 def duration(seconds: float) -> str:

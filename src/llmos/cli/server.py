@@ -10,7 +10,16 @@ import typer
 
 from llmos.cli.connection import local_settings, open_client
 from llmos.cli.options import FollowOption, HomeOption, JsonOption, ServerOption
-from llmos.cli.output import duration, note, percent, print_json, print_table, size
+from llmos.cli.output import (
+    duration,
+    job_state,
+    note,
+    percent,
+    print_json,
+    print_table,
+    signed_percent,
+    size,
+)
 from llmos.errors import ConflictError
 from llmos.settings import Settings, load_settings
 
@@ -137,18 +146,32 @@ def down(home: HomeOption = None) -> None:
     typer.echo("llmos is stopped" if stop(local_settings(home)) else "llmos is not running")
 
 
-def ps(as_json: JsonOption = False, server: ServerOption = None, home: HomeOption = None) -> None:
+def ps(
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what was expected of them, and what they take.")
+    ] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
     """Show the models in memory and the jobs that run.
 
     Examples:
       llmos ps
+      llmos ps --memory
       llmos ps --json
     """
     with open_client(server, home, start=False) as client:
-        status = client.ps()
+        status = client.memory() if memory else client.ps()
     if as_json:
         print_json(status)
-        return
+    elif memory:
+        _print_memory(status)
+    else:
+        _print_status(status)
+
+
+def _print_status(status: dict[str, Any]) -> None:
     print_table(
         ("model", "state", "memory", "requests", "running", "waiting", "kv", "prefix hits", "idle"),
         [row for model in status["models"] for row in _model_rows(model)],
@@ -157,7 +180,7 @@ def ps(as_json: JsonOption = False, server: ServerOption = None, home: HomeOptio
     print_table(
         ("job", "kind", "name", "state", "memory"),
         (
-            (job["id"], job["kind"], job["name"], job["state"], size(job["reserved_bytes"]))
+            (job["id"], job["kind"], job["name"], job_state(job), size(job["reserved_bytes"]))
             for job in status["jobs"]
         ),
         empty="no job is running",
@@ -180,6 +203,50 @@ def _model_rows(model: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     for one in model.get("adapters", ()):
         row = (f"+ {one['name']}", one["state"], size(one["bytes"]), one["requests"])
         yield (*row, *[""] * 5)
+
+
+def _print_memory(memory: dict[str, Any]) -> None:
+    """Print what takes memory, then how good the predictions of each kind were."""
+    rows = [
+        (f"job {job['id']} {job['kind']} {job['name']}", job, "held" if job["held"] else "running")
+        for job in memory["jobs"]
+    ]
+    rows += [(f"model {model['name']}", model, model["state"]) for model in memory["models"]]
+    rows.append(("engine", memory["engine"], ""))
+    print_table(
+        ("what", "predicted", "reserved", "measured", "peak", "error", "state"),
+        (
+            (
+                what,
+                size(one.get("predicted_bytes")),
+                size(one["reserved_bytes"]),
+                size(one["measured_bytes"]),
+                size(one.get("peak_bytes")),
+                signed_percent(one.get("error")),
+                state,
+            )
+            for what, one, state in rows
+        ),
+        empty="",
+    )
+    given, capacity = size(memory["reserved_bytes"]), size(memory["capacity_bytes"])
+    left = size(memory["available_bytes"])
+    typer.echo(f"{given} of {capacity} reserved, {left} left on the machine\n")
+    print_table(
+        ("kind", "n", "median error", "worst", "too small", "median error of time"),
+        (
+            (
+                one["kind"],
+                one["num_rows"],
+                percent(one["median_error"]),
+                signed_percent(one["worst_error"]),
+                one["num_short"],
+                percent(one["median_error_s"]),
+            )
+            for one in memory["history"]
+        ),
+        empty="nothing was measured yet: predictions are what job kinds and manifests declare",
+    )
 
 
 def logs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +33,14 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
     ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            metavar="KEY",
+            help="Given again with the same recipe, the training it began is the one meant.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -44,39 +51,36 @@ def train(
       llmos train recipes/char-gpt.yaml --set data.path=FILE.txt --name my-model
       llmos train recipes/char-gpt.yaml --set steps=200 --set seed=7 --name quick
       llmos train recipes/starter-chat.yaml --detach
+      llmos train nightly.yaml --detach --idempotency-key "$(date +%F)"
     """
     from llmos.cli.progress import transfer
 
-    wanted = checked_recipe(find_recipe(recipe), list(changes or ()))
+    wanted = checked_recipe(recipe, list(changes or ()))
     with open_client(server, home) as client:
         with transfer("uploading") as on_progress:
-            job = client.train(wanted, name or wanted["name"], on_progress=on_progress)
+            job = client.train(
+                wanted,
+                name or wanted["name"],
+                on_progress=on_progress,
+                idempotency_key=idempotency_key,
+            )
         if not detach:
             job = _watch(client, job["id"])
     _report(job, as_json)
 
 
-def find_recipe(path: Path) -> Path:
-    """Return ``path``, or where there is no such file the recipe of that name in this package.
-
-    So ``char-gpt`` and ``recipes/char-gpt.yaml`` work from any folder.
-    """
-    if path.exists() or str(path.parent) not in (".", "recipes"):
-        return path
-    shipped = Path(str(files("llmos.starter"))) / "recipes" / f"{path.stem}.yaml"
-    return shipped if shipped.exists() else path
-
-
 def checked_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
     """Return a recipe with its changes as plain JSON, known to be good before anything is sent.
+
+    Recipes that ship with llmos are found by their name.
 
     Raises:
         RecipeError: there is no such recipe, or something in it is wrong.
     """
-    from llmos.training.recipe import load, override, parse
+    from llmos.training.recipe import find, load, override, parse
 
     try:
-        recipe = parse(override(load(path), changes))
+        recipe = parse(override(load(find(path)), changes))
     except (TypeError, ValueError) as error:  # YAML that JSON has no form for: dates as keys, loops
         raise RecipeError(f"{path} is not a plain mapping of names to values: {error}") from None
     return recipe.model_dump(mode="json", exclude_defaults=True)

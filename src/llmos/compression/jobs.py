@@ -43,7 +43,9 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         InvalidRequestError, InvalidNameError: something is missing, unknown or of the wrong type.
     """
     if unknown := sorted(set(params) - _PARAMS):
-        raise InvalidRequestError(f"unknown parameter {unknown[0][:80]} of a quantize job")
+        raise InvalidRequestError(
+            f"unknown parameter {unknown[0][:80]} of a quantize job", param=unknown[0]
+        )
     dtype = params.get("dtype") or "int8"
     if dtype not in DTYPES:
         raise InvalidRequestError(

@@ -11,6 +11,10 @@ from llmos.types import Message
 
 Row = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
+FIELDS = frozenset(
+    ("text", "messages", "source", "target", "source_lang", "target_lang", "label", "entities")
+)
+"""Names that rows are read by."""
 
 
 @dataclass(frozen=True, slots=True)

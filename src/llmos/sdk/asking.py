@@ -33,7 +33,9 @@ class Asking:
 
         ``sampling`` takes temperature, top_p, top_k, min_p, max_tokens, seed, stop, n, logprobs,
         presence_penalty, frequency_penalty, repetition_penalty, no_repeat_ngram_size, logit_bias,
-        echo, priority, deadline_ms, and one of response_format, regex, choice and grammar.
+        echo, priority, deadline_ms, and one of response_format, regex, choice and grammar. Where
+        ``model`` is "auto", a task or a route, it also takes max_latency_ms, min_quality and
+        max_cost, and the answer has ``route``: why this model.
 
         Returns:
             ``{"model", "text", "finish_reason", "choices", "usage"}``, or with ``stream`` an
@@ -84,13 +86,21 @@ class Asking:
         body |= {"target_lang": target_lang, **given(options)}
         return self.transport.json("POST", "/api/v1/translate", json=body)
 
-    def classify(self, text: str, model: str = "sentiment") -> Json:
-        """Label a text; returns ``{"label", "score", "scores", "model"}``."""
-        return self.transport.json("POST", "/api/v1/classify", json={"model": model, "text": text})
+    def classify(self, text: str, model: str = "sentiment", **options: Any) -> Json:
+        """Label a text; returns ``{"label", "score", "scores", "model"}``.
 
-    def entities(self, text: str, model: str = "entities") -> Json:
-        """Find names: ``{"entities": [{"text", "label", "start", "end", "score"}], "model"}``."""
-        return self.transport.json("POST", "/api/v1/entities", json={"model": model, "text": text})
+        ``options`` takes priority, deadline_ms and the constraints of a choice, see ``generate``.
+        """
+        body = {"model": model, "text": text, **given(options)}
+        return self.transport.json("POST", "/api/v1/classify", json=body)
+
+    def entities(self, text: str, model: str = "entities", **options: Any) -> Json:
+        """Find names: ``{"entities": [{"text", "label", "start", "end", "score"}], "model"}``.
+
+        ``options`` as for ``classify``.
+        """
+        body = {"model": model, "text": text, **given(options)}
+        return self.transport.json("POST", "/api/v1/entities", json=body)
 
     def embed(
         self, texts: Sequence[str | Sequence[int]], model: str = "embeddings", **options: Any

@@ -11,19 +11,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from llmos.errors import CancelledError, JobFailedError, UnreachableError
+from llmos.errors import CancelledError, JobFailedError
 from llmos.sdk import transfer
+from llmos.sdk.accounting import Accounting
 from llmos.sdk.asking import Asking, given
+from llmos.sdk.batches import Batching
 from llmos.sdk.connect import Endpoint
+from llmos.sdk.deployments import Deploying
+from llmos.sdk.following import followed
+from llmos.sdk.lineage import Tracing
+from llmos.sdk.pipelines import Pipelining
+from llmos.sdk.routing import Routing
+from llmos.sdk.scheduling import Scheduling
 from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
-RECONNECT_S = 30.0
-"""How long ``job_events`` waits for a server that went away while it followed a job."""
-RECONNECT_EVERY_S = 0.5
 
-
-class Client(Asking):
+class Client(Asking, Batching, Deploying, Accounting, Tracing, Routing, Pipelining, Scheduling):
     """Speaks to one server. Use as a context manager, or call ``close``.
 
     Args:
@@ -160,18 +164,27 @@ class Client(Asking):
         name: str,
         priority: str = "standard",
         after: Sequence[int] = (),
+        idempotency_key: str | None = None,
     ) -> Json:
-        """Queue a job; returns it."""
+        """Queue a job; returns it, or the one that the same request made with the same key."""
         body = {
             "kind": kind,
             "params": params,
             "name": name,
             "priority": priority,
             "after": list(after),
+            "idempotency_key": idempotency_key,
         }
-        return self.transport.json("POST", "/api/v1/jobs", json=body)
+        return self.transport.json("POST", "/api/v1/jobs", json=given(body))
 
-    def train(self, recipe: Json, name: str, on_progress: OnProgress | None = None) -> Json:
+    def train(
+        self,
+        recipe: Json,
+        name: str,
+        on_progress: OnProgress | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Json:
         """Upload the recipe's data where it is a local file, queue the training; returns the job.
 
         Raises:
@@ -182,11 +195,16 @@ class Client(Asking):
         path = transfer.local_data_path(recipe)
         data = {} if path is None else {path: self.upload(path, on_progress)["digest"]}
         params = {"recipe": recipe, "name": name, "data": data}
-        return self.submit_job("train", params, name, priority="background")
+        return self.submit_job(
+            "train", params, name, priority="background", idempotency_key=idempotency_key
+        )
 
-    def jobs(self, limit: int = 100, before: int | None = None) -> list[Json]:
-        """The newest jobs, the newest first: at most ``limit`` (1 to 1000) below id ``before``."""
-        params = {"limit": limit, "before": before}
+    def jobs(
+        self, limit: int = 100, before: int | None = None, states: Sequence[str] = ()
+    ) -> list[Json]:
+        """The newest jobs, the newest first: at most ``limit`` (1 to 1000) below id ``before``,
+        those in one of ``states`` or all."""
+        params = {"limit": limit, "before": before, "state": list(states) or None}
         return self.transport.list("GET", "/api/v1/jobs", params=given(params))
 
     def job(self, job_id: int) -> Json:
@@ -197,28 +215,24 @@ class Client(Asking):
         """Ask a job to end; returns it."""
         return self.transport.json("POST", f"/api/v1/jobs/{job_id}/cancel")
 
+    def retry_job(self, job_id: int) -> Json:
+        """Queue a job that failed or was cancelled again, and those that failed only because it
+        did; returns it."""
+        return self.transport.json("POST", f"/api/v1/jobs/{job_id}/retry")
+
     def job_events(self, job_id: int, after: int = 0, follow: bool = True) -> Iterator[Json]:
         """Yield ``{"id", "type", "data", "at"}`` of a job, oldest first, from after an event id.
 
         With ``follow`` it goes on until the job has ended, and takes up again where it was when
         the server goes away for at most half a minute.
         """
-        lost_at: float | None = None
-        while True:
-            params = {"after": str(after), "follow": str(follow).lower()}
-            try:
-                for event in self.transport.events(
-                    "GET", f"/api/v1/jobs/{job_id}/events", params=params
-                ):
-                    lost_at, after = None, max(after, int(event["id"]))
-                    yield event
-                return
-            except UnreachableError:
-                now = self._clock()
-                lost_at = now if lost_at is None else lost_at
-                if not follow or now - lost_at > RECONNECT_S:
-                    raise
-                self._sleep(RECONNECT_EVERY_S)
+        path = f"/api/v1/jobs/{job_id}/events"
+        return followed(self.transport, path, after, follow, self._clock, self._sleep)
+
+    def events(self, after: int | None = None, follow: bool = True) -> Iterator[Json]:
+        """Yield ``{"job_id", "id", "type", "data", "at"}`` of all your jobs (with an admin's key:
+        everyone's), from after an event id, or from now on; with ``follow`` without end."""
+        return followed(self.transport, "/api/v1/events", after, follow, self._clock, self._sleep)
 
     def wait(self, job_id: int) -> Json:
         """Return the job once it has succeeded.
@@ -242,6 +256,10 @@ class Client(Asking):
     def ps(self) -> Json:
         """Resident models, live work and the memory ledger."""
         return self.transport.json("GET", "/api/v1/ps")
+
+    def memory(self) -> Json:
+        """What was predicted, reserved and measured of jobs and models, and how far off it was."""
+        return self.transport.json("GET", "/api/v1/memory")
 
     def gc(self, grace_s: float | None = None) -> Json:
         """Sweep unreferenced blobs older than the grace period; returns what was freed."""

@@ -19,7 +19,16 @@ from pydantic import (
 )
 
 from llmos.errors import InvalidRequestError
-from llmos.sdk.wire import MAX_N, MAX_PROMPT_IDS, Body, PriorityName, SamplingBody, Stops, TokenId
+from llmos.sdk.wire import (
+    MAX_N,
+    MAX_PROMPT_IDS,
+    Body,
+    Constrained,
+    PriorityName,
+    SamplingBody,
+    Stops,
+    TokenId,
+)
 from llmos.types import Grammar, Message, Tool, ToolCall, ToolUse
 
 MAX_MESSAGES = 10_000
@@ -265,7 +274,7 @@ class ConversationBody(Body):
         return ToolUse(tuple(tools), self.tool_choice or "auto", parallel)
 
 
-class GenerateBody(SamplingBody, FormatBody, ConversationBody):
+class GenerateBody(SamplingBody, FormatBody, ConversationBody, Constrained):
     """Continue ``prompt`` (text or token ids), or answer ``messages``: one of the two."""
 
     max_items = {"messages": MAX_MESSAGES, "prompt": MAX_PROMPT_IDS}  # noqa: RUF012 - as in Body

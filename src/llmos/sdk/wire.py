@@ -136,7 +136,25 @@ class SamplingBody(Body):
         return values | {"logit_bias": tuple((int(i), value) for i, value in bias) or None}
 
 
-class TranslateBody(Body):
+class Constrained(Body):
+    """What the model that llmos chooses must keep to; only where ``model`` leaves that to it."""
+
+    max_latency_ms: StrictFloat | None = Field(None, gt=0, le=MAX_DEADLINE_MS)
+    """Expected until the last token."""
+    min_quality: StrictFloat | None = Field(None, ge=0, le=1)
+    max_cost: StrictFloat | None = Field(None, gt=0, allow_inf_nan=False)
+    """Expected compute-seconds."""
+
+    def constraints(self) -> dict[str, float | None]:
+        """Return them by name."""
+        return {
+            "max_latency_ms": self.max_latency_ms,
+            "min_quality": self.min_quality,
+            "max_cost": self.max_cost,
+        }
+
+
+class TranslateBody(Constrained):
     """Translate ``text`` from one language to another, as codes such as "en" and "zh"."""
 
     text: str
@@ -151,7 +169,7 @@ class TranslateBody(Body):
     deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
-class ClassifyBody(Body):
+class ClassifyBody(Constrained):
     """Label ``text``."""
 
     text: str
@@ -160,7 +178,7 @@ class ClassifyBody(Body):
     deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
-class EntitiesBody(Body):
+class EntitiesBody(Constrained):
     """Find the names in ``text``."""
 
     text: str
@@ -207,6 +225,43 @@ class AliasBody(Body):
     alias: str
 
 
+class DeployRules(Body):
+    """When a candidate is taken back by itself; what is left out has its default."""
+
+    min_requests: StrictInt | None = Field(None, ge=1, le=MAX_INT32)
+    max_error_rate: float | None = Field(None, ge=0, lt=1)
+    max_latency_ratio: float | None = Field(None, ge=1, lt=1e6)
+
+
+class DeployBody(Body):
+    """Let ``alias`` of the model's name mean this version. Gates and rules left out stay as they
+    are; with a ``weight`` below 1 the version is a candidate that gets so much of the requests."""
+
+    model: str = Field(min_length=1, max_length=1000)
+    alias: str
+    gates: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
+    weight: float = Field(1.0, gt=0, le=1)
+    rules: DeployRules | None = None
+
+
+class RollbackBody(Body):
+    """Take a candidate back, or go back to the version before."""
+
+    reason: str = Field("", max_length=1000)
+
+
+class KeepAnswersBody(Body):
+    """Whether the answers of the key's owner are kept."""
+
+    keeps: StrictBool
+
+
+class ReplayBody(Body):
+    """Ask the same again as the kept answer with this response id."""
+
+    id: str = Field(min_length=1, max_length=128)
+
+
 class TaskDefaultBody(Body):
     """Let a task name, such as "sentiment", answer with this model."""
 
@@ -222,6 +277,15 @@ class JobBody(Body):
     params: dict[str, JsonValue] = {}
     priority: PriorityName | None = None
     after: list[JobNumber] = Field([], fail_fast=True, max_length=1000)
+    idempotency_key: str | None = None
+    """A second request with the same one gets the job of the first, see docs/jobs.md."""
+
+
+class PipelineBody(Body):
+    """A pipeline as its YAML has it: ``{"name", "steps": {name: {"kind", "params", …}}}``, and
+    ``lines``, where known the line of each key by its dotted path."""
+
+    pipeline: dict[str, JsonValue]
 
 
 class KeyBody(Body):

@@ -6,7 +6,7 @@ An actor is what an API key stands for. Nothing here checks anything; see ``poli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llmos.types import Priority
 
@@ -32,6 +32,29 @@ class Actor:
     actions: frozenset[str] | None = None
     models: frozenset[str] | None = None
     best_priority: Priority = Priority.INTERACTIVE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this as plain JSON: with a job are kept the terms of whoever submitted it."""
+        return {
+            "id": self.id,
+            "owner": self.owner,
+            "role": self.role,
+            "actions": None if self.actions is None else sorted(self.actions),
+            "models": None if self.models is None else sorted(self.models),
+            "best_priority": int(self.best_priority),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Actor:
+        """Return the actor that `to_dict` was called on."""
+        return cls(
+            id=values["id"],
+            owner=values["owner"],
+            role=values["role"],
+            actions=None if values["actions"] is None else frozenset(values["actions"]),
+            models=None if values["models"] is None else frozenset(values["models"]),
+            best_priority=Priority(values["best_priority"]),
+        )
 
 
 SYSTEM = Actor(id="llmos", owner="llmos", role="admin")

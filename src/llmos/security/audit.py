@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GENESIS = "0" * 64
 _VERIFY_BATCH_ROWS = 1000
+_NEWEST = sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
+_INSERT = audit.insert()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +57,23 @@ def record(
         detail: plain JSON; never a secret.
         at: Unix seconds.
     """
-    newest = conn.execute(
-        sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
-    ).first()
+    newest = conn.execute(_NEWEST).first()
     seq, previous = (newest.seq + 1, newest.hash) if newest else (1, GENESIS)
     plain = json.loads(_canonical(dict(detail)))
     digest = _hash(seq, at, actor, action, object, plain, previous)
     event = AuditEvent(seq, at, actor, action, object, plain, previous, digest)
-    conn.execute(
-        audit.insert().values(
-            seq=seq,
-            at=at,
-            actor=actor,
-            action=action,
-            object=object,
-            detail=plain,
-            previous_hash=previous,
-            hash=digest,
-            owner=actor,
-        )
-    )
+    row = {
+        "seq": seq,
+        "at": at,
+        "actor": actor,
+        "action": action,
+        "object": object,
+        "detail": plain,
+        "previous_hash": previous,
+        "hash": digest,
+        "owner": actor,
+    }
+    conn.execute(_INSERT, row)
     return event
 
 

@@ -21,9 +21,25 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "catalog.read": _EVERYONE,
     "jobs.read": _EVERYONE,
     "jobs.write": _EVERYONE,
+    "pipelines.read": _EVERYONE,
+    "pipelines.write": _EVERYONE,
+    "schedules.read": _EVERYONE,
+    "schedules.write": _EVERYONE,
+    "webhooks.read": _EVERYONE,
+    "webhooks.write": _EVERYONE,
     "generate": _EVERYONE,
     "responses.read": _EVERYONE,
     "responses.write": _EVERYONE,
+    "files.read": _EVERYONE,
+    "files.write": _EVERYONE,
+    "batches.read": _EVERYONE,
+    "batches.write": _EVERYONE,
+    "usage.read": _EVERYONE,
+    "quotas.read": _EVERYONE,
+    "quotas.manage": _ADMIN,
+    "routes.read": _EVERYONE,
+    "routes.write": _EVERYONE,
+    "feedback.write": _EVERYONE,
     "system.read": _EVERYONE,
     "system.manage": _ADMIN,
     "logs.read": _ADMIN,
@@ -32,7 +48,25 @@ ACTIONS: dict[str, frozenset[Role]] = {
 }
 """Every action there is, with the roles that have it."""
 
-OWNED: frozenset[str] = frozenset({"models.write", "jobs.read", "jobs.write"})
+OWNED: frozenset[str] = frozenset(
+    {
+        "usage.read",
+        "quotas.read",
+        "models.write",
+        "jobs.read",
+        "jobs.write",
+        "files.read",
+        "files.write",
+        "batches.read",
+        "batches.write",
+        "pipelines.read",
+        "pipelines.write",
+        "schedules.read",
+        "schedules.write",
+        "webhooks.write",
+        "routes.write",
+    }
+)
 """Actions on a row that only its owner or an admin may do."""
 
 OF_A_MODEL: frozenset[str] = frozenset({"generate", "models.read", "models.write"})
@@ -80,6 +114,22 @@ def check_priority(actor: Actor, priority: Priority) -> None:
             f"its best is {actor.best_priority.name.lower()!r}",
             param="priority",
         )
+
+
+def priority_for(actor: Actor, wanted: str | None) -> Priority:
+    """Return the class to run something in: as asked, else standard or the actor's best.
+
+    Args:
+        wanted: the name of a class in lower case.
+
+    Raises:
+        PermissionDeniedError: the actor may not ask for this class.
+    """
+    if wanted is None:
+        return max(Priority.STANDARD, actor.best_priority)
+    priority = Priority[wanted.upper()]
+    check_priority(actor, priority)
+    return priority
 
 
 def _model(text: str) -> str:

@@ -174,6 +174,18 @@ class Keys:
             raise AuthenticationError(_REFUSED)
         return _actor(_info(row))
 
+    def actor_of(self, key_id: str) -> Actor:
+        """Return whom a key stands for, by its id: what it was used for may go on without it.
+
+        Raises:
+            AuthenticationError: it is unknown, expired or revoked.
+        """
+        query = sa.select(keys).where(keys.c.id == key_id)
+        row = self.db.read_sync(lambda conn: conn.execute(query).first())
+        if row is None or not _is_live(row, self.clock()):
+            raise AuthenticationError(f"the key {key_id!r} has expired, was revoked or is unknown")
+        return _actor(_info(row))
+
     def _check_new(
         self,
         name: str,

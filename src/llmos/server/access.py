@@ -14,7 +14,6 @@ from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.gate import OPEN_PATHS
 from llmos.tasks.rows import Terms
-from llmos.types import Priority
 
 _ACTION = "llmos_action"
 
@@ -52,19 +51,6 @@ def check_every_route(routes: Iterable[BaseRoute]) -> None:
             raise RuntimeError(f"the route {path or route!r} names no action (access.allow)")
 
 
-def priority_for(actor: Actor, wanted: str | None) -> Priority:
-    """Return the class to run a request in: as asked, else standard or the actor's best.
-
-    Raises:
-        PermissionDeniedError: the actor may not ask for this class.
-    """
-    if wanted is None:
-        return max(Priority.STANDARD, actor.best_priority)
-    priority = Priority[wanted.upper()]
-    policy.check_priority(actor, priority)
-    return priority
-
-
 def terms_for(actor: Actor, priority: str | None, deadline_ms: int | None) -> Terms:
     """Return how urgent a request is and whose. Raises PermissionDeniedError for its priority."""
-    return Terms(priority_for(actor, priority), actor.owner, deadline_ms)
+    return Terms(policy.priority_for(actor, priority), actor.owner, deadline_ms)

@@ -8,13 +8,41 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from llmos import __version__
-from llmos.server import embeddings, ollama, ollama_models, openai, responses
+from llmos.server import (
+    batches,
+    embeddings,
+    files,
+    ollama,
+    ollama_models,
+    openai,
+    responses,
+)
 from llmos.server.access import check_every_route
+from llmos.server.asks import RouteAnswers
 from llmos.server.errors import install_handlers
 from llmos.server.gate import Gate, KeyCache
 from llmos.server.lifetime import Lifetime
-from llmos.server.routes import ask, blobs, jobs, keys, metrics, models, pages, tasks, tokenize
+from llmos.server.metering import Metering, metered_paths
+from llmos.server.routes import (
+    ask,
+    blobs,
+    deployments,
+    jobs,
+    keys,
+    lineage,
+    metrics,
+    models,
+    pages,
+    pipelines,
+    routing,
+    schedules,
+    tasks,
+    tokenize,
+    webhooks,
+)
+from llmos.server.routes import memory as memory_routes
 from llmos.server.routes import system as system_routes
+from llmos.server.routes import usage as usage_routes
 
 if TYPE_CHECKING:
     from llmos.system import System
@@ -66,17 +94,27 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         openai.router(system),
         responses.router(system),
         embeddings.router(system),
+        files.router(system),
+        batches.router(system),
         tokenize.router(system),
         ollama.router(system),
         ollama_models.router(system, lifetime),
         ask.router(system),
         models.router(system),
+        deployments.router(system),
+        lineage.router(system),
         tasks.router(system),
+        routing.router(system),
         jobs.router(system, lifetime),
+        pipelines.router(system),
+        schedules.router(system),
+        webhooks.router(system),
         blobs.router(system),
         keys.router(system, cache),
         system_routes.router(system, lifetime),
+        memory_routes.router(system),
         metrics.router(system),
+        usage_routes.router(system),
         pages.router(),
     )
     for router in routers:
@@ -84,5 +122,8 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         app.include_router(router, responses=_RESPONSES)
     app.state.routes = [route for router in routers for route in router.routes]
     install_handlers(app)
+    metered = metered_paths(app.state.routes)
+    app.add_middleware(Metering, accounts=system.kernel.accounts, paths=metered)
     app.add_middleware(Gate, keys=cache, settings=system.settings)
+    system.kernel.workers.answerer = RouteAnswers(app)
     return app

@@ -15,7 +15,6 @@ import msgspec
 
 from llmos.errors import ModelNotFoundError
 from llmos.security import policy
-from llmos.server.access import priority_for
 from llmos.tasks.generate import sampling_for
 from llmos.types import (
     Chunk,
@@ -93,12 +92,14 @@ def generate_request(
     tool_use: ToolUse = ToolUse(),
     template_options: Mapping[str, Any] | None = None,
     stream: bool = False,
+    is_whole: bool = False,
 ) -> GenerateRequest:
     """Return the one request type; unset sampling fields become the model's defaults.
 
     Args:
         template_options: more variables of the chat template, such as ``enable_thinking``.
         stream: whether the client sees pieces as they come.
+        is_whole: whether it sees nothing before all of the answer, which costs the server less.
     """
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     is_chat = bool(prompt) and isinstance(prompt[0], Message)
@@ -110,13 +111,14 @@ def generate_request(
         stop=stops,
         n=n,
         echo=echo,
-        priority=priority_for(actor, priority),
+        priority=policy.priority_for(actor, priority),
         owner=actor.owner,
         grammar=grammar,
         tool_use=tool_use,
         deadline_ms=deadline_ms,
         template_options=dict(template_options or {}),
         stream=stream,
+        is_whole=is_whole,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from llmos.errors import InvalidRequestError
-from llmos.sdk.wire import MAX_INT32, Body, PriorityName, TokenId
+from llmos.sdk.wire import MAX_INT32, Constrained, PriorityName, TokenId
 from llmos.tasks.embed import EmbedInput, EmbedOptions
 from llmos.tasks.rows import check_count
 
@@ -81,7 +81,7 @@ Documents = Annotated[
 ]
 
 
-class _Rows(Body):
+class _Rows(Constrained):
     model: str
     priority: PriorityName | None = None
     deadline_ms: int | None = Field(None, ge=1, le=MAX_INT32)

@@ -10,7 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from llmos.errors import InvalidRequestError, LlmosError, NotFoundError, OverloadedError
+from llmos.errors import (
+    BatchFileError,
+    InvalidRequestError,
+    LlmosError,
+    NotFoundError,
+    OverloadedError,
+    QuotaExceededError,
+)
 from llmos.sdk.wire import MAX_JSON_DEPTH
 
 if TYPE_CHECKING:
@@ -44,7 +51,8 @@ def install_handlers(app: FastAPI) -> None:
 def error_body(error: LlmosError) -> dict[str, Any]:
     """Return the JSON of an error."""
     fields = {"message": error.message, "type": error.type, "code": error.code}
-    return {"error": {**fields, "param": error.param}}
+    lines = {"lines": error.lines} if isinstance(error, BatchFileError) else {}
+    return {"error": {**fields, "param": error.param, **lines}}
 
 
 def is_ollama_path(path: str) -> bool:
@@ -57,6 +65,8 @@ def error_response(error: LlmosError, path: str) -> JSONResponse:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, QuotaExceededError):  # OpenAI's clients ask again at once otherwise
+        headers["X-Should-Retry"] = "false"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = {"error": error.message} if is_ollama_path(path) else error_body(error)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from llmos.apps.batch_rows import MAX_FILE_BYTES
 from llmos.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 """Paths that need no key."""
-UPLOAD_PATH = "/api/v1/blobs"
+UPLOADS = {"/api/v1/blobs": sys.maxsize, "/v1/files": MAX_FILE_BYTES + 2**16}
+"""Paths whose bodies are files, and the most bytes that are of use there, a form's own included."""
 MAX_LIVE_REQUESTS = 1000
 """Requests under way at once; those beyond are answered 429."""
 KEY_CACHE_S = 1.0
@@ -153,6 +156,8 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """Pass or refuse; returns a ``receive`` that enforces the limit on the body."""
         headers = Headers(scope=scope)
+        if "is_own" in scope["state"]:  # what a job asks, which knows its actor: see `asks`
+            return _limited(receive, headers, self._settings.max_body_bytes)
         method, path, host = scope["method"], scope["path"], headers.get("host")
         check_host(host, self._hosts)
         check_origin(
@@ -166,8 +171,9 @@ class Gate:
             raise OverloadedError
         if path not in OPEN_PATHS:
             scope["state"]["actor"] = await self._actor(headers)
-        is_upload = path == UPLOAD_PATH and method == "POST"
-        limit = self._settings.max_upload_bytes if is_upload else self._settings.max_body_bytes
+        limit = self._settings.max_body_bytes
+        if method == "POST" and path in UPLOADS:
+            limit = min(self._settings.max_upload_bytes, UPLOADS[path])
         return _limited(receive, headers, limit)
 
     async def _actor(self, headers: Headers) -> Actor:
@@ -183,11 +189,14 @@ def _request_id(headers: Headers) -> str:
 
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
-    """One line a request, without its query or body; plain reads only when debugging."""
-    is_plain_read = scope["method"] in {"GET", "HEAD"} and status < 400
+    """One line a request, without its query or body; plain reads, and what our own jobs ask, only
+    when debugging."""
+    level = logging.DEBUG if status < 400 and _is_quiet(scope) else logging.INFO
+    if not log.isEnabledFor(level):
+        return
     actor = scope["state"].get("actor")
     log.log(
-        logging.DEBUG if is_plain_read else logging.INFO,
+        level,
         "%s %s %d %.0f ms by %s (%s)",
         scope["method"],
         ascii(scope["path"])[1:-1],
@@ -196,6 +205,10 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
         actor.id if actor else "nobody",
         scope["state"]["request_id"],
     )
+
+
+def _is_quiet(scope: Scope) -> bool:
+    return scope["method"] in {"GET", "HEAD"} or "is_own" in scope["state"]
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

@@ -22,7 +22,8 @@ from fastapi.responses import JSONResponse
 
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, PermissionDeniedError
 from llmos.security.actors import Actor
-from llmos.server.access import allow, priority_for
+from llmos.security.policy import priority_for
+from llmos.server.access import allow
 from llmos.server.asking import Answer, Prompt, generate_request, served_for
 from llmos.server.bodies import BodyRoute
 from llmos.server.ollama_wire import (
@@ -32,12 +33,14 @@ from llmos.server.ollama_wire import (
     EmbeddingsBody,
     GenerateBody,
 )
+from llmos.server.routing import Explained, Named, answered, chat_need, need_of
 from llmos.server.sse import Event, EventStream, Framing, answer
 from llmos.tasks.chat import CHAT_TASKS
 from llmos.tasks.embed import EMBED_TASKS, Embeddings, EmbedOptions, embed
 from llmos.tasks.generate import GENERATE_TASKS, generate
 from llmos.tasks.reasoning import reasoning_format
 from llmos.tasks.rows import Terms
+from llmos.tasks.suitability import Need, expected_tokens
 from llmos.types import Chunk, Message, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -84,20 +87,36 @@ def router(system: System) -> APIRouter:
         body: ChatBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
         """Answer a conversation; without one, load the model."""
-        served = await served_for(system.tasks, actor, body.ref, CHAT_TASKS)
-        if not body.messages:
-            return await _load(system, served, actor, body, _chat_shape)
-        return await _ask(system, served, actor, request, body, body.to_messages())
+        named = Named(body.ref)
+
+        def need() -> Need:
+            limit = body.sampling()["max_tokens"]
+            return chat_need(actor, {}, None, body.to_messages(), limit, body.tool_use())
+
+        async def answering(served: Served, _: Explained) -> Response:
+            if not body.messages:
+                return await _load(system, served, actor, body, _chat_shape)
+            return await _ask(system, served, actor, request, body, body.to_messages())
+
+        return await answered(system, request, actor, named, CHAT_TASKS, need, answering)
 
     @routes.post("/generate")
     async def generate_text(
         body: GenerateBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
         """Answer a prompt, through the model's chat template where it has one; or load it."""
-        served = await served_for(system.tasks, actor, body.ref, GENERATE_TASKS)
-        if not body.prompt:
-            return await _load(system, served, actor, body, _generate_shape)
-        return await _ask(system, served, actor, request, body, _prompt(body, served))
+        named = Named(body.ref)
+
+        def need() -> Need:
+            expected = expected_tokens(body.sampling()["max_tokens"])
+            return need_of(actor, {}, None, [body.system, body.prompt], expected)
+
+        async def answering(served: Served, _: Explained) -> Response:
+            if not body.prompt:
+                return await _load(system, served, actor, body, _generate_shape)
+            return await _ask(system, served, actor, request, body, _prompt(body, served))
+
+        return await answered(system, request, actor, named, GENERATE_TASKS, need, answering)
 
     async def embedded(
         body: EmbedBody | EmbeddingsBody, texts: list[str], options: EmbedOptions, actor: Actor
@@ -195,7 +214,8 @@ async def _load(
         _check_unload(system, served, actor)
         _unload(system, served, actor)
     else:
-        async with system.tasks.residency.lease(served.spec, priority_for(actor, None)):
+        priority = priority_for(actor, None)
+        async with system.tasks.residency.lease(served.spec, priority, tenant=actor.owner):
             pass
     end = {"done_reason": "unload" if body.unloads else "load"}
     return JSONResponse(_said(Piece(end=end), body.model, shape))
@@ -223,7 +243,7 @@ def _unload(system: System, served: Served, actor: Actor) -> None:
     """Let go of a model that nobody uses. Only an admin may: others would only have to wait for
     it to be loaded again."""
     if actor.role == "admin":
-        system.kernel.residency.evict(served.spec.key)
+        system.kernel.fleet.evict(served.spec.key)
 
 
 class _Told:

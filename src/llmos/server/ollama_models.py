@@ -16,13 +16,13 @@ from llmos.errors import JobFailedError, LlmosError, by_code
 from llmos.kernel.jobs import JobState
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.refs import ModelRef
+from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.lifetime import Lifetime
 from llmos.server.ollama import NDJSON, AnyTypeRoute, timestamp
 from llmos.server.ollama_wire import PullBody, ShowBody, hub_name
-from llmos.server.routes.models import submit
 from llmos.server.sse import Event, EventStream, answer
 from llmos.tasks.embed import EMBED_TASKS
 from llmos.tasks.generate import GENERATE_TASKS
@@ -63,7 +63,7 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
     @routes.get("/ps")
     async def running_models(actor: Annotated[Actor, allow("system.read")]) -> JSONResponse:
         """The models in memory."""
-        statuses = [one for one in kernel.residency.status() if one["state"] == "ready"]
+        statuses = [one for one in kernel.fleet.status() if one["state"] == "ready"]
         models = await asyncio.to_thread(_running, system, actor, statuses)
         return JSONResponse({"models": models})
 
@@ -87,7 +87,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
             progress = _said({"status": "success"})
             return await _pulled(body, request, progress, lifetime)
         repo = hub_name(body.model)
-        job = await submit(system, actor, "pull", {"repo": repo}, repo)
+        pull = JobBody(kind="pull", name=repo, params={"repo": repo})
+        job = await system.submitter.submit(actor, pull)
         return await _pulled(body, request, _progress(system, job), lifetime)
 
     return routes

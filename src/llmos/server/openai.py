@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from llmos.library.bases import resolve_pair
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
-from llmos.server.asking import collect, generate_request, served_for
+from llmos.server.asking import collect, generate_request
 from llmos.server.bodies import BodyRoute
 from llmos.server.openai_answers import (
     chat_choice,
@@ -24,9 +25,11 @@ from llmos.server.openai_answers import (
     usage_json,
 )
 from llmos.server.openai_wire import ChatBody, CompletionBody
+from llmos.server.routing import Explained, answered, chat_need, need_of
 from llmos.server.sse import Event, EventStream, answer
 from llmos.tasks.chat import CHAT_TASKS
 from llmos.tasks.generate import GENERATE_TASKS, generate, generate_all
+from llmos.tasks.suitability import Need, expected_tokens
 
 if TYPE_CHECKING:
     from llmos.library.versions import Version
@@ -68,46 +71,69 @@ def router(system: System) -> APIRouter:
         body: ChatBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
         """Answer a conversation; with ``stream`` as server-sent events."""
-        served = await served_for(system.tasks, actor, body.model, CHAT_TASKS)
         messages = tuple(turn.to_message() for turn in body.messages)
-        asked = generate_request(
-            served, actor, messages, body.sampling(), id_prefix="chatcmpl", **body.terms()
-        )
-        chunks = generate(system.tasks, served, asked)
-        head = _head(asked.id, "chat.completion", served)
-        if body.stream:
-            head["object"] += ".chunk"
-            return EventStream(chat_events(chunks, head, with_usage=body.wants_usage_chunk))
-        answers, usage = await answer(request, collect(chunks, asked.n))
-        must_call = asked.tool_use.choice not in ("auto", "none")
-        choices = [
-            chat_choice(one, with_logprobs=bool(body.logprobs), must_call=must_call)
-            for one in answers
-        ]
-        return JSONResponse({**head, "choices": choices, "usage": usage_json(usage)})
+        sampling = body.sampling()
+
+        def need() -> Need:
+            limit = sampling["max_tokens"]
+            return chat_need(
+                actor, body.constraints(), body.priority, messages, limit, body.tool_use()
+            )
+
+        async def answering(served: Served, _: Explained) -> Response:
+            asked = generate_request(
+                served, actor, messages, sampling, id_prefix="chatcmpl", **body.terms()
+            )
+            chunks = generate(system.tasks, served, asked)
+            head = _head(asked.id, "chat.completion", served)
+            if body.stream:
+                head["object"] += ".chunk"
+                return EventStream(chat_events(chunks, head, with_usage=body.wants_usage_chunk))
+            answers, usage = await answer(request, collect(chunks, asked.n))
+            must_call = asked.tool_use.choice not in ("auto", "none")
+            choices = [
+                chat_choice(one, with_logprobs=bool(body.logprobs), must_call=must_call)
+                for one in answers
+            ]
+            return JSONResponse({**head, "choices": choices, "usage": usage_json(usage)})
+
+        return await answered(system, request, actor, body, CHAT_TASKS, need, answering)
 
     @routes.post("/completions")
     async def completions(
         body: CompletionBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
         """Continue a text, or several; with ``stream`` as server-sent events."""
-        served = await served_for(system.tasks, actor, body.model, GENERATE_TASKS)
-        sampling, terms = body.sampling(), body.terms()
-        asked = [
-            generate_request(served, actor, prompt, sampling, id_prefix="cmpl", **terms)
-            for prompt in body.prompts
-        ]
-        chunks = generate_all(system.tasks, served, asked)
-        head = _head(asked[0].id, "text_completion", served)
-        shows = {"with_logprobs": body.logprobs is not None}
-        if body.stream:
-            with_usage = body.wants_usage_chunk
-            return EventStream(completion_events(chunks, head, with_usage=with_usage, **shows))
-        answers, usage = await answer(request, collect(chunks, sum(one.n for one in asked)))
-        choices = [completion_choice(one, **shows) for one in answers]
-        return JSONResponse({**head, "choices": choices, "usage": usage_json(usage)})
+        sampling = body.sampling()
+
+        def need() -> Need:
+            parts = (part for one in body.prompts for part in _parts(one))
+            expected = expected_tokens(body.max_tokens) * len(body.prompts)
+            return need_of(actor, body.constraints(), body.priority, parts, expected)
+
+        async def answering(served: Served, _: Explained) -> Response:
+            terms = body.terms()
+            asked = [
+                generate_request(served, actor, prompt, sampling, id_prefix="cmpl", **terms)
+                for prompt in body.prompts
+            ]
+            chunks = generate_all(system.tasks, served, asked)
+            head = _head(asked[0].id, "text_completion", served)
+            shows = {"with_logprobs": body.logprobs is not None}
+            if body.stream:
+                with_usage = body.wants_usage_chunk
+                return EventStream(completion_events(chunks, head, with_usage=with_usage, **shows))
+            answers, usage = await answer(request, collect(chunks, sum(one.n for one in asked)))
+            choices = [completion_choice(one, **shows) for one in answers]
+            return JSONResponse({**head, "choices": choices, "usage": usage_json(usage)})
+
+        return await answered(system, request, actor, body, GENERATE_TASKS, need, answering)
 
     return routes
+
+
+def _parts(prompt: str | tuple[int, ...]) -> Sequence[str | int]:
+    return (prompt,) if isinstance(prompt, str) else prompt
 
 
 def _head(request_id: str, kind: str, served: Served) -> Event:

@@ -25,6 +25,7 @@ from llmos.sdk.wire import (
     MAX_N,
     MAX_PROMPT_IDS,
     Body,
+    Constrained,
     PriorityName,
     SamplingBody,
     Stops,
@@ -78,7 +79,7 @@ class StreamOptions(Body):
     include_obfuscation: StrictBool = False
 
 
-class _Asking(SamplingBody, FormatBody):
+class _Asking(SamplingBody, FormatBody, Constrained):
     model: str
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
@@ -123,6 +124,7 @@ class _Asking(SamplingBody, FormatBody):
             "deadline_ms": self.deadline_ms,
             "grammar": self.output_grammar(),
             "stream": bool(self.stream),
+            "is_whole": not self.stream,
         }
 
 

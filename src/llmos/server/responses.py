@@ -18,18 +18,21 @@ from llmos.errors import InvalidRequestError, LlmosError, PermissionDeniedError
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
-from llmos.server.asking import generate_request, served_for
+from llmos.server.asking import generate_request
 from llmos.server.bodies import BodyRoute
 from llmos.server.response_events import ResponseEvents
 from llmos.server.response_store import Conversation, ResponseStore
 from llmos.server.responses_wire import ITEM_TYPES, Item, ResponseBody, to_messages
+from llmos.server.routing import Explained, answered, chat_need
 from llmos.server.sse import Event, EventStream, Framing, answer
 from llmos.tasks.chat import CHAT_TASKS
 from llmos.tasks.generate import generate
+from llmos.tasks.suitability import Need
 from llmos.types import Chunk, GenerateRequest
 
 if TYPE_CHECKING:
     from llmos.system import System
+    from llmos.tasks.context import Served
 
 Keep = Callable[[], Awaitable[None]]
 _FIELDS = {"messages": "input", "response_format": "text.format.schema"}
@@ -68,26 +71,31 @@ def router(system: System) -> APIRouter:
     ) -> Response:
         """Answer; with ``stream`` as typed server-sent events."""
         is_kept = _is_kept(body, actor)
-        served = await served_for(system.tasks, actor, body.model, CHAT_TASKS)
         before, items = await earlier(body, actor), _with_ids(body.items())
-        asked = generate_request(
-            served,
-            actor,
-            to_messages(body.instructions, (*before.items, *items)),
-            body.sampling(),
-            id_prefix="resp",
-            **body.terms(),
-        )
-        made = ResponseEvents(_head(asked, body, is_kept), with_logprobs=body.wants_logprobs)
+        messages = to_messages(body.instructions, (*before.items, *items))
 
-        async def keep() -> None:
-            if is_kept:
-                await store.put(actor, made.response, items, before.ids)
+        def need() -> Need:
+            limit = body.max_output_tokens
+            return chat_need(
+                actor, body.constraints(), body.priority, messages, limit, body.tool_use()
+            )
 
-        chunks = generate(system.tasks, served, asked)
-        if body.stream:
-            return EventStream(_events(chunks, made, keep), framing=_FRAMING)
-        return JSONResponse(await answer(request, _whole(chunks, made, keep)))
+        async def answering(served: Served, _: Explained) -> Response:
+            asked = generate_request(
+                served, actor, messages, body.sampling(), id_prefix="resp", **body.terms()
+            )
+            made = ResponseEvents(_head(asked, body, is_kept), with_logprobs=body.wants_logprobs)
+
+            async def keep() -> None:
+                if is_kept:
+                    await store.put(actor, made.response, items, before.ids)
+
+            chunks = generate(system.tasks, served, asked)
+            if body.stream:
+                return EventStream(_events(chunks, made, keep), framing=_FRAMING)
+            return JSONResponse(await answer(request, _whole(chunks, made, keep)))
+
+        return await answered(system, request, actor, body, CHAT_TASKS, need, answering)
 
     @routes.get("/{response_id}")
     async def retrieve_response(

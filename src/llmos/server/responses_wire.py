@@ -24,7 +24,14 @@ from pydantic import (
 
 from llmos.errors import InvalidRequestError
 from llmos.sdk.conversation import MAX_MESSAGES, MAX_TOOLS, CallId, Name
-from llmos.sdk.wire import MAX_PROMPT_IDS, Body, PriorityName, SamplingBody, TokenCount
+from llmos.sdk.wire import (
+    MAX_PROMPT_IDS,
+    Body,
+    Constrained,
+    PriorityName,
+    SamplingBody,
+    TokenCount,
+)
 from llmos.types import Grammar, Message, Tool, ToolCall, ToolUse
 
 MAX_METADATA = 16
@@ -213,7 +220,7 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
-class ResponseBody(SamplingBody):
+class ResponseBody(SamplingBody, Constrained):
     """``POST /v1/responses``"""
 
     max_items = {"metadata": MAX_METADATA}  # noqa: RUF012 - as in Body

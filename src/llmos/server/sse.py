@@ -36,6 +36,12 @@ def _data(event: Event) -> bytes:
     return b"data: " + msgspec.json.encode(event) + b"\n\n"
 
 
+def _numbered(event: Event) -> bytes:
+    """Write an event under its id, if it has one: what a client names to go on from there."""
+    number = event.get("id")
+    return (b"id: %d\n" % number if number else b"") + _data(event)
+
+
 @dataclass(frozen=True, slots=True)
 class Framing:
     """How a stream is written. ``end`` closes it, ``keep_alive`` (if any) fills long pauses."""
@@ -48,6 +54,7 @@ class Framing:
 
 
 SSE = Framing()
+RESUMABLE = Framing(encode=_numbered)
 
 
 class EventStream(Response):
@@ -76,6 +83,26 @@ class EventStream(Response):
         self._until = until
         self._framing = framing
         self._send_timeout_s = send_timeout_s
+        self._first: Event | None = None
+        self._has_begun = False
+
+    async def begin(self, receive: Receive) -> None:
+        """Wait for the first event before anything is sent: an error before it is raised here.
+
+        Raises:
+            ClientGoneError: the client went away.
+        """
+
+        async def first() -> Event | None:
+            return await anext(self._events, None)
+
+        self._first = await unless_gone(receive, first())
+        self._has_begun = True
+
+    def on_end(self, ended: Callable[[LlmosError | None], None]) -> None:
+        """Call ``ended`` when all has been read, or with the error that ends it; not when the
+        client leaves."""
+        self._events = _told(self._events, ended)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
@@ -95,7 +122,9 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._events) as events:
-            first = await anext(events, None) if self._until is None else None
+            first = self._first
+            if not self._has_begun and self._until is None:
+                first = await anext(events, None)
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
             keep_alive = asyncio.ensure_future(self._keep_alive(send))
@@ -151,6 +180,19 @@ class EventStream(Response):
     def _body(self, event: Event) -> dict[str, Any]:
         body = self._framing.encode(event)
         return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def _told(
+    events: AsyncGenerator[Event, None], ended: Callable[[LlmosError | None], None]
+) -> AsyncGenerator[Event, None]:
+    try:
+        async with aclosing(events) as stream:
+            async for event in stream:
+                yield event
+    except LlmosError as error:
+        ended(error)
+        raise
+    ended(None)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from llmos.cli import defaults, jobs, keys, main, models, run, server, tasks, train
 from llmos.errors import ModelNotFoundError, PermissionDeniedError
+from llmos.training.recipe import find
 
 MODEL: dict[str, Any] = {
     "ref": "my-model:2",
@@ -130,13 +131,17 @@ class StubClient:
         return [{"index": last, "relevance_score": 0.75, "document": {"text": documents[last]}}]
 
     def train(
-        self, recipe: dict[str, Any], name: str, on_progress: Callable[[str, int, int], None]
+        self,
+        recipe: dict[str, Any],
+        name: str,
+        on_progress: Callable[[str, int, int], None],
+        idempotency_key: str | None,
     ) -> dict[str, Any]:
         on_progress("text.txt", 5, 5)
         self.asked.append((recipe, name))
         return JOB | {"state": "queued"}
 
-    def jobs(self, limit: int) -> list[dict[str, Any]]:
+    def jobs(self, limit: int, states: Sequence[str]) -> list[dict[str, Any]]:
         self.asked.append(("jobs", limit))
         return [JOB]
 
@@ -482,10 +487,10 @@ def test_a_recipe_that_ships_with_llmos_is_found_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for given in ("char-gpt", "recipes/char-gpt.yaml"):
-        assert train.find_recipe(Path(given)).is_file()
-    assert train.find_recipe(Path("elsewhere/char-gpt.yaml")) == Path("elsewhere/char-gpt.yaml")
+        assert find(Path(given)).is_file()
+    assert find(Path("elsewhere/char-gpt.yaml")) == Path("elsewhere/char-gpt.yaml")
     Path("char-gpt").write_text("mine")
-    assert train.find_recipe(Path("char-gpt")) == Path("char-gpt")
+    assert find(Path("char-gpt")) == Path("char-gpt")
 
 
 def test_ps_shows_who_runs_and_waits_and_how_full_the_caches_are(

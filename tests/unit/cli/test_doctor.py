@@ -104,3 +104,30 @@ def test_a_failure_gives_exit_1_and_every_finding_says_what_to_do(
     assert main.invoke(["doctor", "--json", "--home", str(tmp_path)]) == 1
     findings = json.loads(capsys.readouterr().out)
     assert all(finding["advice"] for finding in findings if finding["status"] != "ok")
+
+
+@pytest.mark.parametrize(
+    ("names", "is_locked", "found", "advice"),
+    [
+        ([], False, "this machine does not tell", ""),
+        ([], True, "measured, but only root may read it", "powercap"),
+        (["RAPL package-0", "NVML device 0"], False, "RAPL package-0, NVML device 0", ""),
+    ],
+)
+def test_whether_energy_can_be_read_is_said_and_never_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    names: list[str],
+    is_locked: bool,
+    found: str,
+    advice: str,
+) -> None:
+    class Meter:
+        def __init__(self) -> None:
+            self.names, self.is_locked = names, is_locked
+
+    monkeypatch.setattr("llmos.kernel.energy.EnergyMeter", Meter)
+    (finding,) = doctor.check_energy(load_settings({"home": tmp_path}, {}))
+    assert finding.status == "ok"
+    assert found in finding.found
+    assert advice in finding.advice and bool(advice) == bool(finding.advice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmos.cli.output import age, count, duration, size
+from llmos.cli.output import age, count, duration, job_state, signed_percent, size
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,21 @@ def test_durations_and_ages() -> None:
         "1 day",
     ]
     assert age(100.0, now=160.0) == "1 minute ago"
+
+
+@pytest.mark.parametrize(
+    ("state", "held", "shown"),
+    [
+        ("queued", [], "queued"),
+        ("running", ["interactive"], "running (held: interactive)"),
+        ("running", ["memory", "quota"], "running (held: memory, quota)"),
+        ("paused", ["user"], "paused"),
+    ],
+)
+def test_a_jobs_state_says_why_it_stands_still(state: str, held: list[str], shown: str) -> None:
+    assert job_state({"state": state, "held": held}) == shown
+
+
+def test_a_difference_has_a_sign_unless_it_is_none() -> None:
+    shares = (None, 0.125, -0.125, 0.001, -0.001)
+    assert [signed_percent(share) for share in shares] == ["-", "+12%", "-12%", "0%", "0%"]

@@ -45,7 +45,7 @@ def test_a_request_is_made_complete() -> None:
         ({"base": BASE, "dtype": "int3"}, "dtype"),
         ({"base": BASE, "dtype": ["int8"]}, "dtype"),
         ({"base": BASE, "name": 5}, "name"),
-        ({"base": BASE, "bits": 8}, None),
+        ({"base": BASE, "bits": 8}, "bits"),
     ],
 )
 def test_a_bad_request_is_refused(params: dict[str, Any], param: str | None) -> None:

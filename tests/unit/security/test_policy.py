@@ -14,7 +14,7 @@ from llmos.types import Priority
 
 USER = Actor("k1", "alice", "user")
 ADMIN = Actor("k0", "admin", "admin")
-ADMIN_ONLY = {"system.manage", "logs.read", "keys.manage", "audit.read"}
+ADMIN_ONLY = {"quotas.manage", "system.manage", "logs.read", "keys.manage", "audit.read"}
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -174,3 +174,16 @@ def test_a_link_in_place_of_the_file_is_refused(keys: Keys, tmp_path: Path) -> N
     with pytest.raises(InvalidRequestError, match="regular file"):
         keys.ensure_admin_key(tmp_path / "admin.key")
     assert target.read_text() == "x"
+
+
+def test_a_live_key_is_known_by_its_id_with_all_its_limits(keys: Keys, clock: Clock) -> None:
+    info, text = keys.create("alice", models=["a"], expires_at=clock.now + 60)
+    assert keys.actor_of(info.id) == keys.authenticate(text)
+    clock.now += 60
+    with pytest.raises(AuthenticationError, match="expired"):
+        keys.actor_of(info.id)
+    other, _ = keys.create("bob")
+    keys.revoke(other.id)
+    for key_id in (other.id, "nobody", ""):
+        with pytest.raises(AuthenticationError, match="revoked or is unknown"):
+            keys.actor_of(key_id)

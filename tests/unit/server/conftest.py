@@ -13,18 +13,27 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from llmos.apps.runs import Runs
+from llmos.apps.submitting import Submitter
 from llmos.kernel.jobs import JobKind
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
+from llmos.kernel.schedules import Schedule, Schedules
+from llmos.kernel.webhooks import Webhooks
+from llmos.library.answers import Answers
 from llmos.library.artifacts import Library
+from llmos.library.deployments import Deployments
 from llmos.security import audit
+from llmos.security.outbound import Outbound
 from llmos.security.tokens import Keys
 from llmos.server.app import create_app
 from llmos.server.lifetime import Lifetime
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.tasks.choosing import open_choosing
 from llmos.tasks.context import TaskContext
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizers
@@ -86,6 +95,16 @@ KINDS = {
 }
 
 
+async def resolve(host: str, port: int) -> list[str]:
+    """Every name is one of the public internet; what is an address stays that."""
+    return ["93.184.216.34"] if host.endswith(".example") else [host]
+
+
+async def start_nothing(schedule: Schedule) -> int:
+    """Nothing is started here: schedules are only kept."""
+    raise AssertionError(schedule)
+
+
 @asynccontextmanager
 async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[Any]:
     """A System in memory whose kernel runs models but no jobs."""
@@ -97,6 +116,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
     library = Library(database, blobs, time.time, home / "models")
     for name, values in MODELS.items():
         add_model(library, blobs, name, values)
+    webhooks = Webhooks(database, time.time, Outbound(resolve=resolve).check, audit=audit.record)
     kernel = Kernel(
         database,
         Ledger(2**30),
@@ -106,19 +126,38 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         lambda conn, job, result: [],
         rng=random.Random(0),
         audit=audit.record,
+        outbox=webhooks,
     )
-    tasks = TaskContext(library, kernel.residency, Tokenizers(blobs), Templates(), settings)
+    answers = Answers(database, time.time)
+    tasks = TaskContext(
+        library, kernel.residency, Tokenizers(blobs), Templates(), settings, answers=answers
+    )
+    telemetry = kernel.residency.telemetry
+    choosing = open_choosing(database, tasks, telemetry, time.time, random.Random(0))
+    submitter = Submitter(kernel.jobs, library, blobs)
+    runs = Runs(database, kernel.jobs, submitter, time.time)
     await kernel.start()
+    await runs.open()
+    await choosing.start()
     yield SimpleNamespace(
         settings=settings,
         database=database,
         blobs=blobs,
         keys=keys,
         library=library,
+        deployments=Deployments(database, time.time),
+        answers=answers,
         kernel=kernel,
+        submitter=submitter,
+        runs=runs,
         tasks=tasks,
+        choosing=choosing,
+        webhooks=webhooks,
+        schedules=Schedules(database, time.time, start_nothing, audit=audit.record),
     )
+    await runs.close()
     await kernel.stop()
+    await choosing.stop()
     await tasks.close()
     database.close()
 
@@ -127,6 +166,13 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
 def make_system() -> Callable[[Path], AbstractAsyncContextManager[Any]]:
     """For modules whose tests share one system."""
     return open_in_memory
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """A system, and the application over it, for all tests of a module: each is another user."""
+    async with open_in_memory(tmp_path_factory.mktemp("home")) as opened:
+        yield SimpleNamespace(system=opened, app=create_app(opened))
 
 
 @pytest.fixture

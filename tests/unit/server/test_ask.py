@@ -128,7 +128,7 @@ async def test_translate_classify_entities(client: httpx.AsyncClient) -> None:
         ),
         ("classify", {"model": "judge", "text": ""}, 400, "empty"),
         ("classify", {"model": "judge", "text": "x" * 300}, 400, "300 tokens"),
-        ("entities", {"text": "x"}, 404, "entities"),
+        ("entities", {"model": "nobody", "text": "x"}, 404, "nobody"),
         ("classify", [], 400, "not valid"),
     ],
 )

@@ -127,7 +127,7 @@ async def test_a_user_may_not_do_what_admins_do(
     app: Any, new_client: NewClient, system: Any
 ) -> None:
     user = new_client("user")
-    admin_only = {"system.manage", "keys.manage", "audit.read", "logs.read"}
+    admin_only = {"quotas.manage", "system.manage", "keys.manage", "audit.read", "logs.read"}
     tried = 0
     for route in app.state.routes:
         if action_of(route) in admin_only:

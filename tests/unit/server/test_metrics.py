@@ -103,7 +103,7 @@ async def test_engine_processes_are_counted(client: httpx.AsyncClient, system: A
     before = await samples(client)
     assert before["llmos_engine_starts_total",] >= 1
     residency = system.kernel.residency
-    residency._link.kill("was ended by a test")
+    residency.engine.kill("was ended by a test")
     await client.post("/api/v1/generate", json={"model": "writer", "prompt": "x"})
     after = await samples(client)
     for counted in ("starts", "deaths"):

@@ -19,6 +19,7 @@ async def test_a_version_is_shown_with_all_that_made_it(client: httpx.AsyncClien
     assert set(shown["files"]) == {"config.json", "tokenizer.json"}
     assert shown["manifest"]["engine"] == "echo"
     assert shown.pop("runs_as") == "writer:1"
+    assert shown.pop("evaluations") == []
     listed = (await client.get("/api/v1/models")).json()["data"]
     assert shown in listed
     assert (await client.get("/api/v1/models?kind=dataset")).json()["data"] == []

@@ -9,6 +9,7 @@ import pytest
 
 from llmos.errors import EngineError, OutOfMemoryError
 from llmos.server import sse
+from llmos.server.errors import ClientGoneError
 from llmos.server.sse import EventStream, Framing
 
 
@@ -173,3 +174,44 @@ async def test_a_client_that_takes_nothing_any_more_is_given_up(
     await wire.run(EventStream(endless(), until, send_timeout_s=0.0))
     assert closed.is_set()
     assert len(wire.sent) == num_taken
+
+
+async def test_a_stream_that_has_begun_sends_what_it_began_with() -> None:
+    wire, stream = Wire(), EventStream(numbers(2))
+    await stream.begin(wire.receive)
+    assert wire.sent == []
+    await wire.run(stream)
+    assert wire.text == 'data: {"n":0}\n\ndata: {"n":1}\n\ndata: [DONE]\n\n'
+
+
+async def test_an_error_before_the_first_event_is_raised_to_who_begins() -> None:
+    wire, stream = Wire(), EventStream(numbers(0, OutOfMemoryError()))
+    with pytest.raises(OutOfMemoryError):
+        await stream.begin(wire.receive)
+    assert wire.sent == []
+
+
+async def test_a_client_that_leaves_before_the_first_event_ends_the_work() -> None:
+    wire, closed = Wire(), asyncio.Event()
+
+    async def endless() -> AsyncGenerator[Any, None]:
+        try:
+            await asyncio.Event().wait()
+            yield {}
+        finally:
+            closed.set()
+
+    wire.leaves.set()
+    with pytest.raises(ClientGoneError):
+        await EventStream(endless()).begin(wire.receive)
+    assert closed.is_set()
+
+
+@pytest.mark.parametrize("error", [None, EngineError("it died")])
+async def test_the_end_of_a_stream_is_told_with_its_error(error: EngineError | None) -> None:
+    ends: list[Any] = []
+    wire, stream = Wire(), EventStream(numbers(2, error))
+    await stream.begin(wire.receive)
+    stream.on_end(ends.append)
+    await wire.run(stream)
+    assert ends == [error]

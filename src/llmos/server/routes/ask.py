@@ -15,17 +15,20 @@ from llmos.sdk.conversation import GenerateBody
 from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
-from llmos.server.asking import Answer, Prompt, collect, generate_request, served_for
+from llmos.server.asking import Answer, Prompt, collect, generate_request
 from llmos.server.bodies import BodyRoute
+from llmos.server.routing import Explained, answered, chat_need, need_of
 from llmos.server.sse import Event, EventStream, answer
 from llmos.tasks.classify import CLASSIFY_TASKS, classify
 from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.generate import GENERATE_TASKS, generate
+from llmos.tasks.suitability import Need, expected_tokens, tokens_of
 from llmos.tasks.translate import TRANSLATE_TASKS, translate
-from llmos.types import Chunk, TokenLogprob, Usage
+from llmos.types import Chunk, Message, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from llmos.system import System
+    from llmos.tasks.context import Served
 
 _TRANSLATE_OPTIONS = {"num_beams", "no_repeat_ngram_size", "length_penalty", "max_tokens"}
 
@@ -39,73 +42,111 @@ def router(system: System) -> APIRouter:
         body: GenerateBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
         """Continue a prompt or answer messages; with ``stream`` as server-sent events."""
-        served = await served_for(system.tasks, actor, body.model, GENERATE_TASKS)
-        asked = generate_request(
-            served,
-            actor,
-            _prompt(body),
-            body.sampling(),
-            stop=body.stop,
-            n=body.n,
-            echo=body.echo,
-            priority=body.priority,
-            deadline_ms=body.deadline_ms,
-            grammar=body.output_grammar(),
-            tool_use=body.tool_use(),
-            template_options=body.chat_template_kwargs,
-            stream=body.stream,
-        )
-        chunks = generate(system.tasks, served, asked)
-        if body.stream:
-            return EventStream(_events(chunks))
-        answers, usage = await answer(request, collect(chunks, asked.n))
-        first = {"text": answers[0].text, "finish_reason": answers[0].finish_reason}
-        choices = [_choice(one, body.logprobs is not None) for one in answers]
-        head = {"id": asked.id, "model": served.ref}
-        return JSONResponse({**head, **first, "choices": choices, "usage": _usage(usage)})
+        prompt = _prompt(body)
+
+        def need() -> Need:
+            if body.messages is None:
+                expected = expected_tokens(body.max_tokens)
+                return need_of(actor, body.constraints(), body.priority, _parts(prompt), expected)
+            turns = [turn.to_message() for turn in body.messages]
+            return chat_need(
+                actor, body.constraints(), body.priority, turns, body.max_tokens, body.tool_use()
+            )
+
+        async def answering(served: Served, explained: Explained) -> Response:
+            asked = generate_request(
+                served,
+                actor,
+                prompt,
+                body.sampling(),
+                stop=body.stop,
+                n=body.n,
+                echo=body.echo,
+                priority=body.priority,
+                deadline_ms=body.deadline_ms,
+                grammar=body.output_grammar(),
+                tool_use=body.tool_use(),
+                template_options=body.chat_template_kwargs,
+                stream=body.stream,
+            )
+            chunks = generate(system.tasks, served, asked)
+            if body.stream:
+                return EventStream(_events(chunks, explained))
+            answers, usage = await answer(request, collect(chunks, asked.n))
+            first = {"text": answers[0].text, "finish_reason": answers[0].finish_reason}
+            choices = [_choice(one, body.logprobs is not None) for one in answers]
+            head = {"id": asked.id, **_head(served, explained)}
+            return JSONResponse({**head, **first, "choices": choices, "usage": _usage(usage)})
+
+        return await answered(system, request, actor, body, GENERATE_TASKS, need, answering)
 
     @routes.post("/translate")
     async def translate_text(
         body: TranslateBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> JSONResponse:
+    ) -> Response:
         """Translate a text of any length."""
-        served = await served_for(system.tasks, actor, body.model, TRANSLATE_TASKS)
-        work = translate(
-            system.tasks,
-            served,
-            body.text,
-            body.source_lang,
-            body.target_lang,
-            options=body.model_dump(include=_TRANSLATE_OPTIONS),
-            terms=terms_for(actor, body.priority, body.deadline_ms),
-        )
-        done = await answer(request, work)
         pair = {"source_lang": body.source_lang, "target_lang": body.target_lang}
-        return JSONResponse(
-            {"model": served.ref, "text": done.text, **pair, "usage": _usage(done.usage)}
-        )
+
+        def need() -> Need:
+            return need_of(
+                actor,
+                body.constraints(),
+                body.priority,
+                [body.text],
+                tokens_of(body.text),
+                language=f"{body.source_lang}_{body.target_lang}",
+                pair=(body.source_lang, body.target_lang),
+            )
+
+        async def answering(served: Served, explained: Explained) -> Response:
+            work = translate(
+                system.tasks,
+                served,
+                body.text,
+                body.source_lang,
+                body.target_lang,
+                options=body.model_dump(include=_TRANSLATE_OPTIONS),
+                terms=terms_for(actor, body.priority, body.deadline_ms),
+            )
+            done = await answer(request, work)
+            said = {"text": done.text, **pair, "usage": _usage(done.usage)}
+            return JSONResponse({**_head(served, explained), **said})
+
+        return await answered(system, request, actor, body, TRANSLATE_TASKS, need, answering)
 
     @routes.post("/classify")
     async def classify_text(
         body: ClassifyBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> JSONResponse:
+    ) -> Response:
         """Label a text."""
-        served = await served_for(system.tasks, actor, body.model, CLASSIFY_TASKS)
-        terms = terms_for(actor, body.priority, body.deadline_ms)
-        work = classify(system.tasks, served, body.text, terms)
-        done = await answer(request, work)
-        return JSONResponse({"model": served.ref, **dataclasses.asdict(done)})
+
+        async def answering(served: Served, explained: Explained) -> Response:
+            terms = terms_for(actor, body.priority, body.deadline_ms)
+            work = classify(system.tasks, served, body.text, terms)
+            done = await answer(request, work)
+            return JSONResponse({**_head(served, explained), **dataclasses.asdict(done)})
+
+        def need() -> Need:
+            return need_of(actor, body.constraints(), body.priority, [body.text])
+
+        return await answered(system, request, actor, body, CLASSIFY_TASKS, need, answering)
 
     @routes.post("/entities")
     async def find_entities(
         body: EntitiesBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> JSONResponse:
+    ) -> Response:
         """Find the names in a text; offsets count characters."""
-        served = await served_for(system.tasks, actor, body.model, ENTITIES_TASKS)
-        terms = terms_for(actor, body.priority, body.deadline_ms)
-        work = entities(system.tasks, served, body.text, terms)
-        found = [dataclasses.asdict(one) for one in await answer(request, work)]
-        return JSONResponse({"model": served.ref, "entities": found})
+
+        async def answering(served: Served, explained: Explained) -> Response:
+            terms = terms_for(actor, body.priority, body.deadline_ms)
+            work = entities(system.tasks, served, body.text, terms)
+            found = [dataclasses.asdict(one) for one in await answer(request, work)]
+            return JSONResponse({**_head(served, explained), "entities": found})
+
+        def need() -> Need:
+            return need_of(actor, body.constraints(), body.priority, [body.text])
+
+        return await answered(system, request, actor, body, ENTITIES_TASKS, need, answering)
 
     return routes
 
@@ -116,10 +157,26 @@ def _prompt(body: GenerateBody) -> Prompt:
     return body.prompt if isinstance(body.prompt, str) else tuple(body.prompt or ())
 
 
-async def _events(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Event, None]:
+def _parts(prompt: Prompt) -> list[str | int]:
+    parts = (prompt,) if isinstance(prompt, str) else prompt
+    return [part for part in parts if not isinstance(part, Message)]
+
+
+def _head(served: Served, explained: Explained) -> Event:
+    """Return which model answers, and why where it was chosen."""
+    head = {"model": served.ref}
+    return head if explained is None else {**head, "route": explained}
+
+
+async def _events(
+    chunks: AsyncGenerator[Chunk, None], explained: Explained
+) -> AsyncGenerator[Event, None]:
+    """Yield the pieces; the first says why its model answers, where that was chosen."""
     async with aclosing(chunks) as stream:
         async for chunk in stream:
             event: Event = {"index": chunk.index, "text": chunk.text}
+            if explained is not None:
+                event["route"], explained = explained, None
             if chunk.reasoning:
                 event["reasoning"] = chunk.reasoning
             if chunk.tool_calls:

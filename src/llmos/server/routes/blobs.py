@@ -44,6 +44,8 @@ def router(system: System) -> APIRouter:
         request: Request, actor: Annotated[Actor, allow("blobs.write")]
     ) -> JSONResponse:
         """Store the body; returns its digest and size."""
+        announced_bytes = int(request.headers.get("content-length", "0"))
+        await system.kernel.accounts.check_room(actor.owner, announced_bytes)
         file = await _store(system.blobs, request)
         at = system.keys.clock()
         await system.database.write(

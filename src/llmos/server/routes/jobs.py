@@ -1,42 +1,37 @@
-"""Jobs: submit, list, cancel, and follow what they say."""
+"""Jobs: submit, list, cancel, retry, and follow what they say, one or all."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
 
-from llmos.compression.jobs import QUANTIZE, base_params
-from llmos.errors import ConflictError, InvalidRequestError
-from llmos.library.quantized import DTYPES
-from llmos.library.variants import is_quantized, variant_name
+from llmos.errors import InvalidRequestError
+from llmos.kernel.following import follow_jobs
+from llmos.kernel.jobs import JobState
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
-from llmos.server.access import allow, priority_for
-from llmos.server.adapters import MAY_MAKE_ADAPTERS, with_base
+from llmos.server.access import allow
 from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
-from llmos.server.sse import Event, EventStream
-from llmos.training.jobs import TRAIN, wanted_base
+from llmos.server.sse import RESUMABLE, Event, EventStream
 
 if TYPE_CHECKING:
     from llmos.kernel.jobs import Job, JobEvent
     from llmos.kernel.kernel import Kernel
-    from llmos.library.artifacts import Library
     from llmos.system import System
 
 MAX_ID = 2**63 - 1
-MAKES_A_MODEL = frozenset({"train", "import", "pull", "quantize"})
-"""Kinds of job whose checked ``name`` is that of the model they add to."""
 
 JobId = Annotated[int, Path(ge=1, le=MAX_ID)]
+After = Annotated[int | None, Query(ge=0, le=MAX_ID)]
+LastEventId = Annotated[int | None, Header(ge=0, le=MAX_ID)]
+"""What a browser sends that takes a stream up again."""
 
 
 def router(system: System, lifetime: Lifetime) -> APIRouter:
@@ -49,28 +44,23 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         policy.check(actor, action, f"job {job_id}", owner=job.owner)
         return job
 
+    def with_held(job: Job) -> dict[str, Any]:
+        return job_json(job, kernel.workers.held(job.id))
+
     @routes.post("/jobs", status_code=202)
     async def submit_job(
-        body: JobBody, actor: Annotated[Actor, allow("jobs.write")]
+        body: JobBody,
+        actor: Annotated[Actor, allow("jobs.write")],
+        idempotency_key: Annotated[str | None, Header()] = None,
     ) -> JSONResponse:
-        """Queue a job; returns it."""
-        params: dict[str, Any] = dict(body.params)
-        if body.kind == TRAIN:
-            params |= await _base(system.library, actor, params)
-        elif body.kind in MAY_MAKE_ADAPTERS:
-            params = await with_base(system, actor, body.kind, params)
-        elif body.kind == QUANTIZE:
-            params |= await _quantizable(system.library, actor, params)
-        params = await check_target(system, actor, body.kind, params)
-        job = await kernel.jobs.submit(
-            body.kind,
-            params,
-            owner=actor.owner,
-            name=body.name,
-            priority=priority_for(actor, body.priority),
-            after=body.after,
-            actor=actor.id,
-        )
+        """Queue a job; returns it. A second request with the same idempotency key, in the body or
+        as the header `Idempotency-Key`, gets the job of the first."""
+        key = idempotency_key if body.idempotency_key is None else body.idempotency_key
+        if idempotency_key not in (None, key):
+            raise InvalidRequestError(
+                "The body and the header have different idempotency keys.", param="idempotency_key"
+            )
+        job = await system.submitter.submit(actor, body, idempotency_key=key)
         return JSONResponse(job_json(job), status_code=202)
 
     @routes.get("/jobs")
@@ -78,16 +68,18 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         actor: Annotated[Actor, allow("jobs.read")],
         before: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        state: Annotated[list[JobState] | None, Query(max_length=len(JobState))] = None,
     ) -> JSONResponse:
-        """The jobs one may see, the newest first; ``before`` is the id to go on below."""
+        """The jobs one may see, the newest first; ``before`` is the id to go on below, ``state``
+        the only one shown (repeatable)."""
         owner = None if actor.role == "admin" else actor.owner
-        found = await kernel.jobs.list(owner=owner, before=before, limit=limit)
-        return JSONResponse({"data": [job_json(job) for job in found]})
+        found = await kernel.jobs.list(owner=owner, states=state, before=before, limit=limit)
+        return JSONResponse({"data": [with_held(job) for job in found]})
 
     @routes.get("/jobs/{job_id}")
     async def read_job(job_id: JobId, actor: Annotated[Actor, allow("jobs.read")]) -> JSONResponse:
         """One job."""
-        return JSONResponse(job_json(await owned(job_id, actor, "jobs.read")))
+        return JSONResponse(with_held(await owned(job_id, actor, "jobs.read")))
 
     @routes.post("/jobs/{job_id}/cancel")
     async def cancel_job(
@@ -97,94 +89,47 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         await owned(job_id, actor, "jobs.write")
         return JSONResponse(job_json(await kernel.jobs.cancel(job_id, actor.id)))
 
+    @routes.post("/jobs/{job_id}/retry")
+    async def retry_job(
+        job_id: JobId, actor: Annotated[Actor, allow("jobs.write")]
+    ) -> JSONResponse:
+        """Queue a job that failed or was cancelled again, and those that failed only because it
+        did; returns it."""
+        await owned(job_id, actor, "jobs.write")
+        return JSONResponse(job_json(await kernel.jobs.retry(job_id, actor.id)))
+
     @routes.get("/jobs/{job_id}/events")
     async def read_events(
         job_id: JobId,
         actor: Annotated[Actor, allow("jobs.read")],
-        after: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+        after: After = None,
         follow: bool = True,
+        last_event_id: LastEventId = None,
     ) -> EventStream:
-        """What the job said after an event id; with ``follow`` until the job has ended."""
+        """What the job said after an event id (also as the header `Last-Event-ID`); with
+        ``follow`` until the job has ended."""
         await owned(job_id, actor, "jobs.read")
-        events = job_events(kernel, job_id, after, follow)
-        return EventStream(events, until=lifetime.ending)
+        events = job_events(kernel, job_id, _resumed(after, last_event_id) or 0, follow)
+        return EventStream(events, until=lifetime.ending, framing=RESUMABLE)
+
+    @routes.get("/events")
+    async def read_all_events(
+        actor: Annotated[Actor, allow("jobs.read")],
+        after: After = None,
+        follow: bool = True,
+        last_event_id: LastEventId = None,
+    ) -> EventStream:
+        """What all jobs say that one may see: after an event id, by default from now on; with
+        ``follow`` without end."""
+        owner = None if actor.role == "admin" else actor.owner
+        after = _resumed(after, last_event_id)
+        if after is None:
+            after = await kernel.jobs.newest_event_id()
+        return EventStream(
+            all_events(kernel, owner, after, follow), until=lifetime.ending, framing=RESUMABLE
+        )
 
     return routes
-
-
-async def _base(library: Library, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"base": …}``, the version that a train request goes on from; empty for none.
-
-    Raises:
-        InvalidRequestError: the request brings a base of its own.
-        ModelNotFoundError, InvalidNameError: there is no such model.
-        PermissionDeniedError: the actor may not read it.
-    """
-    if params.get("base") is not None:
-        raise InvalidRequestError(
-            "base is the server's to fill in: name a model in the recipe's model.base",
-            param="params.base",
-        )
-    name = wanted_base(params)
-    if name is None:
-        return {}
-    version = await asyncio.to_thread(library.resolve, name, "model")
-    policy.check(actor, "models.read", version.ref)
-    if is_quantized(version.manifest):
-        raise InvalidRequestError(
-            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
-            param="params.recipe",
-        )
-    return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
-
-
-async def _quantizable(library: Library, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"base": …}``, the version that a quantize request names.
-
-    Raises:
-        InvalidRequestError: there is no name, the request brings a base of its own, or the model
-            cannot be quantised.
-        ModelNotFoundError, InvalidNameError: there is no such model.
-        PermissionDeniedError: the actor may not read it.
-    """
-    name = params.get("model")
-    if not isinstance(name, str) or params.get("base") is not None:
-        raise InvalidRequestError("model must be the name of the model to quantise", param="model")
-    version = await asyncio.to_thread(library.resolve, name, "model")
-    policy.check(actor, "models.read", version.ref)
-    return {"base": base_params(version)}
-
-
-async def check_target(
-    system: System, actor: Actor, kind: str, params: dict[str, Any]
-) -> dict[str, Any]:
-    """Refuse, before it runs, a job that would end by adding to another owner's name.
-
-    Returns the params; an import that may also make a quantised version makes none where the name
-    of that is another's.
-
-    Raises:
-        ConflictError: the name is not the actor's to add to.
-        LlmosError: what the kind's schema raises.
-    """
-    known = system.kernel.jobs.kinds.get(kind)
-    if known is None or kind not in MAKES_A_MODEL:
-        return params
-    check, checked = system.library.check_name, known.schema(params)
-    name, dtype = checked.get("name"), checked.get("dtype", "auto")
-    if isinstance(name, str):
-        made = "model" if kind in (TRAIN, QUANTIZE) else None
-        await asyncio.to_thread(check, name, actor.owner, made)
-        if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
-            names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]
-            try:
-                for variant in names:
-                    await asyncio.to_thread(check, variant, actor.owner, "model")
-            except ConflictError:
-                if dtype != "auto":
-                    raise
-                return params | {"dtype": "stored"}
-    return params
 
 
 async def job_events(
@@ -202,12 +147,34 @@ async def job_events(
         after = page[-1].id
 
 
-def job_json(job: Job) -> dict[str, Any]:
-    """Return a job as clients see it."""
+async def all_events(
+    kernel: Kernel, owner: str | None, after: int, follow: bool
+) -> AsyncGenerator[Event, None]:
+    """Yield events of all jobs of an owner, or of everyone, each with its job's number."""
+    if follow:
+        async with aclosing(follow_jobs(kernel.jobs, kernel.events, owner, after)) as events:
+            async for event in events:
+                yield {"job_id": event.job_id, **event_json(event)}
+        return
+    while page := await kernel.jobs.events_of(owner, after):
+        for event in page:
+            yield {"job_id": event.job_id, **event_json(event)}
+        after = page[-1].id
+
+
+def _resumed(after: int | None, last_event_id: int | None) -> int | None:
+    """Return after which event to go on. A stream that is taken up again repeats its address."""
+    return after if last_event_id is None else last_event_id
+
+
+def job_json(job: Job, held: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a job as clients see it; ``held`` says why its worker stands still."""
     values = dataclasses.asdict(job)
+    del values["request_digest"]
     values["state"] = str(job.state)
     values["priority"] = job.priority.name.lower()
     values["after"] = list(job.after)
+    values["held"] = list(held)
     return values
 
 

@@ -20,10 +20,11 @@ from prometheus_client.registry import Collector
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
+from llmos.server.routes.memory import MemoryCollector
 from llmos.types import Priority
 
 if TYPE_CHECKING:
-    from llmos.kernel.residency import Residency
+    from llmos.kernel.fleet import Fleet
     from llmos.kernel.telemetry import Histogram, Tally, Telemetry
     from llmos.system import System
 
@@ -43,29 +44,30 @@ def router(system: System) -> APIRouter:
     @routes.get("/metrics", response_class=Response)
     async def metrics(actor: Annotated[Actor, allow("system.read")]) -> Response:
         """Counters, gauges and histograms for Prometheus, of the key's models alone."""
-        residency = system.kernel.residency
-        collector = ServingCollector(residency, lambda name: policy.has_model(actor, name))
-        return Response(generate_latest(collector), media_type=CONTENT_TYPE_LATEST)
+        fleet = system.kernel.fleet
+        collector = ServingCollector(fleet, lambda name: policy.has_model(actor, name))
+        text = generate_latest(collector) + generate_latest(MemoryCollector(system.kernel))
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
 
 class ServingCollector(Collector):
-    """The metrics of one system, read from its residency whenever they are asked for.
+    """The metrics of one system, read from its engines whenever they are asked for.
 
     Args:
         shows: says of a model's name whether it is told of.
     """
 
-    def __init__(self, residency: Residency, shows: Callable[[str], bool]) -> None:
-        self._residency = residency
+    def __init__(self, fleet: Fleet, shows: Callable[[str], bool]) -> None:
+        self._fleet = fleet
         self._shows = shows
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
-        telemetry = self._residency.telemetry
+        telemetry = self._fleet.telemetry
         yield from _engine(telemetry)
-        yield from _gauges([one for one in self._residency.status() if self._shows(one["name"])])
+        yield from _gauges([one for one in self._fleet.status() if self._shows(one["name"])])
         tallies = [(name, model) for name, model in telemetry if self._shows(name)]
         classes = [
             ((name, priority.name.lower()), model.classes[priority])

@@ -13,17 +13,16 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from llmos.errors import NotFoundError
 from llmos.library import cards, catalog
+from llmos.library.evaluations import read_evaluations
 from llmos.library.files import select
-from llmos.sdk.wire import AliasBody, ImportBody, ImportPlanBody, PullBody
+from llmos.sdk.wire import AliasBody, ImportBody, ImportPlanBody, JobBody, PullBody
 from llmos.security import policy
 from llmos.security.actors import Actor
-from llmos.server.access import allow, priority_for
-from llmos.server.adapters import with_base
+from llmos.server.access import allow
 from llmos.server.bodies import BodyRoute
-from llmos.server.routes.jobs import check_target, job_json
+from llmos.server.routes.jobs import job_json
 
 if TYPE_CHECKING:
-    from llmos.kernel.jobs import Job
     from llmos.library.versions import Version
     from llmos.system import System
 
@@ -62,7 +61,6 @@ def router(system: System) -> APIRouter:
         body: ImportBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Start making a model of uploaded files; returns the job."""
-        policy.check(actor, "jobs.write")
         await asyncio.to_thread(_touch_all, system, body.files)
         params = body.model_dump(exclude_none=True)
         return await _submitted(system, actor, "import", params, body.name)
@@ -81,7 +79,6 @@ def router(system: System) -> APIRouter:
         body: PullBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Start pulling a model from the hub; returns the job."""
-        policy.check(actor, "jobs.write")
         params = body.model_dump(exclude_none=True)
         return await _submitted(system, actor, "pull", params, body.name or body.repo)
 
@@ -127,13 +124,15 @@ def router(system: System) -> APIRouter:
 
     @routes.get("/models/{ref:path}")
     async def read_model(ref: str, actor: Annotated[Actor, allow("models.read")]) -> JSONResponse:
-        """One version, by reference or by task name, and the version that ``runs_as`` it;
-        ``base+adapter`` gives the adapter, whose ``ref`` then names both."""
+        """One version, by reference or by task name, the version that ``runs_as`` it, and its
+        evaluations; ``base+adapter`` gives the adapter, whose ``ref`` then names both."""
         base, plus, name = ref.partition("+")
         version = await resolved(name or ref, actor, "models.read")
         if not plus:
             running = await asyncio.to_thread(system.tasks.running, version)
-            return JSONResponse(version_json(version) | {"runs_as": running.ref})
+            found = await system.database.read(lambda conn: read_evaluations(conn, version))
+            more = {"runs_as": running.ref, "evaluations": found}
+            return JSONResponse(version_json(version) | more)
         under = await resolved(base, actor, "models.read")
         return JSONResponse(version_json(version) | {"ref": f"{under.ref}+{version.ref}"})
 
@@ -144,7 +143,7 @@ def router(system: System) -> APIRouter:
         """Remove a version. Its number is never used again; `gc` frees the space."""
         version = await resolved(ref, actor, "models.write")
         removed = await asyncio.to_thread(library.remove, ref, actor, version.kind)
-        system.kernel.residency.retire(removed.digest)
+        system.kernel.fleet.retire(removed.digest)
         return JSONResponse(version_json(removed))
 
     return routes
@@ -172,24 +171,10 @@ def version_json(version: Version) -> dict[str, Any]:
     }
 
 
-async def submit(system: System, actor: Actor, kind: str, params: dict[str, Any], name: str) -> Job:
-    """Queue the making of a model, if the actor may add to its name. Raises as the kind does."""
-    params = await with_base(system, actor, kind, params)
-    params = await check_target(system, actor, kind, params)
-    return await system.kernel.jobs.submit(
-        kind,
-        params,
-        owner=actor.owner,
-        name=name,
-        priority=priority_for(actor, None),
-        actor=actor.id,
-    )
-
-
 async def _submitted(
     system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
 ) -> JSONResponse:
-    job = await submit(system, actor, kind, params, name)
+    job = await system.submitter.submit(actor, JobBody(kind=kind, name=name, params=params))
     return JSONResponse(job_json(job), status_code=202)
 
 

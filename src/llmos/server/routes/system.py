@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from llmos import __version__
+from llmos.apps.batch_files import Files
 from llmos.errors import NotFoundError
 from llmos.kernel.jobs import ACTIVE_STATES
 from llmos.sdk.wire import GcBody
@@ -66,12 +67,12 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         now = system.keys.clock()
         resident = [
             _model_json(model, now)
-            for model in system.kernel.residency.status()
+            for model in system.kernel.fleet.status()
             if policy.has_model(actor, model["name"])
         ]
         ledger = system.kernel.ledger
         memory = {"capacity_bytes": ledger.capacity_bytes, "reserved_bytes": ledger.reserved_bytes}
-        jobs = [job_json(job) for job in running]
+        jobs = [job_json(job, system.kernel.workers.held(job.id)) for job in running]
         return JSONResponse({"models": resident, "jobs": jobs, "memory": memory})
 
     @routes.post("/api/v1/gc")
@@ -79,6 +80,7 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         """Sweep files nothing refers to; the grace period is the server's unless given."""
         grace_s = system.settings.gc_grace_s if body.grace_s is None else body.grace_s
         await _record(system, actor, "system.gc", {"grace_s": grace_s})
+        await Files(system.database, system.keys.clock).sweep(actor)
         report = await asyncio.to_thread(system.library.gc, grace_s)
         await ResponseStore(system.database, system.keys.clock).sweep(actor)
         removed = {"freed_bytes": report.bytes, "removed": report.blobs}

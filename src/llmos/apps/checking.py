@@ -1,0 +1,73 @@
+"""Whether a pipeline could run: asks, for each job it would make, who knows the job kinds, the
+models and the uploaded files. Nothing is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from llmos.apps.pipelines import Pipeline, Step, expanded, unresolved
+from llmos.apps.references import OF_ALL, Reference, whole
+from llmos.apps.submitting import named_param
+from llmos.errors import LlmosError, RecipeError
+from llmos.sdk.wire import JobBody
+
+if TYPE_CHECKING:
+    from llmos.apps.submitting import Submitter
+    from llmos.security.actors import Actor
+
+
+async def check(pipeline: Pipeline, actor: Actor, submitter: Submitter) -> None:
+    """Refuse a pipeline of which some job would be refused, as far as that can be known now.
+
+    A job whose params wait for what another step makes is checked as far as they do not.
+
+    Raises:
+        LlmosError: what the job would be refused with; the message begins with the line, and
+            ``param`` is the key in the pipeline.
+    """
+    for step in pipeline.steps:
+        waiting = unresolved(step)
+        try:
+            for number, params in enumerate(expanded(_with_one_value(step), _stand_in)):
+                await asyncio.sleep(0)  # there may be hundreds: others come in between
+                if waiting:
+                    submitter.check_given(step.kind, params, waiting)
+                else:
+                    await submitter.check(actor, body_of(pipeline, step, number, params))
+        except LlmosError as error:
+            raise pipeline.lines.located(_place(step, error), error) from None
+
+
+def body_of(pipeline: Pipeline, step: Step, number: int, params: dict[str, Any]) -> JobBody:
+    """Return the request for job ``number`` of a step."""
+    name = f"{pipeline.name}/{step.label(number)}"
+    return JobBody(kind=step.kind, name=name, params=params, priority=pipeline.priority)
+
+
+def _with_one_value(step: Step) -> Step:
+    """Return the step with one value in the place of each list that another step makes."""
+    each = {name: _one_value(values) for name, values in step.each.items()}
+    return dataclasses.replace(step, each=each)
+
+
+def _one_value(values: Any) -> Any:
+    reference = whole(values)
+    return values if reference is None else [reference.step]
+
+
+def _stand_in(reference: Reference) -> Any:
+    """Return what stands for something not made yet: the step's name, as good as any model's."""
+    return [reference.step] if reference.field in OF_ALL else reference.step
+
+
+def _place(step: Step, error: LlmosError) -> str:
+    """Return the key that an error is about, as nearly as it says."""
+    named = named_param(error)
+    if named == "kind":
+        return f"{step.place}.kind"
+    if isinstance(error, RecipeError):
+        named = "recipe"
+    return f"{step.place}.params.{named}" if named in step.params else f"{step.place}.params"

@@ -1,0 +1,320 @@
+"""Runs of pipelines: started, followed through their jobs, cancelled, retried.
+
+What a run should do next follows from its pipeline and its jobs (`steps.look`), so it can be asked
+at any time: whenever one of its jobs has ended, and at start for all that ended while nobody
+listened. A job is made once, by its key ``run:<run>:<step>[<number>]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from llmos.apps.checking import body_of, check
+from llmos.apps.pipelines import Pipeline, parse
+from llmos.apps.run_rows import Run, find_runs, get_run, jobs_of, key_of, open_runs
+from llmos.apps.steps import Jobs, Problem, RunState, StepStatus, Wanted, look, statuses
+from llmos.errors import ConflictError, DiskFullError, LlmosError
+from llmos.kernel.transitions import KERNEL_ACTOR, LOST_STATES
+from llmos.security import audit, policy
+from llmos.storage.schema import runs
+
+if TYPE_CHECKING:
+    from llmos.apps.submitting import Submitter
+    from llmos.kernel.jobs import Job
+    from llmos.kernel.queue import JobQueue
+    from llmos.kernel.transitions import Outbox
+    from llmos.security.actors import Actor
+    from llmos.storage.database import Database
+
+RETRY_S = 2.0
+"""After this a run is looked at again that could not go on for a reason that may pass."""
+log = logging.getLogger(__name__)
+
+
+class Runs:
+    """Runs pipelines, between `open` and `close`. Belongs to one event loop.
+
+    Args:
+        clock: Unix seconds.
+        outbox: takes ``run.started``, ``run.succeeded`` and the like, for whoever asked for them.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        jobs: JobQueue,
+        submitter: Submitter,
+        clock: Callable[[], float],
+        *,
+        outbox: Outbox | None = None,
+    ) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._submitter = submitter
+        self._clock = clock
+        self._outbox = outbox
+        self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._due: set[int] = set()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        jobs.on_end(self._job_ended)
+
+    async def open(self) -> None:
+        """Go on with every run that was under way when the last server ended."""
+        self._due.update(await self._db.read(open_runs))
+        self._wake.set()
+        self._loop = asyncio.create_task(self._advance_due(), name="pipelines")
+
+    async def close(self) -> None:
+        """Submit nothing more; runs go on at the next `open`."""
+        if self._loop is not None:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+
+    # -- for whoever asks ------------------------------------------------------------------------
+
+    async def check(self, actor: Actor, source: Mapping[str, Any]) -> Pipeline:
+        """Return a pipeline that could be started as it is; nothing is queued.
+
+        Raises:
+            PipelineError: it is not well made; the message begins with the line.
+            LlmosError: one of its jobs would be refused, for a reason that is known already.
+        """
+        policy.check(actor, "jobs.write")
+        pipeline = parse(source)
+        await check(pipeline, actor, self._submitter)
+        return pipeline
+
+    async def start(
+        self, actor: Actor, source: Mapping[str, Any], schedule_id: int | None = None
+    ) -> Run:
+        """Start a run of a pipeline; its first jobs are queued when this returns.
+
+        Args:
+            actor: on whose terms every job of the run will be submitted.
+            source: the pipeline as plain values.
+            schedule_id: the schedule that starts it.
+
+        Raises:
+            PipelineError, LlmosError: as `check`; nothing was started.
+        """
+        pipeline = await self.check(actor, source)
+        now = self._clock()
+        row = {
+            "name": pipeline.name,
+            "pipeline": dict(source),
+            "state": RunState.RUNNING,
+            "schedule_id": schedule_id,
+            "actor": actor.to_dict(),
+            "owner": actor.owner,
+            "created_at": now,
+        }
+
+        def change(connection: Connection) -> int:
+            key = connection.execute(insert(runs).values(row)).inserted_primary_key
+            assert key is not None
+            run_id = int(key[0])
+            detail = {"name": pipeline.name, "schedule_id": schedule_id}
+            audit.record(connection, actor.id, "pipeline.run", f"run:{run_id}", detail, now)
+            self._tell(connection, run_id, now)
+            return run_id
+
+        run_id = await self._db.write(change)
+        self._told()
+        return await self._go_on(run_id)
+
+    async def get(self, run_id: int) -> Run:
+        """Return the run. Raises RunNotFoundError."""
+        return await self._db.read(lambda connection: get_run(connection, run_id))
+
+    async def steps(self, run: Run) -> builtins.list[StepStatus]:
+        """Return how far each step of a run is, every step after those it waits for."""
+        jobs = await self._jobs_of(run)
+        return await asyncio.to_thread(lambda: statuses(run.pipeline, jobs, run.state))
+
+    async def list(
+        self, *, owner: str | None = None, before: int | None = None, limit: int = 100
+    ) -> builtins.list[Run]:
+        """Return runs, the newest first: of one owner or all, with ids below ``before``."""
+        query = select(runs).order_by(runs.c.id.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(runs.c.owner == owner)
+        if before is not None:
+            query = query.where(runs.c.id < before)
+        return await self._db.read(lambda connection: find_runs(connection, query))
+
+    async def cancel(self, run_id: int, actor: Actor) -> Run:
+        """End a run and all its jobs that have not ended.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            ConflictError: it has succeeded or failed.
+        """
+        async with self._lock(run_id):
+            run = await self.get(run_id)
+            if run.state is RunState.RUNNING:
+                await self._set(run, RunState.CANCELLED, actor.id, "pipeline.cancel")
+            elif run.state is not RunState.CANCELLED:
+                raise ConflictError(f"Run {run_id} has {run.state} already.")
+            await self._cancel_jobs(await self._jobs_of(run), actor.id)
+        return await self.get(run_id)
+
+    async def retry(self, run_id: int, actor: Actor) -> Run:
+        """Go on with a run that failed or was cancelled: its failed jobs run again, what succeeded
+        stays, steps that were not begun follow.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            ConflictError: it has neither failed nor been cancelled, or some job of it cannot be
+                retried.
+        """
+        async with self._lock(run_id):
+            run = await self.get(run_id)
+            if run.state not in (RunState.FAILED, RunState.CANCELLED):
+                raise ConflictError(
+                    f"Run {run_id} is {run.state}: one that failed or was cancelled is retried."
+                )
+            jobs = _all(await self._jobs_of(run))
+            if not all(job.state.is_final for job in jobs):
+                raise ConflictError(f"Some jobs of run {run_id} have not ended: try again shortly.")
+            for job in jobs:
+                if job.state in LOST_STATES:
+                    await self._jobs.retry(job.id, actor.id)
+            await self._set(run, RunState.RUNNING, actor.id, "pipeline.retry")
+        return await self._go_on(run_id)
+
+    # -- going on --------------------------------------------------------------------------------
+
+    async def advance(self, run_id: int) -> None:
+        """Submit the jobs of a run that need not wait any more, or end it; at any time, as often
+        as one likes.
+
+        Raises:
+            LlmosError: it cannot go on for a reason that may pass.
+        """
+        async with self._lock(run_id):
+            run = await self.get(run_id)
+            jobs = await self._jobs_of(run)
+            if run.state is RunState.CANCELLED:
+                await self._cancel_jobs(jobs, KERNEL_ACTOR)
+            if run.state is not RunState.RUNNING:
+                return
+            pipeline = run.pipeline
+            outlook = await asyncio.to_thread(look, pipeline, jobs)
+            is_active, problem = outlook.is_active, outlook.problem
+            for wanted in outlook.wanted:
+                problem = await self._submit(run, pipeline, wanted)
+                if problem is not None:
+                    break
+                is_active = True
+            if problem is not None and not is_active:
+                await self._set(run, RunState.FAILED, KERNEL_ACTOR, "pipeline.finish", problem)
+            elif outlook.is_done:
+                await self._set(run, RunState.SUCCEEDED, KERNEL_ACTOR, "pipeline.finish")
+
+    async def _submit(self, run: Run, pipeline: Pipeline, wanted: Wanted) -> Problem | None:
+        """Submit a job, or return why it cannot be. Raises LlmosError where that may pass."""
+        body = body_of(pipeline, wanted.step, wanted.number, wanted.params)
+        key = key_of(run.id, wanted.step.name, wanted.number)
+        try:
+            await self._submitter.submit(run.actor, body, run_id=run.id, idempotency_key=key)
+        except LlmosError as error:
+            if error.retryable or isinstance(error, DiskFullError):
+                raise
+            return {"code": error.code, "message": f"step {wanted.label}: {error.message}"}
+        return None
+
+    async def _job_ended(self, job: Job) -> None:
+        if job.run_id is not None:
+            self._due.add(job.run_id)
+            self._wake.set()
+
+    async def _go_on(self, run_id: int) -> Run:
+        """Advance a run now; should whoever asks leave meanwhile, the loop does."""
+        self._look_again(run_id)
+        await self._try_to_advance(run_id)
+        return await self.get(run_id)
+
+    async def _advance_due(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._due:
+                await self._try_to_advance(self._due.pop())
+
+    async def _try_to_advance(self, run_id: int) -> None:
+        """Advance a run; when that fails, it is tried again in a while."""
+        try:
+            await self.advance(run_id)
+        except Exception as error:  # the top loop of runs, and what a start leaves to it
+            if isinstance(error, LlmosError):
+                log.warning("run %d waits: %s", run_id, error.message)
+            else:
+                log.exception("run %d could not be looked at", run_id)
+            asyncio.get_running_loop().call_later(RETRY_S, self._look_again, run_id)
+
+    def _look_again(self, run_id: int) -> None:
+        self._due.add(run_id)
+        self._wake.set()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _lock(self, run_id: int) -> asyncio.Lock:
+        """Return what lets one at a time change a run."""
+        return self._locks.setdefault(run_id, asyncio.Lock())
+
+    async def _jobs_of(self, run: Run) -> Jobs:
+        return await self._db.read(lambda connection: jobs_of(connection, run))
+
+    async def _cancel_jobs(self, jobs: Jobs, actor_id: str) -> None:
+        for job in _all(jobs):
+            if not job.state.is_final:
+                with contextlib.suppress(ConflictError):  # it has just ended
+                    await self._jobs.cancel(job.id, actor_id)
+
+    async def _set(
+        self,
+        run: Run,
+        state: RunState,
+        actor_id: str,
+        action: str,
+        problem: Problem | None = None,
+    ) -> None:
+        """Bring a run to another state; the caller holds its lock."""
+        now = self._clock()
+        finished_at = None if state is RunState.RUNNING else now
+        values = {"state": state, "error": problem, "finished_at": finished_at}
+
+        def change(connection: Connection) -> None:
+            connection.execute(update(runs).where(runs.c.id == run.id).values(values))
+            audit.record(connection, actor_id, action, f"run:{run.id}", {"state": str(state)}, now)
+            self._tell(connection, run.id, now)
+
+        await self._db.write(change)
+        self._told()
+
+    def _tell(self, connection: Connection, run_id: int, now: float) -> None:
+        """Put the state that a run has come to into the outbox, in the transaction that changes
+        it."""
+        if self._outbox is not None:
+            run = get_run(connection, run_id)
+            if self._outbox.wants(run.owner):
+                verb = "started" if run.state is RunState.RUNNING else str(run.state)
+                self._outbox.put(connection, run.owner, f"run.{verb}", run.summary(), now)
+
+    def _told(self) -> None:
+        if self._outbox is not None:
+            self._outbox.wake()
+
+
+def _all(jobs: Jobs) -> list[Job]:
+    return [job for made in jobs.values() for job in made.values()]

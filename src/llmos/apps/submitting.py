@@ -1,0 +1,302 @@
+"""The one way in for jobs: what a kind needs to know is looked up, who asks is checked, then the
+job is queued.
+
+HTTP, pipelines and schedules all submit here, so that a job is checked alike whoever made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmos.apps.batch_jobs import BATCH
+from llmos.compression.jobs import QUANTIZE
+from llmos.compression.jobs import base_params as quantize_base
+from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoundError
+from llmos.evaluation.jobs import EVALUATE
+from llmos.kernel.idempotency import Idempotency
+from llmos.kernel.jobs import check_sendable
+from llmos.library.bases import base_params, find_base
+from llmos.library.files import ADAPTER_FILE
+from llmos.library.jobs import check_import
+from llmos.library.quantized import DTYPES
+from llmos.library.variants import is_quantized, variant_name
+from llmos.security import policy
+from llmos.training.jobs import TRAIN, wanted_base
+
+if TYPE_CHECKING:
+    from llmos.kernel.jobs import Job
+    from llmos.kernel.queue import JobQueue
+    from llmos.library.artifacts import Library
+    from llmos.library.versions import Version
+    from llmos.sdk.wire import JobBody
+    from llmos.security.actors import Actor
+    from llmos.storage.blobs import BlobStore
+
+MAY_MAKE_ADAPTERS = frozenset({"import", "pull"})
+MAKES_A_MODEL = frozenset({TRAIN, QUANTIZE, *MAY_MAKE_ADAPTERS})
+"""Kinds of job whose checked ``name`` is that of the model they add to."""
+FILLED_IN = frozenset({"base", "task"})
+"""Params whose value comes from here, so that a schema cannot judge what the client wrote."""
+
+RUN_KEY = "run:"
+"""How the idempotency keys of the jobs that are steps of runs begin."""
+
+
+def named_param(error: LlmosError) -> str:
+    """Return which of a job's params an error is about; empty where it names none."""
+    return (error.param or "").removeprefix("params.").partition(".")[0]
+
+
+def _check_key(key: str, run_id: int | None) -> None:
+    if run_id is None and key.startswith(RUN_KEY):
+        raise InvalidRequestError(
+            f"an idempotency key that begins with {RUN_KEY!r} is for the steps of pipelines",
+            param="idempotency_key",
+        )
+
+
+class Submitter:
+    """Completes and checks jobs for actors, and queues them."""
+
+    def __init__(self, jobs: JobQueue, library: Library, blobs: BlobStore) -> None:
+        self._jobs = jobs
+        self._library = library
+        self._blobs = blobs
+
+    async def submit(
+        self,
+        actor: Actor,
+        body: JobBody,
+        *,
+        run_id: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Queue a job for an actor; returns it.
+
+        Args:
+            run_id: the pipeline run it is a step of.
+            idempotency_key: an owner's second request with the same one gets the job of the first.
+                Those that begin with ``run:`` are for the steps of runs.
+
+        Raises:
+            InvalidRequestError: the key cannot be one.
+            PermissionDeniedError: the actor may not submit jobs, or none of this priority, or may
+                not read a model that this one is made of.
+            ConflictError: its name is not the actor's to add to, a job in ``after`` failed, or
+                another request came with the same idempotency key.
+            NotFoundError: a model, a job or an uploaded file that it names is not there.
+            LlmosError: what the kind's schema, or the queue, refuses.
+        """
+        policy.check(actor, "jobs.write")
+        priority = policy.priority_for(actor, body.priority)
+        idempotency = None
+        if idempotency_key is not None:
+            _check_key(idempotency_key, run_id)
+            request = body.model_dump(mode="json", exclude={"idempotency_key"})
+            idempotency = Idempotency.of(idempotency_key, request)
+            if known := await self._jobs.submitted(actor.owner, idempotency):
+                return known
+        params = await self._completed(actor, body.kind, dict(body.params))
+        return await self._jobs.submit(
+            body.kind,
+            params,
+            owner=actor.owner,
+            name=body.name,
+            priority=priority,
+            after=body.after,
+            actor=actor.id,
+            run_id=run_id,
+            idempotency=idempotency,
+            asker=actor.to_dict() if body.kind == EVALUATE else None,
+        )
+
+    async def check(self, actor: Actor, body: JobBody) -> None:
+        """Raise what `submit` would, ``after`` not looked at; nothing is queued."""
+        policy.check(actor, "jobs.write")
+        policy.priority_for(actor, body.priority)
+        kind = self._jobs.kind(body.kind)
+        params = kind.schema(await self._completed(actor, body.kind, dict(body.params)))
+        check_sendable(body.name, params)
+        self._jobs.estimate(kind, params)
+
+    def check_given(self, kind: str, params: dict[str, Any], waiting: Collection[str]) -> None:
+        """Raise what is wrong with params of which some, named in ``waiting``, have no value yet.
+
+        Only complaints that name one of the others count, so not every mistake is found.
+
+        Raises:
+            InvalidRequestError: there is no such kind, or its schema refuses one of the others.
+        """
+        schema = self._jobs.kind(kind).schema
+        given = params.keys() - set(waiting) - FILLED_IN
+        try:
+            schema(params)
+        except InvalidRequestError as error:
+            if named_param(error) in given:
+                raise
+
+    async def _completed(self, actor: Actor, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the params with what the server fills in, once they are known to be the actor's
+        to ask for."""
+        if kind == TRAIN:
+            params |= await self._trained_base(actor, params)
+        elif kind in MAY_MAKE_ADAPTERS:
+            params = await self._adapted_base(actor, kind, params)
+        elif kind == QUANTIZE:
+            params |= await self._quantized_base(actor, params)
+        elif kind == EVALUATE:
+            params |= await self._evaluated(actor, params)
+        elif kind == BATCH:
+            raise InvalidRequestError("POST /v1/batches makes the jobs of batches", param="kind")
+        return await self._checked_target(actor, kind, params)
+
+    async def _trained_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"base": …}``, the version that a training goes on from; empty for none.
+
+        Raises:
+            InvalidRequestError: the request brings a base of its own.
+            ModelNotFoundError, InvalidNameError: there is no such model.
+            PermissionDeniedError: the actor may not read it.
+        """
+        if params.get("base") is not None:
+            raise InvalidRequestError(
+                "base is the server's to fill in: name a model in the recipe's model.base",
+                param="params.base",
+            )
+        name = wanted_base(params)
+        if name is None:
+            return {}
+        version = await self._readable(actor, name, "params.recipe")
+        if is_quantized(version.manifest):
+            raise InvalidRequestError(
+                f"{version.ref} is quantised and cannot be trained: name the model it was made of",
+                param="params.recipe",
+            )
+        return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
+
+    async def _quantized_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"base": …}``, the version that a quantize request names.
+
+        Raises:
+            InvalidRequestError: there is no name, the request brings a base of its own, or the
+                model cannot be quantised.
+            ModelNotFoundError, InvalidNameError: there is no such model.
+            PermissionDeniedError: the actor may not read it.
+        """
+        name = params.get("model")
+        if not isinstance(name, str) or params.get("base") is not None:
+            raise InvalidRequestError(
+                "model must be the name of the model to quantise", param="model"
+            )
+        return {"base": quantize_base(await self._readable(actor, name, "model"))}
+
+    async def _evaluated(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"model", "task"}`` of the version that an evaluate request names, its data kept
+        from being swept.
+
+        Raises:
+            InvalidRequestError: there is no name, or the request brings a task of its own.
+            ModelNotFoundError, InvalidNameError, NotFoundError: there is no such model, or no data.
+            PermissionDeniedError: the actor may not read it.
+        """
+        name = params.get("model")
+        if not isinstance(name, str) or params.get("task") is not None:
+            raise InvalidRequestError(
+                "model must be the name of the model to evaluate", param="model"
+            )
+        version = await self._readable(actor, name, "model")
+        if isinstance(data := params.get("data"), dict):
+            await asyncio.to_thread(self._keep_data, data)
+        return {"model": version.ref, "task": version.manifest["task"]}
+
+    async def _readable(self, actor: Actor, name: str, param: str) -> Version:
+        """Return a model that the actor may read.
+
+        Raises:
+            ModelNotFoundError, InvalidNameError: there is none; ``param`` names it.
+            PermissionDeniedError: the actor may not read it.
+        """
+        try:
+            version = await asyncio.to_thread(self._library.resolve, name, "model")
+        except LlmosError as error:
+            error.param = param
+            raise
+        policy.check(actor, "models.read", version.ref)
+        return version
+
+    async def _adapted_base(
+        self, actor: Actor, kind: str, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the params of an import or pull, ``base`` turned from a name into what the job
+        needs. An import of an adapter that names none finds it by the adapter's files.
+
+        Raises:
+            InvalidRequestError: ``base`` is not a name, or given with a whole model.
+            ModelNotFoundError, InvalidNameError: there is no such model.
+            PermissionDeniedError: the actor may not read it.
+            LlmosError: what the job's schema raises.
+        """
+        wanted = params.get("base")
+        if wanted is not None and not isinstance(wanted, str):
+            raise InvalidRequestError("base must be the name of a model", param="base")
+        others = {key: value for key, value in params.items() if key != "base"}
+        given = params.get("files")
+        is_adapter = isinstance(given, dict) and ADAPTER_FILE in given
+        if wanted is None and not is_adapter:
+            return others
+        if kind == "import" and not is_adapter:
+            raise InvalidRequestError("base is for adapters, and this is a model", param="base")
+        files = check_import(others)["files"] if is_adapter else {}
+        base = await asyncio.to_thread(find_base, self._library, self._blobs, files, wanted)
+        policy.check(actor, "models.read", base.ref)
+        return {**others, "base": base_params(base)}
+
+    async def _checked_target(
+        self, actor: Actor, kind: str, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Refuse, before it runs, a job that would end by adding to another owner's name, or whose
+        data nobody uploaded.
+
+        Returns the params; an import that may also make a quantised version makes none where the
+        name of that is another's.
+
+        Raises:
+            ConflictError: the name is not the actor's to add to.
+            NotFoundError: there is no blob of a digest in ``data``.
+            LlmosError: what the kind's schema raises.
+        """
+        known = self._jobs.kinds.get(kind)
+        if known is None or kind not in MAKES_A_MODEL:
+            return params
+        checked = known.schema(params)
+        if kind == TRAIN:
+            await asyncio.to_thread(self._keep_data, checked.get("data") or {})
+        name, dtype = checked.get("name"), checked.get("dtype", "auto")
+        if not isinstance(name, str):
+            return params
+        check = self._library.check_name
+        made = "model" if kind in (TRAIN, QUANTIZE) else None
+        await asyncio.to_thread(check, name, actor.owner, made)
+        if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
+            names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]
+            try:
+                for variant in names:
+                    await asyncio.to_thread(check, variant, actor.owner, "model")
+            except ConflictError:
+                if dtype != "auto":
+                    raise
+                return params | {"dtype": "stored"}
+        return params
+
+    def _keep_data(self, data: dict[str, str]) -> None:
+        """Keep a training's files from being swept before it reads them. Raises NotFoundError."""
+        for path, digest in data.items():
+            if not self._blobs.touch(digest):
+                raise NotFoundError(
+                    f"{path[:100]!r} was not uploaded: there is no blob {digest}.",
+                    param="params.data",
+                )

@@ -1,0 +1,97 @@
+"""`llmos evaluate`: measure a model on a dataset, as it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmos.cli.connection import open_client
+from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
+from llmos.cli.output import note, print_json
+
+if TYPE_CHECKING:
+    from llmos.sdk.client import Client
+
+PANEL = "Deploy"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the command line."""
+    app.command("evaluate", rich_help_panel=PANEL)(evaluate)
+
+
+def evaluate(
+    model: ModelArgument,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .tsv, .csv; or a .txt to read.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Its name for gates; the file's by default.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only the first N.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="OURS=THEIRS", help="As text=sentence (repeatable)."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
+    ] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Measure a model on a file: accuracy and F1, entities found, BLEU, or perplexity, by its task.
+
+    Rows have text and label, text and entities, source and target, or text alone. What was
+    measured stays with the version: `llmos deploy --gate "DATASET/accuracy >= 0.9"` looks there.
+
+    Examples:
+      llmos evaluate sentiment reviews.tsv
+      llmos evaluate my-model:3 test.jsonl --dataset news --rows 500
+      llmos evaluate my-model story.txt
+    """
+    fields = dict(_pair(text) for text in field or ())
+    with open_client(server, home) as client:
+        job = client.evaluate(model, file, dataset=dataset, rows=rows, fields=fields)
+        if not detach:
+            job = _watch(client, job["id"])
+    if as_json:
+        print_json(job)
+    elif job["state"] == "succeeded":
+        _report(job)
+    else:
+        typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
+
+
+def _watch(client: Client, number: int) -> dict[str, Any]:
+    from llmos.cli.progress import follow_job
+
+    try:
+        return follow_job(client, number, "evaluating")
+    except KeyboardInterrupt:
+        note(
+            f"\nDetached; it goes on: `llmos jobs logs {number} -f` follows it, "
+            f"`llmos jobs cancel {number}` stops it."
+        )
+        raise
+
+
+def _pair(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not OURS=THEIRS, as text=sentence is")
+    return ours, theirs
+
+
+def _report(job: Mapping[str, Any]) -> None:
+    result = job["result"]
+    typer.echo(f"{job['params']['model']} on {result['dataset']} ({result['rows']} rows)")
+    for name, value in result["metrics"].items():
+        if isinstance(value, Mapping):
+            shown = ", ".join(f"{key} {number:.4g}" for key, number in value.items())
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        typer.echo(f"  {name:<20} {shown}")

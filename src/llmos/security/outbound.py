@@ -1,0 +1,251 @@
+"""The one way in which llmos asks an address that a user named: never one inside its own network.
+
+A name is resolved once, every address it has is checked, and the connection goes to the one that
+was checked; redirects are not followed, proxies not used, answers not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+import httpx
+
+from llmos.errors import ForbiddenAddressError, InvalidRequestError, LlmosError, OutboundError
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""``resolve(host, port)`` returns every address of a host; raises OSError when it has none."""
+
+MAX_URL_CHARS = 2000
+TIMEOUT_S = 15.0
+"""For everything that one request takes."""
+CONNECT_TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 65_536
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?")
+_WRITTEN = re.compile(r"[!-\[\]-~]+")
+"""Visible ASCII but the backslash, which some take for a slash."""
+
+REFUSED_V4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # carriers' own
+            "127.0.0.0/8",  # this machine
+            "169.254.0.0/16",  # link-local, where clouds keep their metadata
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # protocol assignments
+            "192.0.2.0/24",  # documentation
+            "192.88.99.0/24",  # relays to IPv6
+            "192.168.0.0/16",  # private
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, and broadcast
+        ),
+    )
+)
+"""The special blocks of RFC 6890 and its registry."""
+GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+"""What is given out; all else is local, multicast, reserved or made of an IPv4 address."""
+REFUSED_V6 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4: an IPv4 address inside
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Outbound:
+    """Sends requests to addresses that users name.
+
+    Args:
+        allow_private: private addresses too, for receivers in one's own network.
+        resolve: the system's resolver unless given.
+        transport: carries one request to its address; connections are not kept, as one made for a
+            name must not serve another name at the same address.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool = False,
+        resolve: Resolve | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._allow_private = allow_private
+        self._resolve = resolve or _resolve
+        self._transport = transport
+        self._timeout_s = timeout_s
+
+    async def check(self, url: str) -> None:
+        """Pass silently when llmos would send something to ``url`` now.
+
+        Raises:
+            InvalidRequestError: it is no http or https URL, or has what such a one must not have.
+            ForbiddenAddressError: its host is, or resolves to, an address that is not public.
+            OutboundError: its host cannot be resolved.
+        """
+        await self._address(parse_url(url))
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Send ``body`` and return the status of the answer, which is read no further.
+
+        Raises:
+            InvalidRequestError, ForbiddenAddressError: as `check`.
+            OutboundError: it cannot be reached, or takes too long.
+        """
+        target = parse_url(url)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                address = await self._address(target)
+                return await self._send(_pinned(target, address, body, headers))
+        except TimeoutError:
+            text = f"{_host(target)} did not answer within {self._timeout_s:g} s"
+            raise OutboundError(text) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise OutboundError(f"{_host(target)} cannot be reached: {reason[:200]}") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
+
+    async def _send(self, request: httpx.Request) -> int:
+        if self._transport is None:
+            self._transport = httpx.AsyncHTTPTransport(
+                verify=ssl.create_default_context(),
+                trust_env=False,
+                limits=httpx.Limits(max_keepalive_connections=0),
+            )
+        response = await self._transport.handle_async_request(request)
+        try:
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            num_bytes = 0
+            async for part in response.stream:
+                num_bytes += len(part)
+                if num_bytes > MAX_ANSWER_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        return response.status_code
+
+    async def _address(self, target: httpx.URL) -> str:
+        """Return the address to connect to. All that the host has must be fit for it."""
+        host = _host(target)
+        try:
+            addresses = await self._resolve(host, _port(target))
+        except (OSError, UnicodeError):
+            addresses = []
+        if not addresses:
+            raise OutboundError(f"the host {host!r} cannot be resolved", param="url")
+        if not self._allow_private and not all(map(is_public, addresses)):
+            raise ForbiddenAddressError(
+                f"{host} is not, or not only, at public addresses: llmos sends nothing into its "
+                "own network unless allow_private_webhooks is on",
+                param="url",
+            )
+        return addresses[0]
+
+
+def parse_url(url: str) -> httpx.URL:
+    """Return an http or https URL as its parts.
+
+    Raises:
+        InvalidRequestError: it is none; or has a user, a password, a fragment, a port beyond
+            65535, a character that is not visible ASCII, or a backslash.
+    """
+    if not 0 < len(url) <= MAX_URL_CHARS or not _WRITTEN.fullmatch(url):
+        raise _refused(f"has to be 1 to {MAX_URL_CHARS} visible ASCII characters, no backslash")
+    try:
+        target = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise _refused(f"cannot be read: {error}") from None
+    if target.scheme not in ("http", "https"):
+        raise _refused("begins with http:// or https://")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise _refused("has no user and no password")
+    if "#" in url:
+        raise _refused("has no fragment")
+    if not _is_host(_host(target)):
+        raise _refused(f"has a host, which {_host(target)[:80]!r} cannot be")
+    if not 0 < _port(target) < 65536:
+        raise _refused("has a port from 1 to 65535, if any")
+    return target
+
+
+def is_public(address: str) -> bool:
+    """Whether an address, as text, is one of the public internet.
+
+    IPv4 addresses inside IPv6 ones count as what they are: mapped, and of the prefix for NAT64.
+    """
+    try:
+        parsed: IPv4Address | IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address):
+        inner = IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in NAT64 else parsed.ipv4_mapped
+        if inner is None:
+            return parsed in GLOBAL_V6 and not any(parsed in network for network in REFUSED_V6)
+        parsed = inner
+    return not any(parsed in network for network in REFUSED_V4)
+
+
+def _pinned(
+    target: httpx.URL, address: str, body: bytes, headers: Mapping[str, str]
+) -> httpx.Request:
+    """Return a request that goes to ``address`` and speaks, and checks, the name of the host."""
+    timeouts = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S).as_dict()
+    return httpx.Request(
+        "POST",
+        target.copy_with(host=address),
+        content=body,
+        headers={**headers, "Host": target.netloc.decode("ascii"), "Accept-Encoding": "identity"},
+        extensions={"sni_hostname": _host(target), "timeout": timeouts},
+    )
+
+
+def _host(target: httpx.URL) -> str:
+    """Return the host as it is asked for: not httpx's, which turns punycode into letters."""
+    return target.raw_host.decode("ascii")
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:
+        try:
+            return ipaddress.IPv6Address(host).scope_id is None
+        except ValueError:
+            return False
+    return len(host) <= 253 and _HOST.fullmatch(host) is not None
+
+
+def _port(target: httpx.URL) -> int:
+    if target.port is not None:
+        return target.port
+    return 443 if target.scheme == "https" else 80
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[4][0]) for address in found]
+
+
+def _refused(text: str) -> LlmosError:
+    return InvalidRequestError(f"The URL {text}.", param="url")

@@ -1,0 +1,111 @@
+"""Kept answers are explained and replayed; those of owners who did not ask for it are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from llmos.storage.schema import answers
+
+NewClient = Callable[..., httpx.AsyncClient]
+ASKED = {"model": "writer", "prompt": "hello world", "max_tokens": 5, "temperature": 0.7, "seed": 3}
+
+
+async def keep(client: httpx.AsyncClient, keeps: bool = True) -> None:
+    assert (await client.put("/api/v1/answers", json={"keeps": keeps})).json()["keeps"] is keeps
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_answer_says_who_gave_it_and_is_given_again(
+    client: httpx.AsyncClient, stream: bool
+) -> None:
+    await keep(client)
+    answer = await client.post("/v1/completions", json=ASKED | {"stream": stream, "n": 2})
+    text = answer.text
+    response_id = text[text.index("cmpl-") :].split('"')[0]
+    found = (await client.get(f"/api/v1/lineage/answers/{response_id}")).json()
+    kept = found["answer"]
+    assert (kept["asked"], kept["model"], kept["owner"]) == ("writer", "writer:1", "admin")
+    assert kept["request"]["prompt"] == "hello world"
+    assert kept["request"]["sampling"]["seed"] == 3
+    assert [one["finish_reason"] for one in kept["outputs"]] == ["length", "length"]
+    assert [version["ref"] for version in found["versions"]] == ["writer:1"]
+    assert found["versions"][0]["digest"] == kept["digest"]
+    came = (await client.post("/api/v1/answers/replay", json={"id": response_id})).json()
+    assert (came["same"], came["first_difference"]) == (True, None)
+    assert came["texts"] == ["hello", "hello"]
+    assert came["id"] != response_id
+
+
+async def test_every_door_leaves_an_answer_under_the_id_it_gave(client: httpx.AsyncClient) -> None:
+    await keep(client)
+    turns = [{"role": "user", "content": "hi"}]
+    doors = {
+        "/v1/chat/completions": {"model": "talker", "messages": turns},
+        "/v1/responses": {"model": "talker", "input": "hi"},
+        "/api/v1/generate": {"model": "writer", "prompt": "hi", "max_tokens": 2},
+    }
+    for path, body in doors.items():
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        response_id = answer.json()["id"]
+        found = await client.get(f"/api/v1/lineage/answers/{response_id}")
+        assert found.status_code == 200, (path, found.text)
+        came = await client.post("/api/v1/answers/replay", json={"id": response_id})
+        assert (came.status_code, came.json()["same"]) == (200, True), (path, came.text)
+
+
+async def test_nobodys_words_are_kept_unasked_and_all_are_forgotten_when_it_ends(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    async def count() -> int:
+        query = sa.select(sa.func.count()).select_from(answers)
+        return int(await system.database.read(lambda conn: conn.execute(query).scalar()))
+
+    answer = await client.post("/v1/completions", json=ASKED)
+    missing = await client.get(f"/api/v1/lineage/answers/{answer.json()['id']}")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "answer_not_found")
+    assert "llmos answers on" in missing.json()["error"]["message"]
+    assert await count() == 0
+    await keep(client)
+    await client.post("/v1/completions", json=ASKED)
+    assert await count() == 1
+    await keep(client, False)
+    assert await count() == 0
+    await client.post("/v1/completions", json=ASKED)
+    assert await count() == 0
+
+
+async def test_an_answer_is_its_owners(client: httpx.AsyncClient, new_client: NewClient) -> None:
+    alice, bob = new_client("user", name="alice"), new_client("user", name="bob")
+    await keep(alice)
+    response_id = (await alice.post("/v1/completions", json=ASKED)).json()["id"]
+    assert (await alice.get(f"/api/v1/lineage/answers/{response_id}")).status_code == 200
+    assert (await bob.get(f"/api/v1/lineage/answers/{response_id}")).status_code == 404
+    assert (await bob.post("/api/v1/answers/replay", json={"id": response_id})).status_code == 404
+    assert (await client.get(f"/api/v1/lineage/answers/{response_id}")).status_code == 200
+    assert (await bob.get("/api/v1/answers")).json()["keeps"] is False
+
+
+async def test_a_version_made_of_others_is_traced_to_its_data(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    from llmos.types import NewVersion
+
+    manifest = {"task": "generate", "engine": "echo", "architecture": "Echo", "model_type": "echo"}
+    files = {"config.json": system.blobs.put_bytes(b"{}")}
+    data = "sha256:" + "0" * 64
+    base = NewVersion("model", "base", files, manifest, inputs=(data,))
+    tuned = NewVersion("model", "tuned", files, manifest, inputs=("base:1", "org/elsewhere"))
+    system.library.add(base, "admin")
+    system.library.add(tuned, "admin")
+    (found,) = (await client.get("/api/v1/lineage/models/tuned")).json()["versions"]
+    assert found["ref"] == "tuned:1"
+    inner = {one["ref"]: one for one in found["inputs"]}
+    assert inner["org/elsewhere"] == {"ref": "org/elsewhere"}
+    assert inner["base:1"]["inputs"] == [{"ref": data}]
+    assert (await client.get("/api/v1/lineage/models/nothing")).status_code == 404
