@@ -41,6 +41,8 @@ LONG = {"batch_size": 192}
 """Rows of a micro-batch: about 20 ms and 300 ms on two cores."""
 YIELD_S = 0.2
 LOOK_S = 0.5
+ASK_S = 1.0
+"""How often a job that is timed is asked about: each question takes a core some milliseconds."""
 STILL_S, STILL_SHARE = 0.1, 0.03
 """A process that took less than this share of a core for so long computes no more."""
 BARE = """
@@ -195,9 +197,9 @@ def workers_of(home: Path) -> list[psutil.Process]:
     return found
 
 
-def until(is_so: Callable[[], bool]) -> None:
+def until(is_so: Callable[[], bool], every_s: float = 0.01) -> None:
     while not is_so():
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 # -- how fast it trains ----------------------------------------------------------------------------
@@ -218,7 +220,7 @@ def speed(client: Client, home: Path, steps: int, repeats: int) -> dict[str, lis
 def as_job(client: Client, recipe: dict[str, Any]) -> float:
     """Return the seconds of the loop in a job."""
     job = client.train(recipe, "timed")
-    until(lambda: client.job(job["id"])["finished_at"] is not None)
+    until(lambda: client.job(job["id"])["finished_at"] is not None, every_s=ASK_S)
     ended = client.job(job["id"])
     if ended["state"] != "succeeded":
         sys.exit(f"the training failed: {ended['error']}")

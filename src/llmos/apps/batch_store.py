@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from llmos.apps.batch_files import insert_upload, new_upload
 from llmos.apps.batch_jobs import BATCH, Counts
 from llmos.errors import ConflictError, InvalidRequestError, NotFoundError
+from llmos.kernel.job_rows import find_jobs
 from llmos.kernel.jobs import Job, JobState
-from llmos.kernel.transitions import KERNEL_ACTOR, find_jobs
+from llmos.kernel.transitions import KERNEL_ACTOR
 from llmos.security import audit
 from llmos.storage.schema import batches, jobs
 from llmos.types import FileRef, JobResult, Priority

@@ -13,8 +13,8 @@ from llmos.apps.pipelines import Pipeline, parse
 from llmos.apps.steps import Jobs, RunState
 from llmos.apps.submitting import RUN_KEY
 from llmos.errors import RunNotFoundError
+from llmos.kernel.job_rows import MAX_ID, find_jobs
 from llmos.kernel.jobs import FINAL_STATES, Job
-from llmos.kernel.transitions import MAX_ID, find_jobs
 from llmos.security.actors import Actor
 from llmos.storage.schema import jobs, runs
 

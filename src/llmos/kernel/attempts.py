@@ -15,8 +15,9 @@ from sqlalchemy import Connection, select
 
 from llmos.errors import LlmosError
 from llmos.kernel.events import EVERYONES_JOBS, EventBus, owners_topic, topic
+from llmos.kernel.job_rows import find_jobs
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobState
-from llmos.kernel.transitions import Audit, JobChange, Outbox, find_jobs
+from llmos.kernel.transitions import Audit, JobChange, Outbox
 from llmos.storage.database import Database
 from llmos.storage.schema import jobs
 from llmos.types import JobResult

@@ -14,8 +14,8 @@ from typing import Any, Self
 from sqlalchemy import Connection, select
 
 from llmos.errors import ConflictError, InvalidRequestError
+from llmos.kernel.job_rows import find_jobs
 from llmos.kernel.jobs import Job
-from llmos.kernel.transitions import find_jobs
 from llmos.storage.schema import jobs
 
 MAX_KEY_CHARS = 255

@@ -18,17 +18,10 @@ from llmos.errors import ConflictError, InvalidRequestError, OutOfMemoryError
 from llmos.kernel.attempts import Attempts
 from llmos.kernel.events import EventBus
 from llmos.kernel.idempotency import Idempotency
+from llmos.kernel.job_rows import MAX_ID, find_jobs, get_job
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobKind, JobState, check_sendable
 from llmos.kernel.ledger import format_bytes
-from llmos.kernel.transitions import (
-    LOST_STATES,
-    MAX_ID,
-    Audit,
-    JobChange,
-    Outbox,
-    find_jobs,
-    get_job,
-)
+from llmos.kernel.transitions import LOST_STATES, Audit, JobChange, Outbox
 from llmos.kernel.view import QueueView, read_view
 from llmos.storage.database import Database
 from llmos.storage.schema import job_events, jobs

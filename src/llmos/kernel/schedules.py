@@ -18,7 +18,8 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from llmos.errors import ConflictError, LlmosError, NotFoundError
 from llmos.kernel.cron import Cron
-from llmos.kernel.transitions import KERNEL_ACTOR, MAX_ID, Audit
+from llmos.kernel.job_rows import MAX_ID
+from llmos.kernel.transitions import KERNEL_ACTOR, Audit
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
 from llmos.storage.schema import runs, schedules

@@ -5,62 +5,34 @@ Not a place for decisions: the queue says what happens, this makes it consistent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, insert, select
 
-from llmos.errors import ConflictError, DependencyFailedError, FencedError, JobNotFoundError
+from llmos.errors import ConflictError, DependencyFailedError, FencedError
+from llmos.kernel.job_rows import (
+    dependants,
+    get_job,
+    insert_job,
+    not_found,
+    start_job,
+    update_job,
+)
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobState
 from llmos.storage.schema import job_after, job_events, jobs
-from llmos.types import Priority
+from llmos.storage.statements import Statement
 
 Audit = Callable[[Connection, str, str, str, dict[str, Any], float], object]
 """``audit(connection, actor, action, object, detail, at)``"""
 
 KERNEL_ACTOR = "kernel"
-MAX_ID = 2**63 - 1
 LOST_STATES = (JobState.FAILED, JobState.CANCELLED)
 """Final states after which nothing that waits for the job can run."""
 
-
-# What every job goes through, built once: building a statement costs as much as running it.
-_INSERT_JOB = insert(jobs).returning(jobs)
-_INSERT_EVENT = insert(job_events)
-_UPDATE_JOB = (
-    update(jobs)
-    .where(jobs.c.id == bindparam("this_id"), jobs.c.fence == bindparam("this_fence"))
-    .returning(jobs)
-)
-_START_JOB = (
-    update(jobs)
-    .where(
-        jobs.c.id == bindparam("this_id"),
-        jobs.c.state == JobState.QUEUED,
-        jobs.c.not_before <= bindparam("now"),
-    )
-    .values(
-        state=JobState.RUNNING,
-        fence=jobs.c.fence + 1,
-        attempt=jobs.c.attempt + 1,
-        lease_expires_at=bindparam("lease_until"),
-        started_at=func.coalesce(jobs.c.started_at, bindparam("now")),
-        threads=case((jobs.c.threads == 0, bindparam("num_threads")), else_=jobs.c.threads),
-    )
-    .returning(jobs)
-)
-_JOB = select(jobs).where(jobs.c.id == bindparam("this_id"))
-_LINKS = (
-    select(job_after.c.job_id, job_after.c.after_id)
-    .where(job_after.c.job_id.in_(bindparam("job_ids", expanding=True)))
-    .order_by(job_after.c.after_id)
-)
-_DEPENDANTS = (
-    select(jobs)
-    .join(job_after, job_after.c.job_id == jobs.c.id)
-    .where(job_after.c.after_id == bindparam("this_id"), jobs.c.state == bindparam("in_state"))
-    .order_by(jobs.c.id.desc())
+_INSERT_EVENT = Statement(
+    insert(job_events).returning(job_events.c.id), sets=("job_id", "type", "data", "at", "owner")
 )
 
 
@@ -114,8 +86,7 @@ class JobChange:
         is_ready = all(state is JobState.SUCCEEDED for state in states)
         begun = {"state": JobState.QUEUED, "queued_at": self.now} if is_ready else {}
         values = {"state": JobState.WAITING, "created_at": self.now, **row, **begun}
-        created = self.connection.execute(_INSERT_JOB, values)
-        job = job_of(created.mappings().one(), tuple(after_ids))
+        job = insert_job(self.connection, values, tuple(after_ids))
         links = [{"job_id": job.id, "after_id": id, "owner": job.owner} for id in after_ids]
         if links:
             self.connection.execute(insert(job_after), links)
@@ -131,24 +102,16 @@ class JobChange:
         Raises:
             FencedError: another attempt holds it by now.
         """
-        held = {"this_id": job.id, "this_fence": job.fence}
-        row = self.connection.execute(_UPDATE_JOB, {**held, **values}).mappings().first()
-        if row is None:
+        updated = update_job(self.connection, job, values)
+        if updated is None:
             raise fenced(job.id, job.fence)
-        return job_of(row, job.after)
+        return updated
 
     def start(self, job_id: int, lease_s: float, threads: int) -> Job | None:
         """Take a queued job for a new attempt; None when it is not to be had any more."""
-        wanted = {
-            "this_id": job_id,
-            "now": self.now,
-            "lease_until": self.now + lease_s,
-            "num_threads": threads,
-        }
-        row = self.connection.execute(_START_JOB, wanted).mappings().first()
-        if row is None:
+        job = start_job(self.connection, job_id, self.now, self.now + lease_s, threads)
+        if job is None:
             return None
-        job = job_of(row, _after(self.connection, [job_id])[job_id])
         self.record(job, "state", _state_data(job))
         self.tell(job)
         return job
@@ -158,9 +121,8 @@ class JobChange:
     ) -> None:
         """Add an event to the job's history."""
         row = {"job_id": job.id, "type": type, "data": data, "at": self.now, "owner": job.owner}
-        event_id = self.connection.execute(_INSERT_EVENT, row).inserted_primary_key
-        assert event_id is not None
-        self.events.append(JobEvent(event_id[0], job.id, type, data, self.now, job.owner))
+        (made,) = _INSERT_EVENT.run(self.connection, row)
+        self.events.append(JobEvent(made["id"], job.id, type, data, self.now, job.owner))
 
     def tell(self, job: Job) -> None:
         """Put the state that ``job`` has come to into the outbox, if anyone wants it."""
@@ -275,7 +237,7 @@ class JobChange:
 
     def _dependants(self, job: Job, state: JobState) -> list[Job]:
         """Return the jobs in ``state`` that come after ``job``, the newest first."""
-        return find_jobs(self.connection, _DEPENDANTS, {"this_id": job.id, "in_state": state})
+        return dependants(self.connection, job.id, state)
 
     def _unfinished_before(self, job: Job) -> bool:
         query = (
@@ -286,51 +248,9 @@ class JobChange:
         return self.connection.execute(query.limit(1)).first() is not None
 
 
-def get_job(connection: Connection, job_id: int) -> Job:
-    """Return the job. Raises JobNotFoundError."""
-    if not 0 < job_id <= MAX_ID:
-        raise not_found(job_id)
-    found = find_jobs(connection, _JOB, {"this_id": job_id})
-    if not found:
-        raise not_found(job_id)
-    return found[0]
-
-
-def find_jobs(
-    connection: Connection, query: Select[Any], params: Mapping[str, Any] | None = None
-) -> list[Job]:
-    """Run a query for whole rows of the jobs table and return them as values."""
-    rows = connection.execute(query, params).mappings().all()
-    if not rows:
-        return []
-    after = _after(connection, [row["id"] for row in rows])
-    return [job_of(row, after[row["id"]]) for row in rows]
-
-
-def not_found(job_id: int) -> JobNotFoundError:
-    """Return the error for a job that is not there."""
-    return JobNotFoundError(f"There is no job {job_id}: `llmos jobs` shows those there are.")
-
-
 def fenced(job_id: int, fence: int) -> FencedError:
     """Return the error for an attempt that lost its job."""
     return FencedError(f"Attempt with fence {fence} no longer holds job {job_id}.")
-
-
-def job_of(row: RowMapping, after: tuple[int, ...]) -> Job:
-    """Return a row of the jobs table, and the jobs it comes after, as a value."""
-    values = dict(row)
-    values["state"] = JobState(values["state"])
-    values["priority"] = Priority(values["priority"])
-    return Job(**values, after=after)
-
-
-def _after(connection: Connection, job_ids: list[int]) -> dict[int, tuple[int, ...]]:
-    """Return the jobs that each of these comes after."""
-    after: dict[int, tuple[int, ...]] = dict.fromkeys(job_ids, ())
-    for job_id, after_id in connection.execute(_LINKS, {"job_ids": job_ids}):
-        after[job_id] += (after_id,)
-    return after
 
 
 def _state_data(job: Job, error: dict[str, str] | None = None) -> dict[str, Any]:

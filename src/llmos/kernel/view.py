@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.sql.selectable import CTE, ScalarSelect, Select
 
+from llmos.kernel.job_rows import find_jobs
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobState
-from llmos.kernel.transitions import find_jobs
 from llmos.storage.schema import jobs
 from llmos.types import Priority
 

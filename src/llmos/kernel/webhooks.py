@@ -14,7 +14,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from llmos.errors import ConflictError, NotFoundError
-from llmos.kernel.transitions import MAX_ID, Audit
+from llmos.kernel.job_rows import MAX_ID
+from llmos.kernel.transitions import Audit
 from llmos.security import signatures
 from llmos.security.actors import Actor
 from llmos.storage.database import Database

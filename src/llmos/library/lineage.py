@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmos.errors import LlmosError
+from llmos.kernel.job_rows import get_job
 from llmos.kernel.jobs import Job
-from llmos.kernel.transitions import get_job
 from llmos.library import finding
 from llmos.library.refs import ModelRef
 from llmos.library.versions import Version

@@ -16,14 +16,15 @@ import sqlalchemy as sa
 
 from llmos.errors import AuditError
 from llmos.storage.schema import audit
+from llmos.storage.statements import Statement
 
 if TYPE_CHECKING:
     from llmos.storage.database import Database
 
 GENESIS = "0" * 64
 _VERIFY_BATCH_ROWS = 1000
-_NEWEST = sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
-_INSERT = audit.insert()
+_NEWEST = Statement(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1))
+_INSERT = Statement(audit.insert(), sets=[column.name for column in audit.c])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ def record(
         detail: plain JSON; never a secret.
         at: Unix seconds.
     """
-    newest = conn.execute(_NEWEST).first()
-    seq, previous = (newest.seq + 1, newest.hash) if newest else (1, GENESIS)
+    newest = _NEWEST.run(conn)
+    seq, previous = (newest[0]["seq"] + 1, newest[0]["hash"]) if newest else (1, GENESIS)
     plain = json.loads(_canonical(dict(detail)))
     digest = _hash(seq, at, actor, action, object, plain, previous)
     event = AuditEvent(seq, at, actor, action, object, plain, previous, digest)
@@ -73,7 +74,7 @@ def record(
         "hash": digest,
         "owner": actor,
     }
-    conn.execute(_INSERT, row)
+    _INSERT.run(conn, row)
     return event
 
 

@@ -1,6 +1,6 @@
 """The one thread that writes to the database: changes that wait together are committed together.
 
-Each change runs in a savepoint, so one that fails leaves the others of its group untouched.
+Each change of a group runs in a savepoint, so one that fails leaves the others untouched.
 """
 
 from __future__ import annotations
@@ -107,8 +107,12 @@ class GroupWriter:
     def _commit(self, connection: Connection, group: list[_Write]) -> None:
         """Run a group in one transaction. When there is no room for all, try each on its own."""
         try:
-            with connection.begin():
-                outcomes = [_attempt(connection, write.change) for write in group]
+            with connection.begin() as transaction:
+                if len(group) == 1:  # with nothing else to lose, no savepoint is needed
+                    outcomes = [_Outcome(group[0].change(connection))]
+                    transaction.commit()  # says so if the change ended it
+                else:
+                    outcomes = [_attempt(connection, write.change) for write in group]
         except DBAPIError as error:
             failure = typed_error(error)
             if isinstance(failure, DiskFullError) and len(group) > 1:
@@ -117,7 +121,7 @@ class GroupWriter:
                 return
             failure.__cause__ = error if failure is not error else None
             outcomes = [_Outcome(error=failure) for _ in group]
-        except Exception as error:  # a change ended its transaction: this thread must go on
+        except BaseException as error:  # whatever a change raised: this thread must go on
             outcomes = [_Outcome(error=error) for _ in group]
         self.num_commits += 1
         for write, outcome in zip(group, outcomes, strict=True):
