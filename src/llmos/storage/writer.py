@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from llmos.errors import DiskFullError
 from llmos.storage.engines import typed_error
@@ -133,21 +133,21 @@ class GroupWriter:
 
 def _attempt(connection: Connection, change: Callable[[Connection], Any]) -> _Outcome:
     """Run one change in a savepoint. Raises only when the whole transaction is lost."""
-    savepoint = connection.begin_nested()
+    raw: Any = connection.connection.driver_connection
+    raw.execute("SAVEPOINT change")  # by the driver: SQLAlchemy's own takes ten times as long
     try:
         value = change(connection)
-        savepoint.commit()
+        if not connection.in_transaction():
+            raise InvalidRequestError("A change ended its transaction.")
+        raw.execute("RELEASE change")
     except BaseException as error:
-        if not savepoint.is_active or _loses_transaction(connection, error):
+        if not raw.in_transaction or _is_full(error):
             raise
-        savepoint.rollback()
+        raw.execute("ROLLBACK TO change")
+        raw.execute("RELEASE change")
         return _Outcome(error=error)
     return _Outcome(value)
 
 
-def _loses_transaction(connection: Connection, error: BaseException) -> bool:
-    if not isinstance(error, DBAPIError):
-        return False
-    raw = connection.connection.dbapi_connection
-    in_transaction = raw is not None and bool(getattr(raw, "in_transaction", False))
-    return not in_transaction or isinstance(typed_error(error), DiskFullError)
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and isinstance(typed_error(error), DiskFullError)
