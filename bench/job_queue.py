@@ -275,11 +275,11 @@ def show(report: dict[str, Any]) -> None:
 
 def draw(name: str, found: dict[str, Any], claims: dict[int, dict[str, float]]) -> None:
     plot = Plot(name, "jobs through the queue", "one claim")
-    shown = {who: [values[phase]["median"] for phase in PHASES] for who, values in found.items()}
+    shown = {who: [values[phase] for phase in PHASES] for who, values in found.items()}
     plot.bars(0, "jobs/s", PHASES, shown)
     labels = tuple(f"{depth:,} queued" for depth in claims)
     series = {
-        f"llmos {key.removesuffix('_ms')}": [one[key] for one in claims.values()]
+        f"llmos {key.removesuffix('_ms')}": [spread([one[key]]) for one in claims.values()]
         for key in ("p50_ms", "p99_ms")
     }
     plot.bars(1, "ms", labels, series)
