@@ -14,8 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+
+import msgspec
+from msgspec.structs import replace
 
 from llmos.engines.native.predictor import FREE, StepCost
 
@@ -37,8 +40,7 @@ MIN_CHUNK_TOKENS = 8
 the target, for a prompt of the upper classes to get ahead in a full batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One sequence. ``num_tokens`` are known (prompt and generated), ``num_cached`` computed."""
 
     id: str
@@ -70,8 +72,7 @@ class Row:
         return self.num_tokens - self.num_cached
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """What ``plan`` decides on. The cache must be able to hold any one row to its full length.
 
     ``free_blocks`` counts blocks that no running row holds, cached or not. Of the waiting rows of a
@@ -102,8 +103,7 @@ class State:
     """A class that was held back for so many has a row promoted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Compute the next ``num_tokens`` of a row, after giving it ``num_new_blocks``. What exceeds
     the row's known tokens are drafts."""
 
@@ -112,8 +112,7 @@ class Chunk:
     num_new_blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True):
     """Release the blocks of ``preempted``, let admitted rows take their cached blocks, then give
     new blocks and run ``chunks`` in their order. ``promoted`` rows stay so until they end."""
 
@@ -128,8 +127,8 @@ def plan(state: State) -> StepPlan:
     """Return the next step. It is empty only when there are no rows."""
     promoted = _promotions(state)
     step = _Step(state, promoted)
-    for row in sorted(step.rows, key=lambda row: (row.rank_class, step.goes_later(row), row.rank)):
-        if step.decodes(row):
+    for row in sorted(step.rows, key=step.order):
+        if row.id in step.decoding_ids:
             _plan_decode(step, row)
         else:
             _plan_prefill(step, row)
@@ -189,6 +188,7 @@ def _plan_prefill(step: _Step, row: Row) -> None:
             return
     seconds = step.state.cost.prefill_s(row.num_cached, num_tokens)
     step.schedule(row, num_tokens, num_new_blocks, seconds)
+    step.has_prefill = True
 
 
 def _chunk_tokens(step: _Step, row: Row) -> int:
@@ -238,7 +238,7 @@ def _add_drafts(step: _Step) -> None:
     """Let drafts use what is left of tokens, time and blocks, the best row first."""
     rows = [row for row in step.alive.values() if row.num_drafts and row.id in step.chunks]
     for row in sorted(rows, key=lambda row: row.rank):
-        if not step.decodes(row):
+        if row.id not in step.decoding_ids:
             continue
         chunk, token_s = step.chunks[row.id], step.decode_s(row)
         held = len(row.blocks) + chunk.num_new_blocks + step.free_blocks
@@ -268,47 +268,59 @@ class _Step:
     has_yielded: bool = False
 
     def __post_init__(self) -> None:
-        state = self.state
-        self.rows = [
-            replace(row, is_promoted=True) if row.id in self.promoted else row
-            for row in (*state.running, *state.waiting)
-        ]
+        state, cost = self.state, self.state.cost
+        self.rows = (*state.running, *state.waiting)
+        if self.promoted:
+            self.rows = tuple(
+                replace(row, is_promoted=True) if row.id in self.promoted else row
+                for row in self.rows
+            )
         self.waiting_ids = {row.id for row in state.waiting}
-        self.alive = {row.id: row for row in self.rows if row.id not in self.waiting_ids}
-        self.decoding_ids = {row.id for row in self.alive.values() if row.num_left == 1}
+        self.alive: dict[str, Row] = {}
+        self.decoding_ids: set[str] = set()
+        self.reserved: dict[str, float] = {}
+        """Time kept for the rows with an inter-token target; for each also a token."""
+        self.furthest: dict[int, float] = {}
+        """By class, the highest virtual time of a running row that is not promoted."""
+        for row in self.rows[: len(state.running)]:
+            self.alive[row.id] = row
+            rank_class, is_decoding = row.rank_class, row.num_left == 1
+            if is_decoding:
+                self.decoding_ids.add(row.id)
+                if rank_class < LATENCY_CLASSES:
+                    self.reserved[row.id] = cost.decode_s(row.num_tokens)
+            if not row.is_promoted:
+                before = self.furthest.get(rank_class)
+                if before is None or before < row.virtual_time:
+                    self.furthest[rank_class] = row.virtual_time
         self.free_blocks = state.free_blocks
         self.tokens_left = state.max_step_tokens
         self.logits_left = state.max_step_logits
-        streaming = [
-            row
-            for row in self.alive.values()
-            if row.rank_class < LATENCY_CLASSES and self.decodes(row)
-        ]
-        self.has_streams = bool(streaming)
-        self.reserved = {row.id: self.decode_s(row) for row in streaming}
-        """Time kept for the rows with an inter-token target; for each also a token."""
         self.charged_s: dict[str, float] = {}
         self.may_yield = state.steps_since_yield >= YIELD_STEPS
-        self.furthest: dict[int, float] = {}
-        """By class, the highest virtual time of a running row that is not promoted."""
-        for row in self.alive.values():
-            if not row.is_promoted:
-                before = self.furthest.get(row.rank_class, row.virtual_time)
-                self.furthest[row.rank_class] = max(before, row.virtual_time)
-        self.spent_s = state.spent_s + state.cost.step_s + sum(self.reserved.values())
+        self.spent_s = state.spent_s + cost.step_s + sum(self.reserved.values())
+        # Where a single token comes near the target, the target cannot be what counts.
+        least_s = 2 * (cost.step_s + cost.decode_token_s)
+        most_s, target_s = state.step_limit_s, state.itl_target_s
+        shares = (STREAMING_SHARE, FILLING_SHARE) if self.reserved else (ARRIVAL_SHARE,) * 2
+        self.limits_s = [max(least_s, min(share * target_s, most_s)) for share in shares]
+        """Of the upper classes, and of the lower ones."""
 
     @cached_property
     def readers(self) -> Counter[int]:
         """How many of the rows that are alive hold each block."""
         return Counter(block for row in self.alive.values() for block in row.blocks)
 
-    def decodes(self, row: Row) -> bool:
-        return row.id in self.decoding_ids
+    def order(self, row: Row) -> tuple[int, bool, bool, float, int]:
+        """Who is planned first: by class, there decoding rows before prompts, then by rank."""
+        is_promoted = row.is_promoted
+        rank_class = 0 if is_promoted else row.priority
+        return rank_class, self.goes_later(row), not is_promoted, row.virtual_time, row.arrival
 
     def goes_later(self, row: Row) -> bool:
         """Whether the decoding rows of its class go before a row: not those of the lower classes,
         which may fill a step, where their tenants had far more."""
-        if self.decodes(row):
+        if row.id in self.decoding_ids:
             return False
         lead = self.furthest.get(row.rank_class, row.virtual_time) - row.virtual_time
         return row.rank_class < LATENCY_CLASSES or lead <= self.state.tenant_lead
@@ -329,13 +341,7 @@ class _Step:
 
     def limit_s(self, row: Row) -> float:
         """Return how long the step may take with more tokens of a row."""
-        share = ARRIVAL_SHARE
-        if self.has_streams:
-            share = STREAMING_SHARE if row.rank_class < LATENCY_CLASSES else FILLING_SHARE
-        cost = self.state.cost
-        # Where a single token comes near the target, the target cannot be what counts.
-        limit_s = min(share * self.state.itl_target_s, self.state.step_limit_s)
-        return max(limit_s, 2 * (cost.step_s + cost.decode_token_s))
+        return self.limits_s[row.rank_class >= LATENCY_CLASSES]
 
     def prefill_tokens_until(self, limit_s: float, row: Row) -> int:
         """How many tokens of a prompt may join for the step to end by ``limit_s``."""
@@ -373,8 +379,8 @@ class _Step:
         self.chunks[row.id] = more
         self.free_blocks -= num_new_blocks
         self.tokens_left -= num_tokens
-        self.logits_left -= num_tokens if row.wants_all_logits else 0
-        self.has_prefill |= not self.decodes(row)
+        if row.wants_all_logits:
+            self.logits_left -= num_tokens
         self.spent_s += seconds - self.reserved.pop(row.id, 0.0)
         self.charged_s[row.id] = self.charged_s.get(row.id, 0.0) + seconds
 

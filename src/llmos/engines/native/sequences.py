@@ -9,8 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Listing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from llmos.engines.base import Urgency
 from llmos.engines.native import batcher
@@ -228,7 +230,7 @@ class Sequences:
         blocks = self.pool.find(self._key(sequence, index) for index in range(most))
         if not blocks:
             return row
-        return replace(row, blocks=blocks, num_cached=len(blocks) * self.block_size)
+        return structs.replace(row, blocks=blocks, num_cached=len(blocks) * self.block_size)
 
     def _key(self, sequence: Sequence, index: int) -> bytes:
         """Return the key of the sequence's full block ``index``."""

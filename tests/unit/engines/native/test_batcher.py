@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from llmos.engines.native.batcher import (
     ARRIVAL_SHARE,
