@@ -156,8 +156,12 @@ def test_a_broken_file_is_refused_with_its_lines(ai: openai.OpenAI) -> None:
         begin(ai, content)
 
 
-def slow_rows(count: int) -> bytes:
-    return rows({str(number): chat(f"row number {number}", "slow") for number in range(count)})
+def numbered(count: int) -> dict[str, str]:
+    return {str(number): f"row number {number}" for number in range(count)}
+
+
+def slow_rows(texts: dict[str, str]) -> bytes:
+    return rows({custom_id: chat(text, "slow") for custom_id, text in texts.items()})
 
 
 def under_way(ai: openai.OpenAI, batch_id: str) -> Any:
@@ -167,7 +171,7 @@ def under_way(ai: openai.OpenAI, batch_id: str) -> Any:
 
 
 def test_a_cancelled_batch_ends_in_seconds_and_keeps_what_is_done(ai: openai.OpenAI) -> None:
-    batch = begin(ai, slow_rows(2000))
+    batch = begin(ai, slow_rows(numbered(2000)))
     under_way(ai, batch.id)
     assert ai.batches.cancel(batch.id).status == "cancelling"
     begun = time.monotonic()
@@ -191,42 +195,44 @@ def processes(server: EchoServer, module: str) -> list[psutil.Process]:
     return found
 
 
-def assert_each_once(ai: openai.OpenAI, batch: Any, count: int) -> None:
+def assert_each_once(ai: openai.OpenAI, batch: Any, texts: dict[str, str]) -> None:
     assert (batch.status, batch.request_counts.failed) == ("completed", 0)
     output = lines(ai, batch.output_file_id)
-    assert len(output) == count
+    assert len(output) == len(texts)
     said = {
         line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]
         for line in output
     }
-    assert said == {str(number): f"row number {number}" for number in range(count)}
+    assert said == texts
 
 
 def test_a_killed_worker_or_engine_costs_no_row_and_doubles_none(
     server: EchoServer, ai: openai.OpenAI
 ) -> None:
-    batch = begin(ai, slow_rows(600))
+    texts = numbered(600) | {"long": "and on " * 120}  # 8 s: it is not over before the kills
+    batch = begin(ai, slow_rows(texts))
     under_way(ai, batch.id)
     [worker] = until(lambda: processes(server, WORKER_MODULE), lambda found: len(found) == 1)
     worker.kill()
     until(lambda: processes(server, WORKER_MODULE), lambda found: found not in ([], [worker]))
     [engine] = until(lambda: processes(server, ENGINE_MODULE), lambda found: len(found) == 1)
     engine.kill()
-    assert_each_once(ai, ended(ai, batch.id), 600)
+    assert_each_once(ai, ended(ai, batch.id), texts)
 
 
 def test_a_killed_server_goes_on_where_it_was_and_ends_what_is_late(tmp_path: Path) -> None:
     server = EchoServer(tmp_path / "home")
     try:
         with client_of(server) as ai:
-            batch, late = begin(ai, slow_rows(600)), begin(ai, slow_rows(2000))
+            batch = begin(ai, slow_rows(numbered(600)))
+            late = begin(ai, slow_rows(numbered(2000)))
             under_way(ai, batch.id)
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.communicate(timeout=30)
         _end_window(server, late.id)
         server.start()
         with client_of(server) as ai:
-            assert_each_once(ai, ended(ai, batch.id), 600)
+            assert_each_once(ai, ended(ai, batch.id), numbered(600))
             late = ended(ai, late.id)
             assert late.status == "expired"
             output, errors = lines(ai, late.output_file_id), lines(ai, late.error_file_id)
