@@ -62,6 +62,8 @@ bench: $(DEV) ## Run the quick benchmarks (PEERS="NAMES" adds installed peers, T
 	$(BIN)/python bench/serve_http.py --quick --name quick_http
 	$(BIN)/python bench/serve_throughput.py --quick --name quick_throughput --peers "llmos int8" $(PEERS)
 	$(BIN)/python bench/serve_prefix.py --quick --name quick_prefix --peers "llmos int8" $(PEERS)
+	$(BIN)/python bench/job_queue.py --quick --name quick_job_queue
+	$(BIN)/python bench/decide.py --name quick_decide
 	$(BIN)/python bench/train.py $(TEXT)
 
 wheel: $(DEV) ## Build the wheel into dist/
