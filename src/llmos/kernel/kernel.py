@@ -127,7 +127,7 @@ class Kernel:
         self.residency = self.fleet.devices[0].residency
         """The models that share the memory with the jobs."""
         self.workers = self._open_workers(commit, on_cpu, monotonic)
-        self.memory = self._open_memory(db, monotonic)
+        self.memory = self._open_memory(db)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
         self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
         self._observer = self._open_observer()
@@ -176,7 +176,7 @@ class Kernel:
             monotonic=monotonic,
         )
 
-    def _open_memory(self, db: Database, monotonic: Callable[[], float]) -> MemoryWatch:
+    def _open_memory(self, db: Database) -> MemoryWatch:
         return MemoryWatch(
             db,
             self.ledger,
@@ -185,7 +185,6 @@ class Kernel:
             self.residency,
             self._clock,
             on_change=self._wake.set,
-            monotonic=monotonic,
         )
 
     def _open_observer(self) -> Observer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +55,8 @@ class Watched:
 
     job: Job
     peak_at: float
-    """When the peak last rose by much (monotonic seconds)."""
+    """When the peak last rose by much: after so many seconds that its worker ran, holds left out,
+    as what stands still cannot grow."""
     footprint: Footprint = field(default_factory=Footprint)
     peak_bytes: int = 0
     num_samples: int = 0
@@ -71,12 +71,12 @@ class Watched:
         """Whether its memory will be free soon, whatever it takes now."""
         return self.is_stopped or self.ended_as is not None
 
-    def saw(self, footprint: Footprint, now: float) -> None:
-        """Take a sample."""
+    def saw(self, footprint: Footprint, ran_s: float) -> None:
+        """Take a sample, made when its worker had run for so long."""
         self.footprint = footprint
         self.num_samples += 1
         if footprint.held_bytes > NEW_PEAK * self.peak_bytes:
-            self.peak_at = now
+            self.peak_at = ran_s
         self.peak_bytes = max(self.peak_bytes, footprint.held_bytes)
 
 
@@ -91,7 +91,6 @@ class MemoryWatch:
         on_change: called when there is something to decide: room was given back, or is wanted.
         read: blocking; takes the ids of processes that lead a session, see `FootprintReader`.
         available: bytes that this machine has left without swapping.
-        monotonic: seconds.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class MemoryWatch:
         on_change: Callable[[], None],
         read: Callable[[Collection[int]], Mapping[int, Footprint]] | None = None,
         available: Callable[[], int] = lambda: psutil.virtual_memory().available,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._kinds = jobs.kinds
@@ -120,7 +118,6 @@ class MemoryWatch:
         self._on_change = on_change
         self._read = read or FootprintReader().read
         self.available = available
-        self._monotonic = monotonic
         self._watched: dict[int, Watched] = {}
         self._loop: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,8 +152,9 @@ class MemoryWatch:
     def follow(self, active: Iterable[Job]) -> None:
         """Watch these jobs, as far as they have a worker here, then do what the rule says."""
         for job in active:
-            if job.id not in self._watched and self._workers.pid(job.id) is not None:
-                self._watched[job.id] = Watched(job, self._monotonic())
+            standing = self._workers.standing(job.id)
+            if job.id not in self._watched and standing is not None:
+                self._watched[job.id] = Watched(job, standing.ran_s)
         self._apply_rule()
 
     def wanted_bytes(self, job_id: int) -> int:
@@ -210,10 +208,10 @@ class MemoryWatch:
         engine = self._residency.engine.pid
         leaders = {pid for pid in (*pids.values(), engine) if pid is not None}
         found = await asyncio.to_thread(self._read, leaders) if leaders else {}
-        now = self._monotonic()
         for one, pid in pids.items():
-            if pid is not None and pid in found:
-                one.saw(found[pid], now)
+            standing = self._workers.standing(one.job.id)
+            if standing is not None and pid in found:
+                one.saw(found[pid], standing.ran_s)
         self.engine = found.get(engine, Footprint()) if engine else Footprint()
         self._available_bytes = self.available()
         self._apply_rule()
@@ -237,12 +235,14 @@ class MemoryWatch:
             self._do(one, what_to_do(reading, self._room()))
 
     def _reading(self, one: Watched) -> Reading:
+        standing = self._workers.standing(one.job.id)
+        runs = standing is not None and not standing.held
         return Reading(
             self._ledger.reserved(job_key(one.job.id)) or 0,
             one.footprint.held_bytes,
             one.peak_bytes,
-            self._monotonic() - one.peak_at,
-            may_lower=one.job.failures == 0,
+            standing.ran_s - one.peak_at if standing else 0.0,
+            may_lower=runs and one.job.failures == 0,
         )
 
     def _room(self) -> Room:

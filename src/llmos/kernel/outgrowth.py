@@ -17,7 +17,7 @@ SLACK = 1.25
 WORTH_LOWERING = 0.8
 """…and is lowered only to this share or less of what it was…"""
 SETTLED_S = 60.0
-"""…after the peak has not risen for so long."""
+"""…after the job has run for so long and the peak has not risen."""
 FLOOR_SHARE = 0.05
 MOST_FLOOR_BYTES = 2 * 2**30
 
@@ -31,9 +31,9 @@ class Reading:
     """Now, see `Footprint`."""
     peak_bytes: int
     settled_s: float
-    """Since the peak last rose."""
+    """For how long it has run since the peak last rose."""
     may_lower: bool = True
-    """Not where it failed before: it may have for want of memory."""
+    """Not where it failed before: it may have for want of memory; nor while it is held."""
 
 
 @dataclass(frozen=True, slots=True)

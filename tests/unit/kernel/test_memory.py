@@ -14,6 +14,7 @@ from llmos.kernel.memory import MemoryWatch
 from llmos.kernel.outgrowth import SETTLED_S
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.state import ResidentModel
+from llmos.kernel.workers import Standing
 from llmos.storage.memory import MemoryDatabase
 from llmos.types import JobResult
 
@@ -26,10 +27,17 @@ class StubWorkers:
     def __init__(self) -> None:
         self.running: set[int] = set()
         self.held: set[int] = set()
+        self.ran_s = 0.0
         self.given_up: list[tuple[int, LlmosError, bool]] = []
 
     def pid(self, job_id: int) -> int | None:
         return 100 + job_id if job_id in self.running else None
+
+    def standing(self, job_id: int) -> Standing | None:
+        if job_id not in self.running:
+            return None
+        held = ("memory",) if job_id in self.held else ()
+        return Standing(30.0, self.ran_s, held, is_leaving=False, is_parked=False)
 
     def hold(self, job_id: int, reason: str) -> None:
         assert reason == "memory"
@@ -58,7 +66,6 @@ class Bench:
         )
         self.taken: dict[int, int] = {}
         self.left_bytes = 10**12
-        self.now = 0.0
         self.num_changes = 0
         self.watch = MemoryWatch(
             database,
@@ -70,7 +77,6 @@ class Bench:
             on_change=self._changed,
             read=self._read,
             available=lambda: self.left_bytes,
-            monotonic=lambda: self.now,
         )
 
     def _changed(self) -> None:
@@ -125,7 +131,7 @@ async def test_a_reservation_follows_what_a_job_takes(bench: Bench) -> None:
     await bench.takes(job, 300)
     assert bench.reserved(job) == 330
     await bench.takes(job, 100)
-    bench.now += SETTLED_S
+    bench.workers.ran_s += SETTLED_S
     await bench.takes(job, 100)
     assert bench.reserved(job) == 330  # the peak counts, not what is taken now
 
@@ -135,12 +141,30 @@ async def test_a_reservation_that_was_far_too_large_is_lowered_and_others_are_to
 ) -> None:
     job = await bench.started(900)
     await bench.takes(job, 100)
-    bench.now += SETTLED_S - 1
+    bench.workers.ran_s += SETTLED_S - 1
     await bench.takes(job, 100)
     assert bench.reserved(job) == 900
-    bench.now += 1
+    bench.workers.ran_s += 1
     await bench.takes(job, 100)
     assert (bench.reserved(job), bench.num_changes) == (125, 1)
+
+
+async def test_a_job_that_is_held_keeps_its_reservation_and_needs_to_run_to_settle(
+    bench: Bench,
+) -> None:
+    job = await bench.started(900)
+    await bench.takes(job, 100)
+    bench.workers.ran_s += SETTLED_S
+    bench.workers.held.add(job.id)  # as it may be for hours, while others would use its memory
+    await bench.takes(job, 100)
+    assert bench.reserved(job) == 900
+    bench.workers.held.clear()
+    bench.workers.ran_s -= 1.0
+    await bench.takes(job, 100)
+    assert bench.reserved(job) == 900
+    bench.workers.ran_s += 1.0
+    await bench.takes(job, 100)
+    assert bench.reserved(job) == 125
 
 
 async def test_a_job_is_held_until_idle_models_have_made_room(bench: Bench) -> None:
