@@ -119,7 +119,7 @@ class Engine(Protocol):
         ...
 
     def park(self, max_bytes: int) -> Parked | None:
-        """Return what to keep of its cached prefixes, in host memory, before it is unloaded."""
+        """Return what to keep of its cached prefixes, to be copied before it is unloaded."""
         return None
 
     def unpark(self, parked: Any) -> None:

@@ -20,8 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 
 from llmos.engines import builtin
 from llmos.engines.base import DeviceLostError, Engine, find_device
@@ -93,6 +93,7 @@ class Host:
         self._models: dict[str, HostedModel] = {}
         self._loading: Counter[str] = Counter()
         self._unwanted: Counter[str] = Counter()  # of those, the oldest so many are to be dropped
+        self._leaving: deque[tuple[str, Engine, Iterator[None]]] = deque()
         self._owners: dict[str, str] = {}  # work id -> model key
         self._threads: int | None = None
         self._reported_at = -STATS_S
@@ -113,6 +114,7 @@ class Host:
             out += self._expire()
             if (key := self._turns.next(self._models)) is not None:
                 out += self._step(key)
+            out += self._go_on_leaving()
             out += self._report()
             if out:
                 self._send(out)
@@ -123,7 +125,7 @@ class Host:
 
     def _receive(self) -> Iterable[ToEngine | Internal | None]:
         """Yield what has arrived; wait for it only where there is nothing to compute."""
-        if not any(model.engine.has_work for model in self._models.values()):
+        if not self._leaving and not any(one.engine.has_work for one in self._models.values()):
             with contextlib.suppress(queue.Empty):
                 yield self._inbox.get(timeout=self._patience_s())
         while not self._inbox.empty():
@@ -179,7 +181,7 @@ class Host:
             return [ended.report]
         self._unwanted[key] -= 1
         if engine is not None:
-            self._drop(key, engine)
+            return [ended.report, *self._leave(key, engine)]
         return [ended.report, *([] if self._unwanted[key] else [Unloaded(key)])]
 
     def _load_adapter(self, message: LoadAdapter) -> list[FromEngine]:
@@ -213,13 +215,34 @@ class Host:
             return []
         out = self._fail_all(key, EngineError("The model was unloaded."))
         if model := self._models.pop(key, None):
-            self._drop(key, model.engine)
+            return [*out, *self._leave(key, model.engine)]
         return [*out, Unloaded(key)]
 
-    def _drop(self, key: str, engine: Engine) -> None:
-        """Unload a model, but for its cached prefixes."""
-        self._parking.put(key, engine.park(self._parking.num_bytes))
+    def _leave(self, key: str, engine: Engine) -> list[FromEngine]:
+        """Unload a model, but for its cached prefixes: a part of them is copied after each step of
+        the others, which so go on meanwhile."""
+        self._leaving.append((key, engine, self._parking.keep(key, engine)))
+        return self._go_on_leaving() if len(self._leaving) == 1 else []
+
+    def _go_on_leaving(self) -> list[FromEngine]:
+        """Copy the next part of what the first model that leaves is to keep; it is unloaded after
+        the last. Models leave one by one, as each makes room for what it is to keep."""
+        if not self._leaving:
+            return []
+        key, engine, parts = self._leaving[0]
+        try:
+            next(parts)
+            return []
+        except StopIteration:
+            pass
+        except (
+            Exception
+        ):  # the top loop's boundary: the model leaves all the same, with nothing kept
+            traceback.print_exc()
+        self._leaving.popleft()
         engine.unload()
+        is_gone = not self._unwanted[key] and all(key != other for other, *_ in self._leaving)
+        return [Unloaded(key)] if is_gone else []
 
     def _expire(self) -> list[FromEngine]:
         """Give up the works whose deadline has passed."""

@@ -7,14 +7,27 @@ one that was swapped out longest ago makes room first.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Protocol
 
 
 class Parked(Protocol):
-    """What one model left."""
+    """What one model leaves."""
 
     @property
-    def num_bytes(self) -> int: ...
+    def num_bytes(self) -> int:
+        """What it takes once it is copied."""
+        ...
+
+    def copy(self) -> Iterator[None]:
+        """Copy it to host memory, a part for each turn. The model has to be there until the end."""
+        ...
+
+
+class Leaves(Protocol):
+    """A model that leaves something."""
+
+    def park(self, max_bytes: int) -> Parked | None: ...
 
 
 class Parking:
@@ -29,19 +42,29 @@ class Parking:
         self._parked: dict[str, Parked] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, parked: Parked | None) -> None:
-        """Keep what a model left, at most ``num_bytes``; what was kept longest makes room."""
-        with self._lock:
-            self._parked.pop(key, None)
-            if parked is None or parked.num_bytes > self.num_bytes:
-                return
-            while sum(one.num_bytes for one in self._parked.values()) > (
-                self.num_bytes - parked.num_bytes
-            ):
-                del self._parked[next(iter(self._parked))]
-            self._parked[key] = parked
+    def keep(self, key: str, model: Leaves) -> Iterator[None]:
+        """Keep what a model leaves, a part for each turn; one model after the other. What was kept
+        longest makes room before there is a copy."""
+        parked = model.park(self.num_bytes)
+        if self._make_room(key, parked) and parked is not None:
+            yield from parked.copy()
+            with self._lock:
+                self._parked[key] = parked
 
     def take(self, key: str) -> Parked | None:
         """Return what a model left, and keep it no longer."""
         with self._lock:
             return self._parked.pop(key, None)
+
+    def _make_room(self, key: str, parked: Parked | None) -> bool:
+        """Drop what this model left before, and of others what has to go; False: it is too much."""
+        with self._lock:
+            self._parked.pop(key, None)
+            room_bytes = self.num_bytes - (parked.num_bytes if parked else 0)
+            while room_bytes >= 0 and self._taken_bytes > room_bytes:
+                del self._parked[next(iter(self._parked))]
+            return room_bytes >= 0
+
+    @property
+    def _taken_bytes(self) -> int:
+        return sum(one.num_bytes for one in self._parked.values())

@@ -210,7 +210,7 @@ class MemoryWatch:
         found = await asyncio.to_thread(self._read, leaders) if leaders else {}
         for one, pid in pids.items():
             standing = self._workers.standing(one.job.id)
-            if standing is not None and pid in found:
+            if standing and pid and pid in found:
                 one.saw(found[pid], standing.ran_s)
         self.engine = found.get(engine, Footprint()) if engine else Footprint()
         self._available_bytes = self.available()

@@ -208,7 +208,7 @@ class NativeEngine(base.Engine):
         release_memory()
 
     def park(self, max_bytes: int) -> ParkedBlocks | None:
-        """Return the cached prefixes used last, as many as fit."""
+        """Return the cached prefixes used last, as many as fit, to be copied."""
         if self._runner is None or self._sequences is None:
             return None
         block_bytes = self._runner.kv_bytes_per_token * self._block_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.unit.engines.decoders import (
 from tests.unit.engines.families import greedy
 from tests.unit.engines.simulated import expected_tokens, make_engine
 
+from llmos.engines.native import parking
 from llmos.engines.native.blocks import BlockPool
 from llmos.engines.native.cache import KVCache, LayerShape
 from llmos.engines.native.engine import NativeEngine
@@ -38,8 +40,50 @@ def answer(engine: NativeEngine, work: GenerateWork) -> tuple[list[int], int]:
     return tokens, cached_tokens
 
 
+def copied(parked: ParkedBlocks | None) -> ParkedBlocks:
+    """Return what a model left, once it is in host memory."""
+    assert parked is not None
+    assert len(list(parked.copy())) >= 1
+    return parked
+
+
 def of_simulated(prompt: tuple[int, ...]) -> GenerateWork:
     return GenerateWork(prompt, SamplingParams(max_tokens=4, temperature=0.0))
+
+
+class Numbered:
+    """A runner whose blocks hold their own numbers, until they are filled."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+        self.filled: dict[int, int] = {}
+
+    def read_blocks(self, blocks: Sequence[int]) -> list[torch.Tensor]:
+        self.reads.append(len(blocks))
+        return [torch.tensor(blocks)[:, None], -torch.tensor(blocks)[:, None]]
+
+    def write_blocks(self, blocks: Sequence[int], numbers: Sequence[torch.Tensor]) -> None:
+        keys, values = (part[:, 0].tolist() for part in numbers)
+        assert values == [-key for key in keys]
+        self.filled |= dict(zip(blocks, keys, strict=True))
+
+
+@pytest.mark.parametrize("num_free", [1, 3, 4, 6, 7, 9])
+@pytest.mark.parametrize(("part_bytes", "reads"), [(1, [1] * 7), (39, [3, 3, 1]), (999, [7])])
+def test_in_whatever_parts_it_was_copied_the_same_is_put_back(
+    part_bytes: int, reads: list[int], num_free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PART_BYTES", part_bytes)
+    runner, pool = Numbered(), BlockPool(num_free)
+    blocks = range(20, 27)
+    keys = [bytes([block]) for block in blocks]
+    parked = copied(ParkedBlocks(runner, blocks, keys, block_bytes=13))
+    assert (runner.reads, parked.num_bytes) == (reads, 7 * 13)
+    unpark(runner, pool, parked)
+    last = keys[-min(num_free, 7) :]
+    assert runner.filled == {
+        block: key[0] for block, key in zip(pool.find(last), last, strict=True)
+    }
 
 
 def test_what_is_put_back_is_what_was_there_and_where_it_is_looked_for() -> None:
@@ -48,7 +92,7 @@ def test_what_is_put_back_is_what_was_there_and_where_it_is_looked_for() -> None
     for work in works:
         answer(first, work)
     cached = [answer(first, work)[1] for work in works]
-    parked = first.park(10**6)
+    parked = copied(first.park(10**6))
     second, _ = make_engine(num_blocks=16)
     second.unpark(parked)
     for work, cached_tokens in zip(works, cached, strict=True):
@@ -62,8 +106,8 @@ def test_of_what_does_not_fit_the_prompts_used_last_are_kept() -> None:
     old, new = (of_simulated(tuple((seed + i) % 11 for i in range(13))) for seed in (0, 5))
     answer(engine, old)
     answer(engine, new)
-    parked = engine.park(3 * 4 * 4)  # three blocks of four tokens of four bytes
-    assert parked is not None and len(parked.keys) == 3
+    parked = copied(engine.park(3 * 4 * 4))  # three blocks of four tokens of four bytes
+    assert len(parked.keys) == 3
     for work, found in ((new, 12), (old, 0)):
         again, _ = make_engine(num_blocks=32)
         again.unpark(parked)
@@ -73,8 +117,7 @@ def test_of_what_does_not_fit_the_prompts_used_last_are_kept() -> None:
 def test_where_there_is_less_room_than_before_the_blocks_used_last_are_put_back() -> None:
     engine, runner = make_engine()
     answer(engine, of_simulated(tuple(range(9))))
-    parked = engine.park(10**6)
-    assert parked is not None
+    parked = copied(engine.park(10**6))
     pool = BlockPool(1)
     unpark(runner, pool, parked)
     assert pool.find(parked.keys[-1:]) == [0]
@@ -138,9 +181,8 @@ def test_a_swap_costs_no_prompt_token_and_changes_no_answer(
     engine = loaded()
     tokens, _ = answer(engine, work)
     again, cached_tokens = answer(engine, work)
-    parked = engine.park(10**8)
+    parked = copied(engine.park(10**8))
     engine.unload()
-    assert isinstance(parked, ParkedBlocks)
     assert 0 < parked.num_bytes <= 10**8
     engine = loaded()
     engine.unpark(parked)
