@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, ModelLoadingError
 from llmos.kernel.child import thread_environ
 from llmos.kernel.leases import Lease
 from llmos.kernel.ledger import Ledger
@@ -56,6 +56,8 @@ class _Served:
     homes: list[str]
     """Names of the devices that answer for it."""
     changed_at: float
+    loading: set[str] = field(default_factory=set)
+    """Names of those that load it, to answer for it then."""
     seen: deque[tuple[float, float, float]] = field(default_factory=deque)
     """(when, seconds that a new request would wait, engines that compute for it, averaged)."""
     load: float = 0.0
@@ -167,18 +169,18 @@ class Fleet:
         now = self._clock()
         for key, served in list(self._served.items()):
             models = self._models_at(served)
-            if not models:
+            if not models and not served.loading:
                 del self._served[key]
                 continue
             served.homes = list(models)
-            queue_s = sum(model.queue_s for model in models.values()) / len(models)
+            queue_s = sum(model.queue_s for model in models.values()) / max(len(models), 1)
             served.note(now, queue_s, sum(model.computes for model in models.values()))
         state = State(
             now=now,
             target_queue_s=self._target_queue_s,
             settle_s=SETTLE_S,
             calm_s=CALM_S,
-            models=tuple(self._model(key, served) for key, served in self._served.items()),
+            models=tuple(self._model(key, served, now) for key, served in self._served.items()),
             devices=tuple(map(self._room, self.devices)),
         )
         changes = replicas(state)
@@ -196,11 +198,14 @@ class Fleet:
 
     def _device_for(self, spec: ModelSpec) -> Device:
         """Return who answers a request: of those that have the model, the one with the least to do;
-        where none has, the one with the most room, which has it from then on."""
+        where none has, the one with the most room, which has it from then on, but first of all one
+        that loads it."""
         if len(self.devices) == 1:
             return self.devices[0]
-        homes = self._of(spec).homes
+        served = self._of(spec)
+        homes = served.homes or sorted(served.loading)
         if not homes:
+            homes = served.homes
             homes.append(max(self.devices, key=lambda one: self._room(one).room_bytes).name)
         having = (self._by_name[name] for name in homes)
         return min(having, key=lambda one: (*_burden(one, spec.key), one.name))
@@ -215,15 +220,17 @@ class Fleet:
             if model is not None and (model.state != "absent" or model.num_users)
         }
 
-    def _model(self, key: str, served: _Served) -> ServedModel:
+    def _model(self, key: str, served: _Served, now: float) -> ServedModel:
+        """Return what `replicas` looks at. A replica that is still being loaded is one already, and
+        the time in which it is to show in the queue has not begun."""
         return ServedModel(
             key=key,
             num_bytes=served.spec.estimate_bytes - served.spec.spare_bytes,
-            devices=tuple(served.homes),
+            devices=(*served.homes, *sorted(served.loading.difference(served.homes))),
             queue_s=served.seen[-1][1],
             peak_queue_s=max(queue_s for _, queue_s, _ in served.seen),
             peak_load=max(load for _, _, load in served.seen),
-            changed_at=served.changed_at,
+            changed_at=now if served.loading else served.changed_at,
             least=1 if served.homes else 0,
             most=len(self.devices),
         )
@@ -247,6 +254,7 @@ class Fleet:
             served.homes.remove(change.device)
             log.info("%s is not asked of %s any more", served.spec.name, change.device)
             return
+        served.loading.add(change.device)
         load = asyncio.create_task(self._load(served, self._by_name[change.device]))
         self._loads.add(load)
         load.add_done_callback(self._loads.discard)
@@ -254,15 +262,16 @@ class Fleet:
     async def _load(self, served: _Served, device: Device) -> None:
         """Have one more engine load a model, and answer for it once it is there."""
         try:
-            async with device.residency.lease(served.spec, Priority.BACKGROUND):
-                pass
+            await _until_loaded(device.residency, served.spec)
         except LlmosError as error:
             log.warning("%s cannot have %s too: %s", device.name, served.spec.name, error)
             return
+        finally:
+            served.loading.discard(device.name)
         if device.name not in served.homes:
             served.homes.append(device.name)
-            served.changed_at = self._clock()
-            log.info("%s is asked of %s too", served.spec.name, device.name)
+        served.changed_at = self._clock()
+        log.info("%s is asked of %s too", served.spec.name, device.name)
 
     async def _follow(self) -> None:
         while True:
@@ -271,6 +280,19 @@ class Fleet:
                 self.look()
             except Exception:  # the fleet's top loop: what failed now is tried again
                 log.exception("the load could not be followed")
+
+
+async def _until_loaded(residency: Residency, spec: ModelSpec) -> None:
+    """Have an engine load a model, for as long as that takes once it has begun. Raises
+    LlmosError."""
+    while True:
+        try:
+            async with residency.lease(spec, Priority.BACKGROUND):
+                return
+        except ModelLoadingError:
+            model = residency.model(spec.key)
+            if model is None or model.state != "loading":
+                raise
 
 
 def _burden(device: Device, key: str) -> tuple[bool, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from llmos.errors import OutOfMemoryError
+from llmos.errors import LlmosError, ModelLoadingError, OutOfMemoryError
 from llmos.kernel.fleet import CALM_S, SETTLE_S, Device, Fleet
 from llmos.kernel.ledger import Ledger
 from llmos.kernel.models import Model, ModelSpec
@@ -28,6 +29,8 @@ class Residency:
         self.models: dict[str, Model] = {}
         self.leased: list[str] = []
         self.stopped = False
+        self.waits: asyncio.Queue[LlmosError | None] | None = None
+        """How each lease of a model that is not there yet goes, once the test says so."""
 
     def model(self, key: str) -> Model | None:
         return self.models.get(key)
@@ -43,6 +46,10 @@ class Residency:
     async def lease(self, spec: ModelSpec, priority: Any, *_: Any, **__: Any) -> AsyncIterator[str]:
         if self.refuses:
             raise OutOfMemoryError("no room")
+        if self.waits is not None and spec.key not in self.models:
+            self.models[spec.key] = Model(spec, 10, num_bytes=10, state="loading")
+        if self.waits is not None and (error := await self.waits.get()):
+            raise error
         self.leased.append(spec.key)
         self.ready(spec)
         yield self.name
@@ -87,8 +94,7 @@ class Bench:
         for _ in range(round(seconds)):
             self.now += 1.0
             done += self.fleet.look()
-            for load in list(self.fleet._loads):
-                await load
+            await asyncio.wait(self.fleet._loads, timeout=0.01) if self.fleet._loads else None
         return done
 
 
@@ -131,6 +137,70 @@ async def test_a_model_whose_requests_wait_gets_more_engines_until_they_do_not()
     assert await bench.look(1) == [Replicate("k", "cpu:2")]
     bench.load(waiting=9)
     assert await bench.look(60) == []  # there are no more
+
+
+async def test_a_replica_that_is_still_being_loaded_is_awaited_before_there_are_more() -> None:
+    bench = Bench(4)
+    await bench.ask()
+    for engine in bench.engines[1:]:
+        engine.waits = asyncio.Queue()
+    bench.load(waiting=9)
+    assert await bench.look(SETTLE_S) == [Replicate("k", "cpu:1")]
+    assert await bench.look(60) == []  # so long it takes
+    loaded = bench.engines[1].waits
+    assert loaded is not None
+    loaded.put_nowait(None)
+    assert await bench.look(SETTLE_S) == []
+    bench.load(waiting=9)
+    loaded.put_nowait(None)
+    assert await bench.ask() in ("cpu:0", "cpu:1")
+    more = await bench.look(1)
+    assert more == [Replicate("k", "cpu:2"), Replicate("k", "cpu:3")]
+    await bench.fleet.stop()
+
+
+async def test_a_load_may_take_longer_than_requests_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(2)
+    await bench.ask()
+    waits = bench.engines[1].waits = asyncio.Queue()
+    bench.load(waiting=9)
+    await bench.look(SETTLE_S)
+    for outcome in (ModelLoadingError(), ModelLoadingError(), None):
+        waits.put_nowait(outcome)
+    await bench.look(1)
+    assert bench.fleet._served["k"].homes == ["cpu:0", "cpu:1"]
+    assert "cannot have" not in caplog.text
+
+
+async def test_an_engine_that_did_not_even_begin_to_load_a_model_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(2)
+    await bench.ask()
+    waits = bench.engines[1].waits = asyncio.Queue()
+    bench.load(waiting=9)
+    await bench.look(SETTLE_S)
+    bench.engines[1].models["k"].state = "absent"
+    waits.put_nowait(ModelLoadingError())
+    await bench.look(1)
+    assert bench.fleet._served["k"].homes == ["cpu:0"]
+    assert "cpu:1 cannot have m:1 too" in caplog.text
+
+
+async def test_who_asks_when_only_the_engine_that_loads_a_model_is_left_is_sent_there() -> None:
+    bench = Bench(3)
+    await bench.ask()
+    bench.engines[1].waits = asyncio.Queue()
+    bench.load(waiting=9)
+    await bench.look(SETTLE_S)
+    del bench.engines[0].models["k"]
+    await bench.look(1)
+    bench.fleet.devices[1].ledger.reserve("x", 90)
+    for _ in range(2):
+        bench.engines[1].waits.put_nowait(None)
+    assert await bench.ask() == "cpu:1"
 
 
 async def test_a_model_that_was_quiet_for_long_is_asked_of_fewer() -> None:
