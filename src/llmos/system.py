@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import random
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from sqlalchemy import Connection
 
 from llmos.apps import batch_jobs
@@ -30,9 +32,10 @@ from llmos.evaluation import jobs as evaluation_jobs
 from llmos.kernel import energy
 from llmos.kernel.attempts import Commit
 from llmos.kernel.deliveries import Deliveries
+from llmos.kernel.device_memory import free_device_bytes
 from llmos.kernel.jobs import Job
 from llmos.kernel.kernel import Kernel
-from llmos.kernel.ledger import Ledger, capacity_of, parking_bytes
+from llmos.kernel.ledger import Ledger, shares
 from llmos.kernel.schedules import Begin, Schedule, Schedules
 from llmos.kernel.webhooks import Webhooks
 from llmos.library import deploying, evaluations
@@ -67,6 +70,8 @@ BUILT_INS = (
     evaluation_jobs,
     batch_jobs,
 )
+
+log = logging.getLogger(__name__)
 
 
 class HomeLock:
@@ -247,11 +252,11 @@ def _kernel(
     clock: Callable[[], float],
 ) -> Kernel:
     """Return the kernel, with its part of the machine's memory."""
-    capacity_bytes = capacity_of(settings.memory_bytes) // settings.engines
-    parked_bytes = parking_bytes(capacity_bytes)
+    on_cpu = is_cpu(settings.device)
+    capacity_bytes, parked_bytes = _memory(settings, on_cpu)
     return Kernel(
         database,
-        Ledger(capacity_bytes - parked_bytes),
+        Ledger(capacity_bytes),
         plugins.job_kinds(),
         settings,
         clock,
@@ -260,9 +265,23 @@ def _kernel(
         audit=audit.record,
         outbox=webhooks,
         read_joules=energy.reader(),
-        on_cpu=is_cpu(settings.device),
+        on_cpu=on_cpu,
         parking_bytes=parked_bytes,
     )
+
+
+def _memory(settings: Settings, on_cpu: bool) -> tuple[int, int]:
+    """Return how many bytes each engine may use, see `shares`."""
+    host_bytes = psutil.virtual_memory().available
+    device_bytes = None if on_cpu else free_device_bytes()
+    if device_bytes is None and not on_cpu:
+        device_bytes = host_bytes // settings.engines
+        if not settings.memory_bytes:
+            log.warning(
+                "nvidia-smi does not tell how much memory the device has: set memory_bytes; until "
+                "then as much is given out as this machine itself has"
+            )
+    return shares(settings.memory_bytes, settings.engines, host_bytes, device_bytes)
 
 
 def _begin_with(runs: Runs, keys: Keys) -> Begin:

@@ -14,7 +14,7 @@ import pytest
 
 from llmos.kernel.jobs import Job, JobEvent, JobState
 from llmos.kernel.kernel import Kernel
-from llmos.kernel.ledger import Ledger, capacity_of, job_key
+from llmos.kernel.ledger import Ledger, job_key
 from llmos.kernel.residency import ModelSpec
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryDatabase
@@ -47,7 +47,7 @@ class Bench:
         self.go_on = home / "go-on"
         self.kernel = Kernel(
             self.database,
-            Ledger(capacity_of(self.settings.memory_bytes)),
+            Ledger(self.settings.memory_bytes),
             KINDS,
             self.settings,
             time.time,

@@ -72,7 +72,7 @@ class Kernel:
         rng: draws the delays of retries.
         audit, outbox: see `transitions`.
         read_joules: see `Accounts`.
-        on_cpu: whether jobs compute on the CPU, see `Workers`.
+        on_cpu: whether jobs compute on the CPU, see `Workers` and `MemoryWatch`.
         parking_bytes: what engines may use, beside the ledger, for prefixes of models swapped out.
         engine_module: the engine process, run as ``python -m engine_module FD``.
     """
@@ -127,7 +127,7 @@ class Kernel:
         self.residency = self.fleet.devices[0].residency
         """The models that share the memory with the jobs."""
         self.workers = self._open_workers(commit, on_cpu, monotonic)
-        self.memory = self._open_memory(db)
+        self.memory = self._open_memory(db, on_cpu)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
         self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
         self._observer = self._open_observer()
@@ -176,14 +176,15 @@ class Kernel:
             monotonic=monotonic,
         )
 
-    def _open_memory(self, db: Database) -> MemoryWatch:
+    def _open_memory(self, db: Database, on_cpu: bool) -> MemoryWatch:
         return MemoryWatch(
             db,
             self.ledger,
             self.jobs,
             self.workers,
-            self.residency,
+            [device.residency for device in self.fleet.devices],
             self._clock,
+            on_cpu=on_cpu,
             on_change=self._wake.set,
         )
 

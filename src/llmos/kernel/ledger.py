@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
-
 from llmos.errors import OutOfMemoryError
 
 FREE_SHARE = 0.8
@@ -16,9 +14,23 @@ def job_key(job_id: int) -> str:
     return f"job:{job_id}"
 
 
-def capacity_of(memory_bytes: int) -> int:
-    """Return the bytes a ledger may give out: the setting, or 80% of what is free if that is 0."""
-    return memory_bytes or int(psutil.virtual_memory().available * FREE_SHARE)
+def shares(
+    set_bytes: int, num_engines: int, host_bytes: int, device_bytes: int | None
+) -> tuple[int, int]:
+    """Return how many bytes each engine gets: its ledger, of the memory that it computes in, and
+    beside that for what it parks, always of the host's.
+
+    Args:
+        set_bytes: what the user lets all engines have together; 0: 80% of what is free.
+        host_bytes: free on the host.
+        device_bytes: free on the device of each engine; None: they compute on the host.
+    """
+    part_bytes = set_bytes // num_engines
+    of_host_bytes = int(host_bytes * FREE_SHARE) // num_engines
+    if device_bytes is not None:
+        return part_bytes or int(device_bytes * FREE_SHARE), parking_bytes(of_host_bytes)
+    all_bytes = part_bytes or of_host_bytes
+    return all_bytes - parking_bytes(all_bytes), parking_bytes(all_bytes)
 
 
 def parking_bytes(capacity_bytes: int) -> int:

@@ -1,6 +1,10 @@
 """Keeps the ledger true to what running jobs really take, and acts before the machine swaps.
 
-About once a second it measures every worker and the engine, then does what `outgrowth` says.
+About once a second it measures every worker and the engines, then does what `outgrowth` says.
+
+That is where jobs compute on the CPU, whose memory is the machine's. What a job takes of another
+device is not measured: there its reservation stays as it was declared, nothing is learned from what
+its process takes of the host, and of the rule only the machine's floor is left.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +20,7 @@ import psutil
 from sqlalchemy import Connection, update
 
 from llmos.errors import LlmosError, OutOfMemoryError
+from llmos.kernel.estimates import relative_error
 from llmos.kernel.footprint import Footprint, FootprintReader
 from llmos.kernel.jobs import Job, JobState
 from llmos.kernel.ledger import Ledger, format_bytes, job_key
@@ -81,12 +86,14 @@ class Watched:
 
 
 class MemoryWatch:
-    """Measures workers and the engine, applies the rule, and remembers what jobs and models took:
-    from then on ``jobs`` and ``residency`` expect as much of the next.
+    """Measures workers and engines, applies the rule, and remembers what jobs and models took: from
+    then on ``jobs`` and ``residencies`` expect as much of the next.
 
     Belongs to one event loop.
 
     Args:
+        residencies: of each engine; the first shares its memory with the jobs.
+        on_cpu: whether jobs compute on the CPU.
         clock: Unix seconds.
         on_change: called when there is something to decide: room was given back, or is wanted.
         read: blocking; takes the ids of processes that lead a session, see `FootprintReader`.
@@ -99,9 +106,10 @@ class MemoryWatch:
         ledger: Ledger,
         jobs: JobQueue,
         workers: Workers,
-        residency: Residency,
+        residencies: Sequence[Residency],
         clock: Callable[[], float],
         *,
+        on_cpu: bool = True,
         on_change: Callable[[], None],
         read: Callable[[Collection[int]], Mapping[int, Footprint]] | None = None,
         available: Callable[[], int] = lambda: psutil.virtual_memory().available,
@@ -110,11 +118,14 @@ class MemoryWatch:
         self._kinds = jobs.kinds
         self._ledger = ledger
         self._workers = workers
-        self._residency = residency
+        self._residencies = tuple(residencies)
+        self._on_cpu = on_cpu
         self.measurements = Measurements(db, ledger.capacity_bytes, clock)
-        jobs.predict = self.measurements.job_bytes
+        if on_cpu:
+            jobs.predict = self.measurements.job_bytes
         jobs.on_end(self._job_ended)
-        residency.expectations = self.measurements
+        for residency in residencies:
+            residency.expectations = self.measurements
         self._on_change = on_change
         self._read = read or FootprintReader().read
         self.available = available
@@ -123,8 +134,8 @@ class MemoryWatch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._available_bytes = math.inf
         self.floor_bytes = floor_of(psutil.virtual_memory().total)
-        self.engine = Footprint()
-        """What the engine process takes, as of the last sample."""
+        self.engines = Footprint()
+        """What the engine processes take, as of the last sample."""
 
     async def start(self) -> None:
         """Read what was learned before, and begin to sample."""
@@ -170,7 +181,7 @@ class MemoryWatch:
             seconds: it ran, pauses left out.
         """
         one = self._watched.pop(job.id, None)
-        if one is None or not one.num_samples:
+        if one is None or not one.num_samples or not self._on_cpu:
             return
         succeeded = one.ended_as is JobState.SUCCEEDED
         outgrew = one.peak_bytes > one.job.reserved_bytes > 0
@@ -183,7 +194,8 @@ class MemoryWatch:
             self._begin(self._reserve_next(job.id, min(wanted_bytes, self._ledger.capacity_bytes)))
 
     def status(self) -> list[dict[str, Any]]:
-        """Return what people want to know of each job that runs, in bytes."""
+        """Return what people want to know of each job that runs, in bytes; how far off the
+        prediction is, where what was predicted is what is measured."""
         return [
             {
                 "id": one.job.id,
@@ -196,6 +208,9 @@ class MemoryWatch:
                 "peak_bytes": one.peak_bytes,
                 "file_bytes": one.footprint.file_bytes,
                 "held": bool(one.wanted_bytes),
+                "error": (
+                    relative_error(one.job.reserved_bytes, one.peak_bytes) if self._on_cpu else None
+                ),
             }
             for one in self._watched.values()
         ]
@@ -205,14 +220,14 @@ class MemoryWatch:
     async def look(self) -> None:
         """Measure once, then do what the rule says."""
         pids = {one: self._workers.pid(one.job.id) for one in self._watched.values()}
-        engine = self._residency.engine.pid
-        leaders = {pid for pid in (*pids.values(), engine) if pid is not None}
+        engines = {pid for one in self._residencies if (pid := one.engine.pid) is not None}
+        leaders = engines | {pid for pid in pids.values() if pid is not None}
         found = await asyncio.to_thread(self._read, leaders) if leaders else {}
         for one, pid in pids.items():
             standing = self._workers.standing(one.job.id)
             if standing and pid and pid in found:
                 one.saw(found[pid], standing.ran_s)
-        self.engine = found.get(engine, Footprint()) if engine else Footprint()
+        self.engines = sum((found[pid] for pid in engines & found.keys()), Footprint())
         self._available_bytes = self.available()
         self._apply_rule()
 
@@ -237,8 +252,9 @@ class MemoryWatch:
     def _reading(self, one: Watched) -> Reading:
         standing = self._workers.standing(one.job.id)
         runs = standing is not None and not standing.held
+        reserved_bytes = self._ledger.reserved(job_key(one.job.id)) or 0
         return Reading(
-            self._ledger.reserved(job_key(one.job.id)) or 0,
+            reserved_bytes if self._on_cpu else 0,  # none of the host's memory, which is measured
             one.footprint.held_bytes,
             one.peak_bytes,
             standing.ran_s - one.peak_at if standing else 0.0,
@@ -250,7 +266,7 @@ class MemoryWatch:
         leaving_bytes = sum(self._ledger.reserved(job_key(job_id)) or 0 for job_id in ending)
         return Room(
             self._ledger.free_bytes,
-            idle_bytes(self._residency.resident()) + leaving_bytes,
+            idle_bytes(self._residencies[0].resident()) + leaving_bytes,
             self._ledger.capacity_bytes,
             # What a stopped job gives back shows only in the next sample.
             math.inf if ending else self._available_bytes,
@@ -272,12 +288,8 @@ class MemoryWatch:
                 self._let_go_on(one)
                 self._on_change()
             case Stop(num_bytes):
-                taken, wanted = format_bytes(one.footprint.held_bytes), format_bytes(num_bytes)
-                stopped = OutOfMemoryError(
-                    f"This job took {taken} of memory, more than was reserved for it, and there "
-                    f"was no room for more: its next attempt reserves {wanted}."
-                )
-                self._end(one, stopped, retryable=True, num_bytes=num_bytes)
+                next_bytes = num_bytes if self._on_cpu else 0  # where it is none of those measured
+                self._end(one, self._stopped(one, num_bytes), retryable=True, num_bytes=next_bytes)
             case Refuse():
                 taken = format_bytes(one.footprint.held_bytes)
                 capacity = format_bytes(self._ledger.capacity_bytes)
@@ -286,6 +298,18 @@ class MemoryWatch:
                     "smaller or raise memory_bytes."
                 )
                 self._end(one, refusal, retryable=False, num_bytes=job.reserved_bytes)
+
+    def _stopped(self, one: Watched, next_bytes: int) -> OutOfMemoryError:
+        """Return the error of an attempt that is stopped."""
+        taken = format_bytes(one.footprint.held_bytes)
+        if not self._on_cpu:
+            return OutOfMemoryError(
+                f"This job took {taken} of this machine's own memory, of which too little was left."
+            )
+        return OutOfMemoryError(
+            f"This job took {taken} of memory, more than was reserved for it, and there was no "
+            f"room for more: its next attempt reserves {format_bytes(next_bytes)}."
+        )
 
     def _let_go_on(self, one: Watched) -> None:
         if one.wanted_bytes:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import contextlib
 
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.errors import OutOfMemoryError
-from llmos.kernel.ledger import Ledger, capacity_of, format_bytes, parking_bytes
+from llmos.kernel.ledger import Ledger, format_bytes, parking_bytes, shares
+
+GB = 10**9
 
 
 def test_reservations_are_taken_corrected_and_given_back() -> None:
@@ -69,9 +70,21 @@ def test_it_is_never_over_committed(steps: list[tuple[str, str, int]]) -> None:
         assert ledger.free_bytes == 100 - ledger.reserved_bytes
 
 
-def test_the_capacity_is_the_setting_or_most_of_what_is_free() -> None:
-    assert capacity_of(123) == 123
-    assert 0 < capacity_of(0) < psutil.virtual_memory().total
+@pytest.mark.parametrize(
+    ("set_bytes", "num_engines", "device_bytes", "expected"),
+    [
+        (0, 1, None, (GB * 31, GB)),  # 80% of what the host has free, a 32nd of it for parking
+        (0, 2, None, (GB * 31 // 2, GB // 2)),
+        (8 * GB, 2, None, (GB * 31 // 8, GB // 8)),
+        (0, 1, 20 * GB, (16 * GB, GB)),
+        (0, 2, 20 * GB, (16 * GB, GB // 2)),  # a device each, but one host
+        (8 * GB, 2, 20 * GB, (4 * GB, GB // 2)),
+    ],
+)
+def test_engines_get_most_of_the_memory_that_they_compute_in(
+    set_bytes: int, num_engines: int, device_bytes: int | None, expected: tuple[int, int]
+) -> None:
+    assert shares(set_bytes, num_engines, 40 * GB, device_bytes) == expected
 
 
 @pytest.mark.parametrize(

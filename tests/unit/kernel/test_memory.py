@@ -55,14 +55,15 @@ class StubWorkers:
 class Bench:
     """A watch over stubs: what processes take is written into ``taken``."""
 
-    def __init__(self, queue: JobQueue, database: MemoryDatabase) -> None:
+    def __init__(self, queue: JobQueue, database: MemoryDatabase, *, on_cpu: bool = True) -> None:
         self.queue = queue
         self.database = database
         self.workers = StubWorkers()
         self.ledger = Ledger(1000)
         self.models: list[ResidentModel] = []
-        self.residency = SimpleNamespace(
-            engine=SimpleNamespace(pid=None), resident=lambda: tuple(self.models)
+        self.residency, self.other_residency = (
+            SimpleNamespace(engine=SimpleNamespace(pid=None), resident=lambda: tuple(self.models))
+            for _ in range(2)
         )
         self.taken: dict[int, int] = {}
         self.left_bytes = 10**12
@@ -72,8 +73,9 @@ class Bench:
             self.ledger,
             queue,
             self.workers,
-            self.residency,
+            [self.residency, self.other_residency],
             lambda: 5.0,
+            on_cpu=on_cpu,
             on_change=self._changed,
             read=self._read,
             available=lambda: self.left_bytes,
@@ -316,9 +318,9 @@ async def test_the_time_of_a_job_that_took_more_than_one_attempt_is_not_learned(
     assert await bench.learned() == [(100, 100, None)]
 
 
-async def test_what_jobs_and_the_engine_take_is_told(bench: Bench) -> None:
-    bench.residency.engine.pid = ENGINE
-    bench.taken[ENGINE] = 400
+async def test_what_jobs_and_the_engines_take_is_told(bench: Bench) -> None:
+    bench.residency.engine.pid, bench.other_residency.engine.pid = ENGINE, ENGINE + 1
+    bench.taken |= {ENGINE: 400, ENGINE + 1: 50}
     job = await bench.started(100)
     await bench.takes(job, 150)
     await bench.takes(job, 120)
@@ -326,11 +328,75 @@ async def test_what_jobs_and_the_engine_take_is_told(bench: Bench) -> None:
     assert told["id"] == job.id
     sizes = ("predicted_bytes", "reserved_bytes", "measured_bytes", "peak_bytes", "file_bytes")
     assert [told[name] for name in sizes] == [100, 165, 120, 150, 3]
-    assert not told["held"]
-    assert bench.watch.engine == Footprint(400, 3)
+    assert (told["held"], told["error"]) == (False, pytest.approx(-1 / 3))
+    assert bench.watch.engines == Footprint(450, 6)
     bench.residency.engine.pid = None
     await bench.watch.look()
-    assert bench.watch.engine == Footprint()
+    assert bench.watch.engines == Footprint(50, 3)
+
+
+def test_every_engine_expects_of_models_what_was_measured(bench: Bench) -> None:
+    found = [one.expectations for one in (bench.residency, bench.other_residency)]
+    assert found == [bench.watch.measurements] * 2
+
+
+# -- on another device than the CPU ---------------------------------------------------------------
+
+
+@pytest.fixture
+async def device_bench(queue: JobQueue, database: MemoryDatabase) -> AsyncIterator[Bench]:
+    bench = Bench(queue, database, on_cpu=False)
+    yield bench
+    await bench.watch.stop()
+
+
+@pytest.mark.parametrize("host_bytes", [10, 100, 5000])
+async def test_what_a_job_takes_of_the_host_says_nothing_of_what_it_takes_of_a_device(
+    device_bench: Bench, host_bytes: int
+) -> None:
+    bench = device_bench
+    job = await bench.started(100)
+    for _ in range(4):
+        bench.workers.ran_s += SETTLED_S
+        await bench.takes(job, host_bytes)
+    assert (bench.reserved(job), bench.workers.held, bench.workers.given_up) == (100, set(), [])
+    (told,) = bench.watch.status()
+    assert (told["measured_bytes"], told["error"]) == (host_bytes, None)
+    await bench.queue.complete(job.id, job.fence, JobResult(), lambda *_: ())
+    bench.gone(job)
+    assert await bench.learned() == []
+
+
+async def test_what_was_learned_of_jobs_on_the_cpu_is_not_expected_of_a_device(
+    bench: Bench, queue: JobQueue, database: MemoryDatabase
+) -> None:
+    queue.predict = lambda kind, params, declared_bytes: declared_bytes
+    for _ in range(5):
+        job = await bench.started(100)
+        for _ in range(3):
+            await bench.takes(job, 50)
+        await bench.queue.complete(job.id, job.fence, JobResult(), lambda *_: ())
+        bench.gone(job)
+    await bench.watch.stop()
+    device_bench = Bench(queue, database, on_cpu=False)
+    await device_bench.watch.start()
+    assert (await device_bench.started(100)).reserved_bytes == 100
+    await device_bench.watch.stop()
+
+
+async def test_where_the_host_runs_out_the_job_that_takes_most_of_it_is_stopped(
+    device_bench: Bench,
+) -> None:
+    bench = device_bench
+    jobs = [await bench.started(100) for _ in range(2)]
+    bench.left_bytes = bench.watch.floor_bytes - 1
+    bench.taken = dict(zip((100 + job.id for job in jobs), (20, 50), strict=True))
+    await bench.watch.look()
+    await bench.watch.stop()
+    ((stopped, error, retryable),) = bench.workers.given_up
+    assert (stopped, retryable) == (jobs[1].id, True)
+    assert error.message.startswith("This job took 50 B of this machine's own memory")
+    assert (await bench.queue.get(stopped)).reserved_bytes == 100
 
 
 async def test_only_jobs_with_a_worker_here_are_watched(bench: Bench) -> None:

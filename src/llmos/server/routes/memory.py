@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _OF_A_JOB = (
     *("id", "kind", "name", "predicted_bytes", "reserved_bytes"),
-    *("measured_bytes", "peak_bytes", "file_bytes", "held"),
+    *("measured_bytes", "peak_bytes", "file_bytes", "held", "error"),
 )
 
 
@@ -40,7 +40,6 @@ def router(system: System) -> APIRouter:
         everything = actor.role == "admin"
         jobs = [
             {name: job[name] for name in _OF_A_JOB}
-            | {"error": relative_error(job["predicted_bytes"], job["peak_bytes"])}
             for job in kernel.memory.status()
             if everything or job["owner"] == actor.owner
         ]
@@ -61,17 +60,18 @@ def router(system: System) -> APIRouter:
 
 
 def _totals(kernel: Kernel) -> dict[str, Any]:
-    """Return the sums: of the ledger, the engine process and the machine."""
+    """Return the sums: of the ledgers, the engine processes and the machine."""
     of_jobs = sum(job["reserved_bytes"] for job in kernel.memory.status())
-    ledger, watch = kernel.ledger, kernel.memory
+    watch = kernel.memory
+    reserved_bytes = sum(device.ledger.reserved_bytes for device in kernel.fleet.devices)
     return {
-        "capacity_bytes": ledger.capacity_bytes,
-        "reserved_bytes": ledger.reserved_bytes,
+        "capacity_bytes": sum(device.ledger.capacity_bytes for device in kernel.fleet.devices),
+        "reserved_bytes": reserved_bytes,
         "available_bytes": watch.available(),
         "floor_bytes": watch.floor_bytes,
         "engine": {
-            "reserved_bytes": ledger.reserved_bytes - of_jobs,
-            "measured_bytes": watch.engine.total_bytes,
+            "reserved_bytes": reserved_bytes - of_jobs,
+            "measured_bytes": watch.engines.total_bytes,
         },
     }
 
@@ -103,7 +103,7 @@ class MemoryCollector(Collector):
             ("memory_capacity", totals["capacity_bytes"], "Memory that may be reserved."),
             ("memory_reserved", totals["reserved_bytes"], "Memory that is reserved."),
             ("memory_available", totals["available_bytes"], "Memory the machine has left."),
-            ("engine_memory", totals["engine"]["measured_bytes"], "What the engine process takes."),
+            ("engine_memory", totals["engine"]["measured_bytes"], "What engine processes take."),
         ):
             yield GaugeMetricFamily(f"llmos_{name}_bytes", help_text, value=num_bytes)
         errors = GaugeMetricFamily(
