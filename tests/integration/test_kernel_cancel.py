@@ -62,3 +62,17 @@ async def test_a_job_that_does_not_run_ends_as_soon_as_it_is_cancelled(harness: 
         ended = await harness.kernel.jobs.cancel(job.id, actor="a")
         assert ended.state is JobState.CANCELLED
         assert harness.kernel.workers.pid(job.id) is None
+
+
+async def test_an_attempt_whose_worker_is_gone_is_cancelled_without_waiting_for_its_lease(
+    tmp_path: Path,
+) -> None:
+    """As when the disk was full at the moment in which its end was to be kept."""
+    harness = Harness(tmp_path)
+    job = await harness.submit("double", value=1)
+    held = await harness.kernel.jobs.claim(job.id, lease_s=1000.0, threads=1)
+    await harness.kernel.jobs.cancel(job.id, actor="a")
+    await harness.kernel.step()
+    ended = await harness.kernel.jobs.get(job.id)
+    assert (ended.state, ended.fence) == (JobState.CANCELLED, held.fence)
+    await harness.close()

@@ -334,8 +334,6 @@ class Kernel:
         """Do what needs no waiting, before anything else can change."""
         self._do_model(action, state, self.fleet.devices[0])
         match action:
-            case Stop(job_id):
-                self.workers.cancel(job_id)
             case PauseJob(job_id):
                 self.yielder.pause(job_id)
                 self._wake.set()  # for how long it may be held is to be looked after
@@ -355,6 +353,8 @@ class Kernel:
                     if await self._launcher.start(job):
                         self._observer.started(job_id)
                         self._wake.set()  # it may have to give way
+            case Stop(job_id, fence):
+                await self._launcher.cancel(job_id, fence)
             case Expire(job_id, fence):
                 await self._launcher.expire(job_id, fence)
             case RefuseJob(job_id):

@@ -54,6 +54,12 @@ class Launcher:
                 self._ledger.release(key)
         return has_started
 
+    async def cancel(self, job_id: int, fence: int) -> None:
+        """End an attempt at a job that is to be cancelled: at once where it has no worker here."""
+        if not self._workers.cancel(job_id):
+            with contextlib.suppress(FencedError):
+                await self._jobs.cancelled(job_id, fence)
+
     async def expire(self, job_id: int, fence: int) -> None:
         """End an attempt whose lease ran out."""
         if not self._workers.expire(job_id):

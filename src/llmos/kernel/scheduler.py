@@ -152,7 +152,7 @@ class _Plan:
         if job.lease_expires_at < self._state.now:
             self.actions.append(Expire(job.id, job.fence))
         elif job.cancel_requested:
-            self.actions.append(Stop(job.id))
+            self.actions.append(Stop(job.id, job.fence))
         elif job.more_bytes:
             self._make_room(min(job.more_bytes, self._reachable_bytes))
 

@@ -155,6 +155,7 @@ class Stop:
     """Stop the worker of a job that is to be cancelled."""
 
     job_id: int
+    fence: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,10 +191,14 @@ class Workers:
         worker = self._workers.get(job_id)
         return worker.hold.reasons if worker else ()
 
-    def cancel(self, job_id: int) -> None:
-        """Ask a job's worker to end; make it, if it has not within seconds."""
-        if worker := self._workers.get(job_id):
-            worker.ending.cancel()
+    def cancel(self, job_id: int) -> bool:
+        """Ask a job's worker to end; make it, if it has not within seconds. False when it has none
+        here."""
+        worker = self._workers.get(job_id)
+        if worker is None:
+            return False
+        worker.ending.cancel()
+        return True
 
     def preempt(self, job_id: int) -> None:
         """Have a job's worker keep what it has done and end, within a while; the job is queued

@@ -130,10 +130,10 @@ def test_a_job_larger_than_everything_is_refused() -> None:
 def test_expired_leases_are_taken_back_and_cancelled_jobs_stopped() -> None:
     jobs = (
         active(1, lease_expires_at=NOW - 0.1, fence=7),
-        active(2, cancel_requested=True),
+        active(2, cancel_requested=True, fence=8),
         active(3),
     )
-    assert decide(state(active=jobs)) == [Expire(1, 7), Stop(2)]
+    assert decide(state(active=jobs)) == [Expire(1, 7), Stop(2, 8)]
 
 
 # -- models --------------------------------------------------------------------------------------
