@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.integration.kernels import Harness
 
-from llmos.kernel import holds
+from llmos.kernel import endings, holds
 from llmos.kernel.jobs import Job, JobState
 from llmos.kernel.kernel import LONGEST_WAIT_S
 from llmos.kernel.residency import ModelSpec
@@ -230,6 +230,19 @@ async def test_on_a_device_of_its_own_memory_a_job_gives_that_up_and_stands_by(
     assert job.result["moved"] == ["away", "back"]
     assert (job.state, job.attempt, job.failures) == (JobState.SUCCEEDED, 1, 0)
     await until(lambda: not worker.is_running())
+    await harness.close()
+
+
+async def test_a_job_that_cannot_give_its_memory_up_leaves_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "LEAVE_WITHIN_S", 1000.0)
+    harness = Harness(tmp_path, on_cpu=False, capacity_bytes=CAPACITY, yield_s=0.0, idle_s=0.0)
+    await harness.kernel.start()
+    job = await harness.submit("resumable", priority=Priority.BACKGROUND)
+    await harness.until_logged(job, "working")
+    harness.kernel.workers.preempt(job.id)
+    assert (await harness.ended(job)).result["went_on"] == "after attempt 1"
     await harness.close()
 
 

@@ -24,7 +24,7 @@ class Ending:
     Args:
         hold: lets it go on, as one that stands still cannot end.
         on_park: called when it has given its device's memory up instead of leaving; None: it
-            computes on the CPU, whose memory is the host's, so that only leaving frees any.
+            cannot, or computes on the CPU, whose memory is the host's: only leaving frees any.
 
     Attributes:
         is_leaving: it was preempted, so its job is to be queued again, unless it can be parked.

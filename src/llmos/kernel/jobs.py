@@ -129,6 +129,8 @@ class JobKind:
             `yielding`. A light one never is, and what works for the server's own answers must not.
         resumes: an attempt goes on from where the last one left off, so that a job may be taken
             off its worker for the sake of another. Its handler looks at `JobContext.is_leaving`.
+        offloads: its handler calls `JobContext.on_hold` before its first step, so that on a device
+            of its own memory it gives that up, and not its worker, when it is preempted.
         subject: what these params are of, among the jobs of the kind: those of one subject share
             what was measured, and so what is expected of the next.
     """
@@ -141,6 +143,7 @@ class JobKind:
     light: bool = False
     gives_way: bool = True
     resumes: bool = False
+    offloads: bool = False
     subject: Callable[[dict[str, Any]], str] = lambda params: ""
 
 

@@ -99,7 +99,7 @@ class Workers:
         on_park: called with a job whose worker gave its device's memory up, see `preempt`.
         on_cpu: whether jobs compute on the CPU. Then a worker that does not pause in time is
             stopped by signal, see `Hold`; one on a light job never is, as whoever it talks to would
-            not wait. Elsewhere a job that is preempted need not leave, see `Ending`.
+            not wait. Elsewhere one that is preempted need not leave if its kind offloads.
         monotonic: seconds; leases of live workers are judged by it, so the wall clock may jump.
     """
 
@@ -150,9 +150,10 @@ class Workers:
         except BaseException:
             await child.end(0.0)
             raise
-        stops = self._on_cpu and not self._queue.kind(job.kind).light
-        hold = Hold(child, self._monotonic, stops=stops)
-        on_park = None if self._on_cpu else functools.partial(self._on_park, job)
+        kind = self._queue.kind(job.kind)
+        hold = Hold(child, self._monotonic, stops=self._on_cpu and not kind.light)
+        may_park = kind.offloads and not self._on_cpu
+        on_park = functools.partial(self._on_park, job) if may_park else None
         desk = AskDesk(job, child.channel.send, lambda job, ask: self.answerer(job, ask))
         ending = Ending(child, hold, on_park)
         worker = _Worker(job, child, hold, ending, desk, log_start_bytes, self._monotonic())
@@ -202,8 +203,8 @@ class Workers:
 
     def preempt(self, job_id: int) -> None:
         """Have a job's worker keep what it has done and end, within a while; the job is queued
-        again at no cost to it. Or, on a device of its own memory, have it give that up and stand by
-        until `release` takes the reason "preempted" back."""
+        again at no cost to it. Or, on a device of its own memory, have one that can give that up,
+        and stand by until `release` takes the reason "preempted" back."""
         if worker := self._workers.get(job_id):
             worker.ending.leave()
 

@@ -26,7 +26,17 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 def llmos_job_kinds() -> list[JobKind]:
     """The kinds of job training adds."""
     handler = "llmos.training.handler:run"
-    return [JobKind(TRAIN, handler, validate, estimate_bytes, resumes=True, subject=subject)]
+    return [
+        JobKind(
+            TRAIN,
+            handler,
+            validate,
+            estimate_bytes,
+            resumes=True,
+            offloads=True,
+            subject=subject,
+        )
+    ]
 
 
 def validate(params: dict[str, Any]) -> dict[str, Any]:

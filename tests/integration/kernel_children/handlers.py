@@ -202,7 +202,12 @@ KINDS = {
 }
 for _name in ("resumable", "parkable"):
     KINDS[_name] = JobKind(
-        _name, f"kernel_children.handlers:{_name}", _any_params, _no_memory, resumes=True
+        _name,
+        f"kernel_children.handlers:{_name}",
+        _any_params,
+        _no_memory,
+        resumes=True,
+        offloads=_name == "parkable",
     )
 KINDS["light"] = JobKind(
     "light", "kernel_children.handlers:double", _any_params, _no_memory, light=True
