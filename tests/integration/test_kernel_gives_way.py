@@ -94,6 +94,35 @@ async def test_a_job_that_starts_just_after_a_request_is_held_for_that_moment_al
     await harness.close()
 
 
+async def test_short_requests_one_after_another_cost_no_step_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is read again when there has been none for a while; the job goes on then."""
+    harness = Harness(tmp_path, yield_s=2.0)
+    await harness.kernel.start()
+    job = await harness.submit("steps")
+    await harness.until_logged(job, "stepping")
+    async with harness.kernel.residency.lease(MODEL, Priority.INTERACTIVE):
+        await harness.kernel.jobs.view()
+    num_steps, step = 0, harness.kernel.step
+
+    async def counted() -> float:
+        nonlocal num_steps
+        num_steps += 1
+        return await step()
+
+    monkeypatch.setattr(harness.kernel, "step", counted)
+    for _ in range(50):
+        async with harness.kernel.residency.lease(MODEL, Priority.INTERACTIVE):
+            await harness.kernel.jobs.view()
+        await harness.kernel.jobs.view()
+        assert harness.kernel.workers.held(job.id) == ("interactive",)
+    assert num_steps <= 2
+    async with asyncio.timeout(0.8 * LONGEST_WAIT_S):
+        await until(lambda: harness.kernel.workers.held(job.id) == ())
+    await harness.close()
+
+
 async def test_requests_of_other_classes_hold_nothing(harness: Harness) -> None:
     job = await harness.submit("steps")
     await harness.until_logged(job, "stepping")

@@ -129,6 +129,8 @@ class Kernel:
         self.workers = self._open_workers(commit, on_cpu, monotonic)
         self.memory = self._open_memory(db, on_cpu)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
+        self._calm: asyncio.TimerHandle | None = None
+        """Looks again when there was no interactive request for a while."""
         self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
         self._observer = self._open_observer()
         for device in self.fleet.devices:
@@ -278,10 +280,13 @@ class Kernel:
         but for that the queue has to be read."""
         if priority is not Priority.INTERACTIVE:
             return
+        if self._calm:
+            self._calm.cancel()
         if not begins:
             self.yielder.request_ended()
-            if self.yielder.is_waiting:
-                self._wake.set()
+            if self.yielder.is_waiting:  # nothing changes before: no step for each short request
+                loop = asyncio.get_running_loop()
+                self._calm = loop.call_later(self._settings.yield_s, self._wake.set)
             return
         self.yielder.request_began()
         state = self._observer.pressing()
