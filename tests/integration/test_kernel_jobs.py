@@ -153,6 +153,26 @@ async def test_a_stopped_kernel_queues_running_jobs_again(harness: Harness, tmp_
     await again.close()
 
 
+async def test_a_paused_job_waits_for_its_user_whatever_becomes_of_the_server(
+    harness: Harness, tmp_path: Path
+) -> None:
+    submitted = await harness.submit("count", steps=5, stuck_at=3)
+    await harness.until_logged(submitted, "stuck")
+    await harness.kernel.jobs.set_paused(submitted.id, True, actor="a")
+    await harness.kernel.stop()
+    again = Harness(tmp_path)
+    await again.kernel.start()
+    other = await again.ended(await again.submit("double", value=1))
+    assert other.state is JobState.SUCCEEDED
+    paused = await again.kernel.jobs.get(submitted.id)
+    assert (paused.state, paused.attempt) == (JobState.PAUSED, 1)
+    await again.kernel.jobs.set_paused(submitted.id, False, actor="a")
+    job = await again.ended(submitted)
+    assert (job.state, job.attempt, job.failures) == (JobState.SUCCEEDED, 2, 0)
+    assert await again.logged(job) == ["from step 0", "stuck", "from step 3"]
+    await again.close()
+
+
 async def test_the_late_result_of_a_fenced_worker_is_refused(
     harness: Harness, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from llmos.errors import QuotaExceededError
+from llmos.kernel import endings
 from llmos.kernel.jobs import Job, JobEvent, JobState
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
@@ -95,6 +96,22 @@ async def test_a_spent_day_holds_running_jobs_and_starts_none_until_the_limit_is
     assert [(row["model"], row["jobs"]) for row in rows] == [("", 2)]
     kept_s = [(await kernel.jobs.get(job.id)).compute_s for job in (held, waiting)]
     assert rows[0]["compute_s"] == pytest.approx(sum(kept_s), abs=1.0)
+
+
+async def test_jobs_that_stand_still_for_the_day_keep_no_worker_from_others(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where they have to begin anew."""
+    monkeypatch.setattr(endings, "LEAVE_WITHIN_S", 0.1)
+    spent = [await kernel.jobs.submit("wait_for_cancel", {}, owner="alice") for _ in range(2)]
+    for job in spent:
+        await until(kernel, job, lambda event: event.data.get("line") == "waiting")
+    await kernel.accounts.set_limits("alice", Limits(compute_s_per_day=0.01), "k")
+    other = await kernel.jobs.submit("double", {"value": 2}, owner="bob")
+    await until(kernel, other, lambda event: event.data.get("state") == "succeeded")
+    found = [await kernel.jobs.get(job.id) for job in spent]
+    states = [(job.state, job.failures) for job in found]
+    assert sorted(states) == [(JobState.QUEUED, 0), (JobState.RUNNING, 0)]
 
 
 async def test_what_a_job_made_beyond_its_owners_store_is_not_kept(kernel: Kernel) -> None:

@@ -11,12 +11,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from llmos.errors import LlmosError
 from llmos.kernel.events import EVERYONES_JOBS, EventBus, owners_topic, topic
-from llmos.kernel.job_rows import find_jobs
-from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobState
+from llmos.kernel.job_rows import ACTIVE, find_jobs
+from llmos.kernel.jobs import Job, JobEvent, JobState
 from llmos.kernel.transitions import Audit, JobChange, Outbox
 from llmos.storage.database import Database
 from llmos.storage.schema import jobs
@@ -175,7 +175,8 @@ class Attempts:
         await self._change(change)
 
     async def requeue(self, job_id: int, fence: int) -> Job:
-        """Take an attempt's job back through no fault of its own; it may start at once.
+        """Take an attempt's job back through no fault of its own; it may start at once, unless it
+        is paused.
 
         Raises:
             FencedError: the attempt no longer holds the job.
@@ -187,8 +188,7 @@ class Attempts:
         """Take back every job that was running when the last server ended; return their ids."""
 
         def change(change: JobChange) -> list[int]:
-            query = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES)).order_by(jobs.c.id)
-            found = find_jobs(change.connection, query)
+            found = find_jobs(change.connection, ACTIVE.order_by(jobs.c.id))
             for job in found:
                 change.take_back(job)
             return [job.id for job in found]

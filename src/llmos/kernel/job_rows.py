@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from llmos.errors import JobNotFoundError
-from llmos.kernel.jobs import Job, JobState
+from llmos.kernel.jobs import ACTIVE_STATES, Job, JobState
 from llmos.storage.schema import job_after, jobs
 from llmos.storage.statements import Statement
 from llmos.types import Priority
@@ -49,6 +49,8 @@ _START_JOB = Statement(
     )
     .returning(jobs)
 )
+ACTIVE = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES), jobs.c.lease_expires_at.is_not(None))
+"""The jobs that an attempt holds."""
 _DEPENDANTS = Statement(
     select(jobs)
     .join(job_after, job_after.c.job_id == jobs.c.id)

@@ -13,7 +13,11 @@ from llmos.types import Priority
 
 
 class JobState(enum.StrEnum):
-    """waiting -> queued -> running <-> paused -> succeeded | failed | cancelled."""
+    """waiting -> queued -> running <-> paused -> succeeded | failed | cancelled.
+
+    A job is paused by its user, until that user resumes it: where its attempt ends before, as it
+    does with the server, it stays paused without one.
+    """
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -29,6 +33,7 @@ class JobState(enum.StrEnum):
 
 
 ACTIVE_STATES = (JobState.RUNNING, JobState.PAUSED)
+"""In which an attempt may hold a job, see `Job.is_active`."""
 FINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -80,6 +85,11 @@ class Job:
     """Whose terms hold for what it asks of the server, an `Actor`'s `to_dict`; None: it may not."""
     after: tuple[int, ...] = ()
 
+    @property
+    def is_active(self) -> bool:
+        """Whether an attempt holds it, which a paused job need not have."""
+        return self.state in ACTIVE_STATES and self.lease_expires_at is not None
+
     def summary(self) -> dict[str, Any]:
         """Return what whoever is told of a change of this job is told: no params, no logs."""
         return {
@@ -129,6 +139,7 @@ class JobKind:
             `yielding`. A light one never is, and what works for the server's own answers must not.
         resumes: an attempt goes on from where the last one left off, so that a job may be taken
             off its worker for the sake of another. Its handler looks at `JobContext.is_leaving`.
+            One of another kind only is where its owner's compute seconds of the day are spent.
         offloads: its handler calls `JobContext.on_hold` before its first step, so that on a device
             of its own memory it gives that up, and not its worker, when it is preempted.
         subject: what these params are of, among the jobs of the kind: those of one subject share

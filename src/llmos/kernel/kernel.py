@@ -129,8 +129,7 @@ class Kernel:
         self.workers = self._open_workers(commit, on_cpu, monotonic)
         self.memory = self._open_memory(db, on_cpu)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
-        self._calm: asyncio.TimerHandle | None = None
-        """Looks again when there was no interactive request for a while."""
+        self._calm: asyncio.TimerHandle | None = None  # looks again when requests have ceased
         self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
         self._observer = self._open_observer()
         for device in self.fleet.devices:
@@ -208,7 +207,7 @@ class Kernel:
         """Take back the jobs that were running when the last server ended, then begin."""
         await self.accounts.start()
         for job_id in await self.jobs.requeue_all():
-            log.info("job %d was interrupted and is queued again", job_id)
+            log.info("job %d was interrupted and goes on later", job_id)
         await self._launcher.remove_old_checkpoints()
         await self.memory.start()
         await self.fleet.start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from llmos.kernel.accounts import Accounts
 from llmos.kernel.fleet import Device
-from llmos.kernel.jobs import Job, JobKind
+from llmos.kernel.jobs import Job, JobKind, JobState
 from llmos.kernel.ledger import Ledger, job_key
 from llmos.kernel.memory import MemoryWatch
 from llmos.kernel.queue import JobQueue
@@ -52,7 +52,8 @@ class Observer:
         """Return the state of it all, given that of the queue."""
         now, max_workers = self.clock(), self.settings.max_workers
         parked = [job for job in view.active if self._is_parked(job)]
-        waiting: list[Job | QueuedJob] = [*view.ready, *parked]
+        resumable = (job for job in parked if job.state is not JobState.PAUSED)
+        waiting: list[Job | QueuedJob] = [*view.ready, *resumable]
         active_ids = {job.id for job in view.active}
         ended = (job.id for job, _ in self.workers.running() if job.id not in active_ids)
         return State(
@@ -138,12 +139,12 @@ class Observer:
         return self.jobs.kinds.get(job.kind)
 
     def _ready(self, job: Job | QueuedJob, now: float) -> ReadyJob:
-        preempted_at = self._preempted_at.get(job.id)
+        preempted_at, queued_at = self._preempted_at.get(job.id), job.queued_at or now
         return ReadyJob(
             job.id,
             job.owner,
             job.priority,
-            preempted_at or job.queued_at or now,
+            queued_at if preempted_at is None else max(preempted_at, queued_at),
             job.reserved_bytes,
             self.is_light(job),
             was_preempted=preempted_at is not None,

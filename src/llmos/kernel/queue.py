@@ -10,6 +10,7 @@ import builtins
 import difflib
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select, true
@@ -203,7 +204,7 @@ class JobQueue(Attempts):
             if job.state is JobState.CANCELLED or job.cancel_requested:
                 return job
             change.audited(actor, "job.cancel", job, {})
-            if job.state in ACTIVE_STATES:
+            if job.is_active:
                 change.update(job, cancel_requested=True)
                 data = {"state": str(job.state), "attempt": job.attempt, "cancel_requested": True}
                 change.record(job, "state", data)
@@ -242,7 +243,8 @@ class JobQueue(Attempts):
         return await self._change(change)
 
     async def set_paused(self, job_id: int, paused: bool, actor: str) -> Job:
-        """Pause a running job, or let it go on; its handler gives way at its next step.
+        """Pause a running job, or let it go on; its handler gives way at its next step. One whose
+        attempt has ended meanwhile is queued again when it may go on.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -256,8 +258,12 @@ class JobQueue(Attempts):
                 raise ConflictError(f"Job {job_id} is {job.state}, not running.")
             if job.state is not state:
                 change.audited(actor, "job.pause" if paused else "job.resume", job, {})
-                change.update(job, state=state)
-                change.record(job, "state", {"state": str(state), "attempt": job.attempt})
+                if job.is_active:
+                    change.update(job, state=state)
+                    change.record(job, "state", {"state": str(state), "attempt": job.attempt})
+                else:
+                    resumed = replace(job, state=state, queued_at=None)  # it waits from now on
+                    change.queue(resumed, not_before=job.not_before)
             return change.get(job_id)
 
         return await self._change(change)

@@ -383,12 +383,13 @@ class _Plan:
 
 
 def _class_of(job: ActiveJob) -> float:
-    """Return the class of a running job. One that stands still until its owner's quota lets it go
-    on, maybe tomorrow, is behind all others: whoever could use its worker may have it."""
-    return math.inf if "quota" in job.held else job.priority
+    """Return the class of a running job. One that stands still until its user or the quota lets it
+    go on, maybe tomorrow, is behind all others: whoever could use its worker may have it."""
+    return job.priority if {"user", "quota"}.isdisjoint(job.held) else math.inf
 
 
 def _may_be_preempted(job: ActiveJob, now: float) -> bool:
-    """Whether a job can go on later as it is: one that its user paused would not stay paused."""
+    """Whether a job can go on later. One that cannot begins anew, and loses its worker only where
+    its owner's quota is spent, or others would wait until tomorrow."""
     is_there = not job.is_ending and job.lease_expires_at >= now
-    return job.resumes and is_there and "user" not in job.held
+    return is_there and (job.resumes or "quota" in job.held)

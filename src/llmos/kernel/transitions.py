@@ -20,7 +20,7 @@ from llmos.kernel.job_rows import (
     start_job,
     update_job,
 )
-from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobState
+from llmos.kernel.jobs import Job, JobEvent, JobState
 from llmos.storage.schema import job_after, job_events, jobs
 from llmos.storage.statements import Statement
 
@@ -74,7 +74,7 @@ class JobChange:
     def get_active(self, job_id: int, fence: int) -> Job:
         """Return the job if the attempt with ``fence`` still holds it. Raises FencedError."""
         job = self.get(job_id)
-        if job.fence != fence or job.state not in ACTIVE_STATES:
+        if job.fence != fence or not job.is_active:
             raise fenced(job_id, fence)
         return job
 
@@ -171,10 +171,12 @@ class JobChange:
         return self.ended[job.id]
 
     def queue(self, job: Job, *, not_before: float = 0.0, **values: Any) -> Job:
-        """Make ``job`` ready to be started, its fence raised so that no old attempt may commit."""
+        """Make ``job`` ready to be started, its fence raised so that no old attempt may commit.
+        A paused one stays so, and is ready once it is resumed."""
+        is_paused = job.state is JobState.PAUSED
         queued = self.update(
             job,
-            state=JobState.QUEUED,
+            state=JobState.PAUSED if is_paused else JobState.QUEUED,
             fence=job.fence + 1,
             queued_at=self.now if job.queued_at is None else job.queued_at,
             lease_expires_at=None,
@@ -182,7 +184,8 @@ class JobChange:
             **values,
         )
         self.record(queued, "state", _state_data(queued, values.get("error")))
-        self.tell(queued)
+        if not is_paused:
+            self.tell(queued)
         return queued
 
     def take_back(self, job: Job) -> Job:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.sql.selectable import CTE, ScalarSelect, Select
 
-from llmos.kernel.job_rows import find_jobs
-from llmos.kernel.jobs import ACTIVE_STATES, Job, JobState
+from llmos.kernel.job_rows import ACTIVE, find_jobs
+from llmos.kernel.jobs import Job, JobState
 from llmos.storage.schema import jobs
 from llmos.types import Priority
 
@@ -108,7 +108,6 @@ def _ready() -> Select[tuple[int, str, str, int, float | None, int]]:
 
 
 # Built once, as the scheduler asks at every step; `now` is theirs to be told.
-ACTIVE = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES))
 WAITING_OUT = select(func.min(jobs.c.not_before)).where(
     jobs.c.state == JobState.QUEUED, jobs.c.not_before > bindparam("now")
 )

@@ -411,11 +411,10 @@ class World:
         )
         room_bytes = state.free_bytes + _idle_bytes(state)
         for job in state.active:
-            may_leave = job.resumes and "user" not in job.held
             has_run = job.ran_s >= turn_s(job) or bool(job.held)
             suffices = job.light == first.light and first.num_bytes <= room_bytes + job.num_bytes
-            is_worse = job.priority > first.priority
-            assert not (may_leave and has_run and suffices and is_worse), "waits past its bound"
+            is_worse = job.priority > first.priority or "user" in job.held
+            assert not (job.resumes and has_run and suffices and is_worse), "waits past its bound"
 
     def drain(self) -> None:
         """Ask for nothing more and let all workers do their work: every job ends."""

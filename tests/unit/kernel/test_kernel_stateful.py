@@ -87,6 +87,14 @@ class KernelMachine(RuleBasedStateMachine):
         self.world.run(self.world.queue.set_paused(job_id, paused, "a"))
         self.world.settle()
 
+    @has_jobs
+    @rule(index=indices)
+    def resume(self, index: int) -> None:
+        job = self.world.run(self.world.queue.get(self.job_ids[index % len(self.job_ids)]))
+        if job.state is JobState.PAUSED:
+            self.world.run(self.world.queue.set_paused(job.id, False, "a"))
+        self.world.settle()
+
     @has_workers
     @rule(index=indices, how=st.sampled_from(["done", "done", "error", "mistake"]))
     def attempt_ends(self, index: int, how: Literal["done", "error", "mistake"]) -> None:

@@ -76,7 +76,7 @@ def test_memory_that_suffices_already_preempts_nothing() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"resumes": False}, {"priority": Priority.STANDARD}, {"held": ("user",)}],
+    [{"resumes": False}, {"priority": Priority.STANDARD}, {"resumes": False, "held": ("user",)}],
 )
 def test_a_model_that_cannot_fit_even_so_is_refused(changes: dict[str, object]) -> None:
     wish = (wanted("a", 60),)
@@ -107,8 +107,14 @@ def test_one_that_is_held_for_requests_need_not_have_had_its_turn() -> None:
     assert decided(wanted=(wanted("a", 60),), active=(young,)) == [Preempt(1)]
 
 
-def test_one_that_is_held_for_its_owners_quota_is_outranked_by_all() -> None:
-    spent = dataclasses.replace(training(1), ran_s=1.0, held=("quota",), priority=Priority.STANDARD)
+@pytest.mark.parametrize(
+    "changes", [{"held": ("quota",)}, {"held": ("quota",), "resumes": False}, {"held": ("user",)}]
+)
+def test_one_that_stands_still_maybe_until_tomorrow_is_outranked_by_all(
+    changes: dict[str, object],
+) -> None:
+    spent = training(1, priority=Priority.STANDARD, **changes)
+    spent = dataclasses.replace(spent, ran_s=1.0)
     idle = (ready(2, priority=Priority.BACKGROUND),)
     assert decided(ready=idle, active=(spent,)) == [Preempt(1)]
     assert decided(active=(spent,)) == []

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, insert, select
+from tests.unit.kernel.conftest import Clock
 
 from llmos.errors import (
     ConflictError,
@@ -17,10 +18,11 @@ from llmos.errors import (
 )
 from llmos.kernel.events import EventBus, topic
 from llmos.kernel.idempotency import Idempotency
+from llmos.kernel.job_rows import ACTIVE
 from llmos.kernel.jobs import Job, JobState
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.transitions import LOST_STATES
-from llmos.kernel.view import ACTIVE, READY, WAITING_OUT
+from llmos.kernel.view import READY, WAITING_OUT
 from llmos.storage.memory import MemoryDatabase
 from llmos.storage.schema import task_defaults
 from llmos.types import JobResult, Priority
@@ -299,8 +301,45 @@ async def test_a_restart_takes_every_running_job_back_at_no_cost_to_it(queue: Jo
     job = await queue.get(old.id)
     assert (job.state, job.failures, job.not_before) == (JobState.QUEUED, 0, 0.0)
     assert job.fence > old.fence
-    assert (await queue.get(paused.id)).state is JobState.QUEUED
+    assert (await queue.get(paused.id)).state is JobState.PAUSED
     assert (await queue.get(doomed.id)).state is JobState.CANCELLED
+
+
+async def test_a_paused_job_whose_attempt_ended_starts_when_it_is_resumed_and_not_before(
+    queue: JobQueue, clock: Clock
+) -> None:
+    old = await in_state(queue, JobState.PAUSED)
+    await queue.requeue(old.id, old.fence)
+    with pytest.raises(FencedError):
+        await queue.complete(old.id, old.fence, JobResult(), commit)
+    assert await queue.requeue_all() == []
+    assert await queue.claim(old.id, LEASE_S, threads=2) is None
+    view = await queue.view()
+    assert (view.ready, view.active) == ([], [])
+    assert (await queue.set_paused(old.id, True, "a")).state is JobState.PAUSED
+    clock.now += 100.0
+    resumed = await queue.set_paused(old.id, False, "a")
+    assert (resumed.state, resumed.queued_at) == (JobState.QUEUED, clock.now)
+    assert (await queue.claim(old.id, LEASE_S, threads=2)).attempt == 2
+    assert await states(queue, old) == [
+        *("queued", "running", "paused", "paused", "queued", "running")
+    ]
+
+
+async def test_a_paused_job_whose_worker_died_waits_out_the_failure_once_resumed(
+    queue: JobQueue, clock: Clock
+) -> None:
+    old = await in_state(queue, JobState.PAUSED)
+    failed = await queue.fail(old.id, old.fence, EngineError("killed"), retryable=True)
+    assert (failed.state, failed.failures) == (JobState.PAUSED, 1)
+    resumed = await queue.set_paused(old.id, False, "a")
+    assert (resumed.state, resumed.not_before) == (JobState.QUEUED, failed.not_before)
+
+
+async def test_a_paused_job_without_an_attempt_is_cancelled_at_once(queue: JobQueue) -> None:
+    job = await in_state(queue, JobState.PAUSED)
+    await queue.requeue(job.id, job.fence)
+    assert (await queue.cancel(job.id, "a")).state is JobState.CANCELLED
 
 
 async def test_a_job_too_large_to_start_is_failed(queue: JobQueue) -> None:
