@@ -262,6 +262,26 @@ async def test_on_a_device_of_its_own_memory_a_job_gives_that_up_and_stands_by(
     await harness.close()
 
 
+async def test_a_job_that_stands_by_takes_no_memory_back_while_it_is_paused(
+    tmp_path: Path,
+) -> None:
+    harness = Harness(
+        tmp_path, on_cpu=False, capacity_bytes=CAPACITY, lease_s=1000.0, yield_s=0.0, idle_s=0.0
+    )
+    await harness.kernel.start()
+    job = await harness.submit("parkable", priority=Priority.BACKGROUND, bytes=CAPACITY - 50)
+    await harness.until_logged(job, "working")
+    async with harness.kernel.residency.lease(MODEL, Priority.INTERACTIVE):
+        await harness.kernel.jobs.set_paused(job.id, True, actor="a")
+    await until(lambda: harness.kernel.ledger.reserved_bytes == 0)
+    await harness.kernel.step()
+    assert harness.kernel.ledger.reserved_bytes == 0
+    assert harness.kernel.workers.standing(job.id).is_parked
+    await harness.kernel.jobs.set_paused(job.id, False, actor="a")
+    assert (await harness.ended(job)).result["moved"] == ["away", "back"]
+    await harness.close()
+
+
 async def test_a_job_that_cannot_give_its_memory_up_leaves_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
