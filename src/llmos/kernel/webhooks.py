@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from llmos.errors import ConflictError, NotFoundError
 from llmos.kernel.job_rows import MAX_ID
@@ -32,6 +32,10 @@ EVENTS = tuple(
 """What can happen to a job, and to the run of a pipeline."""
 MAX_WEBHOOKS = 10
 """Of one owner."""
+MAX_PENDING = 10_000
+"""Deliveries that may wait for one webhook."""
+NUM_DROPPED = 100
+"""Of the oldest, when there are more."""
 
 DeliveryState = Literal["pending", "delivered", "dead"]
 
@@ -87,6 +91,8 @@ class Webhooks:
         self._check = check
         self._audit = audit
         self._owners: frozenset[str] = frozenset()
+        self._room: dict[int, int] = {}
+        """How many more may wait for a webhook, at least. Only the thread that writes looks."""
         self.woken: Callable[[], None] = lambda: None
         """Called when there is something to send; whoever sends puts its own function here."""
 
@@ -213,6 +219,8 @@ class Webhooks:
             for webhook_id, events in connection.execute(mine)
             if event in events
         ]
+        for webhook_id in (each["webhook_id"] for each in rows):
+            self._make_room(connection, webhook_id)
         if rows:
             connection.execute(insert(deliveries), rows)
 
@@ -221,6 +229,24 @@ class Webhooks:
         self.woken()
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _make_room(self, connection: Connection, webhook_id: int) -> None:
+        """Give up the oldest that wait for a webhook where as many do as may.
+
+        They are counted when the room known of is used up: between, they can only have become less.
+        """
+        room = self._room.get(webhook_id, 0)
+        if room == 0:
+            waiting = (deliveries.c.state == "pending") & (deliveries.c.webhook_id == webhook_id)
+            count = select(func.count()).select_from(deliveries).where(waiting)
+            room = MAX_PENDING - (connection.scalar(count) or 0)
+            if room <= 0:
+                ids = select(deliveries.c.id).where(waiting).order_by(deliveries.c.id)
+                oldest = update(deliveries).where(deliveries.c.id.in_(ids.limit(NUM_DROPPED)))
+                error = f"left out: {MAX_PENDING:,} newer ones waited for this webhook"
+                connection.execute(oldest.values(state="dead", error=error))
+                room = NUM_DROPPED
+        self._room[webhook_id] = room - 1
 
     def _audited(
         self,

@@ -12,6 +12,8 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import httpx
@@ -26,6 +28,9 @@ TIMEOUT_S = 15.0
 """For everything that one request takes."""
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 65_536
+_LOOKUPS = ThreadPoolExecutor(32, thread_name_prefix="llmos-dns")
+"""For names that users chose, alone: a lookup that is never answered takes its thread for longer
+than anyone waits for it."""
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?")
 _WRITTEN = re.compile(r"[!-\[\]-~]+")
 """Visible ASCII but the backslash, which some take for a slash."""
@@ -98,9 +103,15 @@ class Outbound:
         Raises:
             InvalidRequestError: it is no http or https URL, or has what such a one must not have.
             ForbiddenAddressError: its host is, or resolves to, an address that is not public.
-            OutboundError: its host cannot be resolved.
+            OutboundError: its host cannot be resolved, or not in time.
         """
-        await self._address(parse_url(url))
+        target = parse_url(url)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._address(target)
+        except TimeoutError:
+            text = f"the host {_host(target)!r} was not resolved within {self._timeout_s:g} s"
+            raise OutboundError(text, param="url") from None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """Send ``body`` and return the status of the answer, which is read no further.
@@ -242,8 +253,8 @@ def _port(target: httpx.URL) -> int:
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
     return [str(address[4][0]) for address in found]
 
 

@@ -11,9 +11,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.dialects import sqlite
 
 from llmos.errors import OutboundError
-from llmos.kernel.deliveries import DAY_S, MAX_ATTEMPTS, Deliveries, longest_wait_s
+from llmos.kernel.deliveries import (
+    DAY_S,
+    EVERY_HEAD,
+    IN_A_ROW,
+    LONGEST_WAIT_S,
+    MAX_ATTEMPTS,
+    MAX_SENDING_OF_OWNER,
+    Deliveries,
+    longest_wait_s,
+)
 from llmos.kernel.webhooks import EVENTS, Delivery, Webhooks
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryDatabase
@@ -79,14 +89,21 @@ def sender(database: MemoryDatabase, hooks: Webhooks, receiver: Receiver, clock:
     return Deliveries(database, hooks, receiver, clock, rng=Middle())
 
 
-async def add(hooks: Webhooks, url: str) -> int:
-    webhook, _ = await hooks.add(url, EVENTS, Actor("key-1", "o", "user"))
+async def add(hooks: Webhooks, url: str, owner: str = "o") -> int:
+    webhook, _ = await hooks.add(url, EVENTS, Actor("key-1", owner, "user"))
     return webhook.id
 
 
-def put(database: MemoryDatabase, hooks: Webhooks, number: int, at: float) -> None:
+def put(
+    database: MemoryDatabase, hooks: Webhooks, number: int, at: float, owner: str = "o"
+) -> None:
     data = {"id": number, "name": "nämë"}
-    database.write_sync(lambda c: hooks.put(c, "o", "job.queued", data, at))
+    database.write_sync(lambda c: hooks.put(c, owner, "job.queued", data, at))
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    """What came, in order."""
+    return [json.loads(body)["data"]["id"] for _, body, _ in receiver.got]
 
 
 async def settled(sender: Deliveries) -> float:
@@ -201,6 +218,125 @@ async def test_a_webhook_gets_one_at_a_time_in_order(
     assert [json.loads(body)["data"]["id"] for _, body, _ in receiver.got] == [0, 1, 2, 3, 4]
 
 
+async def test_a_webhook_that_fails_is_left_alone_longer_each_time_whatever_waits_for_it(
+    sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
+) -> None:
+    for number in range(4):
+        put(database, hooks, number, clock.now)
+    receiver.answers[URL] = [OutboundError("no answer")] * 2
+    assert await settled(sender) == LONGEST_WAIT_S
+    put(database, hooks, 4, clock.now)
+    assert await settled(sender) == 2.5
+    assert numbers(receiver) == [0]
+    clock.now += 2.5
+    await settled(sender)
+    assert await settled(sender) == 12.5
+    assert numbers(receiver) == [0, 1]
+    clock.now += 12.5
+    await settled(sender)
+    assert numbers(receiver) == [0, 1, 2, 3, 4, 0, 1]
+    assert {d.state for d in await hooks.deliveries()} == {"delivered"}
+
+
+async def test_what_waited_as_long_as_a_webhook_failed_is_dead_and_what_came_since_is_not(
+    sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
+) -> None:
+    receiver.answers[URL] = [503] * MAX_ATTEMPTS
+    for number in range(50):
+        put(database, hooks, number, clock.now)
+    await settled(sender)
+    put(database, hooks, 50, clock.now)
+    for _ in range(MAX_ATTEMPTS - 1):
+        clock.now += longest_wait_s(MAX_ATTEMPTS)
+        await settled(sender)
+    assert len(receiver.got) == MAX_ATTEMPTS
+    waiting = await hooks.deliveries(state="pending")
+    assert [d.payload["data"]["id"] for d in waiting] == [50]
+    dead = await hooks.deliveries(state="dead")
+    assert (len(dead), dead[0].attempt) == (50, 0)
+    assert dead[0].error == "not sent: 9 others in a row failed, the last as it answered 503"
+    clock.now += longest_wait_s(MAX_ATTEMPTS)
+    await settled(sender)
+    assert numbers(receiver)[-1] == 50
+    assert (await hooks.deliveries(state="delivered"))[0].payload["data"]["id"] == 50
+
+
+async def test_a_receiver_that_often_fails_gets_everything_all_the_same(
+    sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
+) -> None:
+    receiver.answers[URL] = [500, 204] * 40
+    for number in range(30):
+        put(database, hooks, number, clock.now)
+    while await hooks.deliveries(state="pending"):
+        clock.now += longest_wait_s(MAX_ATTEMPTS)
+        await settled(sender)
+    assert set(numbers(receiver)) == set(range(30))
+    assert await hooks.deliveries(state="dead") == []
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_what_was_put_down_while_the_clock_ran_ahead_is_sent_when_it_is_right_again(
+    sender: Deliveries,
+    hooks: Webhooks,
+    receiver: Receiver,
+    database: MemoryDatabase,
+    clock: Any,
+    attempt: int,
+) -> None:
+    right, clock.now = clock.now, clock.now + 365 * DAY_S
+    receiver.answers[URL] = [500] * attempt
+    put(database, hooks, 1, clock.now)
+    if attempt:
+        await settled(sender)
+    clock.now = right
+    await settled(sender)
+    delivery = await only(hooks)
+    assert (delivery.state, delivery.attempt) == ("delivered", attempt + 1)
+
+
+async def test_an_owner_is_sent_a_few_things_at_a_time_so_that_others_are_sent_theirs(
+    sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
+) -> None:
+    slow = [URL, *(f"https://slow-{number}.example/" for number in range(9))]
+    for url in slow:
+        receiver.gates[url] = asyncio.Event()
+        if url != URL:
+            await add(hooks, url)
+    await add(hooks, "https://other.example/", owner="p")
+    put(database, hooks, 1, clock.now)
+    put(database, hooks, 1, clock.now, owner="p")
+    await sender.step()
+    await receiver.until(MAX_SENDING_OF_OWNER + 1)
+    await sender.step()
+    urls = [url for url, _, _ in receiver.got]
+    assert (len(urls), urls[-1]) == (MAX_SENDING_OF_OWNER + 1, "https://other.example/")
+    for gate in receiver.gates.values():
+        gate.set()
+    while await hooks.deliveries(state="pending"):
+        await settled(sender)
+    assert {url for url, _, _ in receiver.got} == {*slow, "https://other.example/"}
+
+
+async def test_a_long_backlog_gives_its_place_to_others_in_between(
+    sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
+) -> None:
+    for number in range(IN_A_ROW + 1):
+        put(database, hooks, number, clock.now)
+    await settled(sender)
+    assert len(receiver.got) == IN_A_ROW
+    await settled(sender)
+    assert numbers(receiver) == list(range(IN_A_ROW + 1))
+
+
+def test_what_is_next_is_found_by_index_however_much_waits(database: MemoryDatabase) -> None:
+    sql = EVERY_HEAD.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    plan = database.read_sync(
+        lambda c: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").mappings().all()
+    )
+    steps = [row["detail"] for row in plan if "SCAN" in row["detail"]]
+    assert steps and all("deliveries" not in step and "head" not in step for step in steps)
+
+
 async def test_a_slow_receiver_holds_no_other_up(
     sender: Deliveries, hooks: Webhooks, receiver: Receiver, database: MemoryDatabase, clock: Any
 ) -> None:
@@ -270,6 +406,7 @@ async def test_what_ended_long_ago_is_forgotten_and_its_number_is_not_given_out_
     receiver.answers[URL] = [410]
     await settled(sender)
     put(database, hooks, 2, clock.now)
+    clock.now += 2.5
     await settled(sender)
     clock.now += 8 * DAY_S
     await settled(sender)

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 from tests.unit.kernel.conftest import KINDS, FixedRandom
 
 from llmos.errors import ConflictError, DataError, ForbiddenAddressError, NotFoundError
+from llmos.kernel import webhooks as module
 from llmos.kernel.jobs import Job
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.webhooks import EVENTS, MAX_WEBHOOKS, Webhooks
@@ -206,3 +207,30 @@ async def test_webhooks_of_the_last_server_are_known_again(
     assert not again.wants("o")
     await again.open()
     assert again.wants("o")
+
+
+async def test_so_much_waits_for_a_webhook_and_the_oldest_goes_first(
+    hooks: Webhooks, database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING", 6)
+    monkeypatch.setattr(module, "NUM_DROPPED", 2)
+    await hooks.add(URL, EVENTS, ME)
+    await hooks.add(URL, ["job.failed"], ME)
+
+    def put(number: int) -> None:
+        database.write_sync(lambda c: hooks.put(c, "o", "job.queued", {"id": number}, 0.0))
+
+    for number in range(9):
+        put(number)
+    waiting = await hooks.deliveries(webhook_id=1, state="pending")
+    assert [d.payload["data"]["id"] for d in waiting] == [8, 7, 6, 5, 4]
+    dead = await hooks.deliveries(state="dead")
+    assert [d.payload["data"]["id"] for d in dead] == [3, 2, 1, 0]
+    assert dead[0].error == "left out: 6 newer ones waited for this webhook"
+    sent = update(deliveries).where(deliveries.c.state == "pending").values(state="delivered")
+    database.write_sync(lambda c: c.execute(sent))
+    for number in range(9, 15):
+        put(number)
+    waiting = await hooks.deliveries(webhook_id=1, state="pending")
+    assert [d.payload["data"]["id"] for d in waiting] == [14, 13, 12, 11, 10, 9]
+    assert len(await hooks.deliveries(state="dead")) == 4

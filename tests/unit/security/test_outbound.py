@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -197,6 +199,30 @@ async def test_a_name_that_turns_private_after_it_was_checked_is_refused_when_se
 async def test_a_name_that_is_nowhere_is_refused() -> None:
     with pytest.raises(OutboundError, match="resolved"):
         await Outbound(resolve=resolving()).check("http://nowhere.example/")
+
+
+async def test_names_that_are_never_resolved_hold_nothing_else_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = threading.Event()
+
+    def hang(*args: object, **options: object) -> list[object]:
+        ends.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    outbound = Outbound(timeout_s=0.01)
+    try:
+        for _ in range(50):
+            with pytest.raises(OutboundError, match=r"did not answer within 0\.01 s"):
+                await outbound.post("http://hangs.example/", b"", {})
+        with pytest.raises(OutboundError, match=r"not resolved within 0\.01 s") as refused:
+            await outbound.check("http://hangs.example/")
+        assert refused.value.param == "url"
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "at once") == "at once"
+    finally:
+        ends.set()
 
 
 @pytest.mark.parametrize(
