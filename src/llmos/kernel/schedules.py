@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class Schedules:
         self._audit = audit
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._looked_at = math.inf
+        """When it was last looked through what is due (Unix seconds)."""
 
     # -- for users -------------------------------------------------------------------------------
 
@@ -176,19 +179,35 @@ class Schedules:
         schedule from after the time it was due is the one.
         """
         now = self._clock()
-        due = select(schedules).where(schedules.c.next_at <= now).order_by(schedules.c.next_at)
-        for schedule in await self._db.read(lambda connection: _schedules(connection, due)):
-            await self._turn(schedule)
-        soonest = select(func.min(schedules.c.next_at))
+        query = select(schedules).order_by(schedules.c.next_at)
+        if now >= self._looked_at:  # else it is the first time, or the clock was set back
+            query = query.where(schedules.c.next_at <= now)
+        self._looked_at = now
+        for schedule in await self._db.read(lambda connection: _schedules(connection, query)):
+            look = self._turn if schedule.next_at <= now else self._put_right
+            try:
+                await look(schedule)
+            except Exception:  # one schedule's top: the others are looked at, this one again
+                log.exception("schedule %d could not be looked at", schedule.id)
+        soonest = select(func.min(schedules.c.next_at)).where(schedules.c.next_at > now)
         next_at = await self._db.read(lambda connection: connection.scalar(soonest))
         wait_s = LONGEST_WAIT_S if next_at is None else next_at - self._clock()
         return min(max(wait_s, 0.0), LONGEST_WAIT_S)
+
+    async def _put_right(self, schedule: Schedule) -> None:
+        """Bring a schedule forward that was to come due when the clock, which ran ahead, said."""
+        next_at = Cron(schedule.cron, schedule.timezone).next_after(self._clock())
+        if next_at < schedule.next_at:
+            this = update(schedules).where(schedules.c.id == schedule.id)
+            await self._db.write(
+                lambda connection: connection.execute(this.values(next_at=next_at))
+            )
 
     async def _turn(self, schedule: Schedule) -> None:
         """Start a run of a schedule that is due, unless one goes on, and set its next time."""
         last = await self._db.read(lambda connection: _last_run(connection, schedule.id))
         error: str | None = None
-        if last is not None and last["created_at"] >= schedule.next_at:
+        if last is not None and schedule.next_at <= last["created_at"] <= self._clock():
             run_id = last["id"]
         elif last is not None and last["state"] == "running":
             run_id, error = None, f"left out: run {last['id']} was still going on"
@@ -203,6 +222,9 @@ class Schedules:
         except LlmosError as error:
             log.warning("schedule %d could not start a run: %s", schedule.id, error)
             return None, error.message
+        except Exception:  # a start's top: the next turn tries again
+            log.exception("schedule %d could not start a run", schedule.id)
+            return None, "an internal error, which the server's log tells of"
 
     def _advance(
         self, connection: Connection, schedule: Schedule, run_id: int | None, error: str | None

@@ -13,6 +13,7 @@ from llmos.kernel.schedules import LONGEST_WAIT_S, MAX_SCHEDULES, Schedule, Sche
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryDatabase
 from llmos.storage.schema import runs
+from llmos.storage.schema import schedules as table
 
 HOUR = 3600.0
 ME = Actor("key-1", "o", "user")
@@ -151,6 +152,57 @@ async def test_a_run_that_cannot_be_started_says_why_and_the_next_turn_tries_aga
     turns = [event[3] for event in audited if event[1] == "schedule.turn"]
     assert turns[0] == {"error": "the data is gone"}
     assert turns[2] == {"run": 1}
+
+
+async def test_one_that_breaks_leaves_the_others_their_turn_and_has_its_next_one(
+    schedules: Schedules, runner: Runner, clock: Any
+) -> None:
+    broken, good = await add(schedules), await add(schedules)
+
+    async def fail(schedule: Schedule) -> None:
+        if schedule.id == broken.id:
+            raise ZeroDivisionError
+
+    runner.meanwhile = fail
+    clock.now = 11 * HOUR
+    assert await schedules.step() == LONGEST_WAIT_S
+    assert runner.started == [good.id]
+    after = await schedules.get(broken.id)
+    assert (after.last_at, after.next_at) == (None, 12 * HOUR)
+    assert after.last_error == "an internal error, which the server's log tells of"
+
+
+async def test_one_whose_time_cannot_be_told_holds_up_no_other(
+    schedules: Schedules, runner: Runner, clock: Any, database: MemoryDatabase
+) -> None:
+    gone, good = await add(schedules), await add(schedules)
+    zone = update(table).where(table.c.id == gone.id).values(timezone="Nowhere/Gone")
+    database.write_sync(lambda connection: connection.execute(zone))
+    clock.now = 11 * HOUR
+    for _ in range(2):
+        assert await schedules.step() == LONGEST_WAIT_S  # not again without a rest
+        runner.end_all()
+    assert runner.started == [gone.id, good.id]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_clock_that_ran_ahead_and_is_put_right_keeps_no_schedule_waiting(
+    schedules: Schedules, runner: Runner, clock: Any, database: MemoryDatabase, restarted: bool
+) -> None:
+    schedule = await add(schedules)
+    right, clock.now = clock.now, clock.now + 365 * 24 * HOUR
+    await schedules.step()
+    runner.end_all()
+    assert (await schedules.get(schedule.id)).next_at > 365 * 24 * HOUR
+    if restarted:
+        schedules = Schedules(database, clock, runner.begin)
+    for number, hour in enumerate((11, 12), start=2):
+        clock.now = max(right, hour * HOUR - 5)
+        assert await schedules.step() == 5.0
+        clock.now = hour * HOUR
+        await schedules.step()
+        assert runner.started == [schedule.id] * number
+        runner.end_all()
 
 
 async def test_each_schedule_is_its_owners_and_numbers_are_not_given_out_again(
