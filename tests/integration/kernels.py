@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
-from llmos.kernel.jobs import Job, JobEvent
+from llmos.kernel.jobs import BACKOFF_LIMIT_S, Job, JobEvent
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
 from llmos.settings import Settings
@@ -27,7 +27,7 @@ class LongDelay(random.Random):
     """Draws retries that no test lives to see."""
 
     def uniform(self, a: float, b: float) -> float:
-        return 1e6
+        return BACKOFF_LIMIT_S
 
 
 class Clock:

@@ -25,6 +25,7 @@ from llmos.errors import (
     OutOfMemoryError,
 )
 from llmos.kernel.jobs import JobState
+from llmos.kernel.view import CANDIDATES
 from llmos.storage.schema import jobs
 
 CHILDREN = Path(__file__).parent
@@ -369,6 +370,18 @@ async def test_jobs_run_in_their_turn_and_after_what_they_wait_for(harness: Harn
     assert (await harness.ended(second)).state is JobState.SUCCEEDED
     assert (await harness.kernel.jobs.get(first.id)).state is JobState.SUCCEEDED
     assert (await harness.ended(fourth)).state is JobState.FAILED
+
+
+async def test_a_job_that_fits_does_not_wait_for_those_before_it_that_do_not(
+    harness: Harness,
+) -> None:
+    ledger = harness.kernel.ledger
+    ledger.reserve("others", 500)
+    large = [await harness.submit("double", bytes=501, value=1) for _ in range(CANDIDATES + 1)]
+    small = await harness.submit("double", bytes=500, value=21)
+    assert (await harness.ended(small)).result["doubled"] == 42
+    assert (await harness.kernel.jobs.get(large[0].id)).attempt == 0
+    ledger.release("others")
 
 
 async def test_a_result_that_cannot_be_committed_now_is_made_again(harness: Harness) -> None:

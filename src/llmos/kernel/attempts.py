@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from llmos.errors import LlmosError
 from llmos.kernel.events import EVERYONES_JOBS, EventBus, owners_topic, topic
 from llmos.kernel.job_rows import ACTIVE, find_jobs
-from llmos.kernel.jobs import Job, JobEvent, JobState
+from llmos.kernel.jobs import BACKOFF_LIMIT_S, Job, JobEvent, JobState
 from llmos.kernel.transitions import Audit, JobChange, Outbox
 from llmos.storage.database import Database
 from llmos.storage.schema import jobs
@@ -31,7 +31,6 @@ Listener = Callable[[Job], Awaitable[None]]
 """Told of a job that has ended, once that is durable."""
 
 BACKOFF_BASE_S = 1.0
-BACKOFF_LIMIT_S = 60.0
 
 log = logging.getLogger(__name__)
 

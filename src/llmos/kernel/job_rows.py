@@ -12,23 +12,36 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
+    Float,
     Select,
     bindparam,
     case,
     func,
     insert,
+    or_,
     select,
     update,
 )
 
 from llmos.errors import JobNotFoundError
-from llmos.kernel.jobs import ACTIVE_STATES, Job, JobState
+from llmos.kernel.jobs import ACTIVE_STATES, BACKOFF_LIMIT_S, Job, JobState
 from llmos.storage.schema import job_after, jobs
 from llmos.storage.statements import Statement
 from llmos.types import Priority
 
 MAX_ID = 2**63 - 1
+
+
+def is_due(not_before: ColumnElement[float]) -> ColumnElement[bool]:
+    """Return the condition that a job need not wait at ``now``, a parameter.
+
+    Where it would have to for longer than jobs do, the clock ran ahead when that was written down.
+    """
+    now = bindparam("now", type_=Float)
+    return or_(not_before <= now, not_before > now + BACKOFF_LIMIT_S)
+
 
 _THIS_ID: BindParameter[int] = bindparam("this_id")
 _JOB = Statement(select(jobs).where(jobs.c.id == _THIS_ID))
@@ -37,7 +50,7 @@ _START_JOB = Statement(
     .where(
         jobs.c.id == _THIS_ID,
         jobs.c.state == JobState.QUEUED,
-        jobs.c.not_before <= bindparam("now"),
+        is_due(jobs.c.not_before),
     )
     .values(
         state=JobState.RUNNING,

@@ -35,6 +35,8 @@ class JobState(enum.StrEnum):
 ACTIVE_STATES = (JobState.RUNNING, JobState.PAUSED)
 """In which an attempt may hold a job, see `Job.is_active`."""
 FINAL_STATES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+BACKOFF_LIMIT_S = 60.0
+"""What a job waits at most after a failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ class Kernel:
         """Decide once and do it. Return the seconds after which to look again, come what may."""
         self.residency.end_if_stalled()
         await self.workers.renew()
-        view = await self.jobs.view()
+        view = await self.jobs.view(self._observer.room_bytes())
         for job in view.active:
             change = self.workers.hold if job.state is JobState.PAUSED else self.workers.release
             change(job.id, "user")

@@ -82,6 +82,11 @@ class Observer:
             ),
         )
 
+    def room_bytes(self) -> int:
+        """Return what a job could take that is free, or held by models that nobody uses."""
+        idle = (model for model in self.residency.resident() if model.num_users == 0)
+        return self.ledger.free_bytes + sum(model.num_bytes for model in idle)
+
     def apart(self, device: Device) -> State:
         """Return the state of a device that has no part in the jobs."""
         return State(

@@ -276,10 +276,14 @@ class JobQueue(Attempts):
             raise InvalidRequestError(f"There is no job kind {name!r}.{hint}", param="kind")
         return self.kinds[name]
 
-    async def view(self) -> QueueView:
-        """Return what can run and what runs, for the scheduler."""
+    async def view(self, room_bytes: int = 0) -> QueueView:
+        """Return what can run and what runs, for the scheduler.
+
+        Args:
+            room_bytes: what a job may take without anyone having to give way.
+        """
         now = self._clock()
-        return await self._db.read(lambda connection: read_view(connection, now))
+        return await self._db.read(lambda connection: read_view(connection, now, room_bytes))
 
     def _insert(
         self, change: JobChange, row: dict[str, Any], after_ids: builtins.list[int], actor: str

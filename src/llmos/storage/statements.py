@@ -81,7 +81,7 @@ class Statement:
     def _compile(self, dialect: Dialect) -> _Compiled:
         compiled = self._source.compile(dialect=dialect, column_keys=self._sets or None)
         assert isinstance(compiled, SQLCompiler)
-        types = {str(name): bind.type for name, bind in compiled.binds.items()}
+        types = {name: bind.type for bind, name in compiled.bind_names.items()}
         returned = {str(key): column for key, column in self._source.exported_columns.items()}
         self._compiled[dialect.name] = made = _Compiled(
             text=compiled.string,

@@ -465,8 +465,31 @@ async def test_a_long_queue_hides_no_light_job_nor_light_ones_an_ordinary_one(
     assert [job.id for job in view.ready] == [*range(1, 17), *range(21, 37)]
 
 
+async def test_jobs_that_do_not_fit_hide_none_that_does(queue: JobQueue) -> None:
+    for num_bytes in [800] * 20 + [100] * 20 + [700, 50]:
+        await queue.submit("train", {"bytes": num_bytes}, owner="o")
+    seen = {room: (await queue.view(room)).ready for room in (0, 99, 100, 800)}
+    assert [job.id for job in seen[0]] == list(range(1, 17))
+    assert [job.id for job in seen[99]] == [*range(1, 17), 42]
+    assert [job.id for job in seen[100]] == [*range(1, 17), *range(21, 37)]
+    assert [job.id for job in seen[800]] == list(range(1, 17))
+
+
+@pytest.mark.parametrize("days", [1, 365])
+async def test_a_job_that_waits_out_a_failure_does_so_for_a_moment_whatever_the_clock_did(
+    queue: JobQueue, clock, days: int
+) -> None:
+    right, clock.now = clock.now, clock.now + days * 86400.0
+    job = await running(queue)
+    await queue.fail(job.id, job.fence, EngineError(), retryable=True)
+    clock.now = right
+    assert [found.id for found in (await queue.view()).ready] == [job.id]
+    assert await queue.claim(job.id, LEASE_S, threads=1) is not None
+
+
 def test_the_view_is_read_by_index(database: MemoryDatabase) -> None:
-    for query in (READY.params(now=1.0), ACTIVE, WAITING_OUT.params(now=1.0)):
+    ready = READY.params(now=1.0, room_bytes=1)
+    for query in (ready, ACTIVE, WAITING_OUT.params(now=1.0)):
         sql = str(query.compile(compile_kwargs={"literal_binds": True}))
         plan = database.read_sync(
             lambda c, sql=sql: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
