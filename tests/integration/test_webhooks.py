@@ -247,6 +247,6 @@ async def test_a_name_that_turned_private_is_not_sent_to_and_says_why(tmp_path: 
         await asyncio.gather(*deliveries.busy)
         (delivery,) = await hooks.deliveries()
         assert (delivery.state, delivery.attempt) == ("pending", 1)
-        assert "public addresses" in (delivery.error or "")
+        assert "not only, a public address" in (delivery.error or "")
         database.close()
     assert receiver.got == []

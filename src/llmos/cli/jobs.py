@@ -55,6 +55,7 @@ def list_jobs(
     if as_json:
         print_json(rows)
         return
+    none = "no jobs yet: `llmos train RECIPE --name NAME` makes one"
     print_table(
         ("n", "kind", "name", "state", "progress", "made", "took"),
         (
@@ -69,7 +70,7 @@ def list_jobs(
             )
             for job in sorted(rows, key=lambda job: -job["id"])
         ),
-        empty="no jobs yet: `llmos train RECIPE --name NAME` makes one",
+        empty=f"no job is {' or '.join(state)}" if state else none,
     )
 
 

@@ -120,7 +120,7 @@ def deliveries(
             )
             for row in rows
         ),
-        empty="nothing was sent yet",
+        empty=f"nothing is {state}" if state else "nothing was sent yet",
     )
 
 

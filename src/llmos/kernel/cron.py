@@ -59,7 +59,8 @@ class Cron:
                 f"({', '.join(FIELDS)}) or one of {', '.join(ALIASES)}"
             )
         for name, field in zip(FIELDS, fields, strict=True):
-            if not _FIELD.fullmatch(field):
+            alone = " ".join(field if other == name else "*" for other in FIELDS)
+            if not _FIELD.fullmatch(field) or not croniter.is_valid(alone):
                 raise _no_cron(f"{field[:80]!r} cannot be the {name} of a cron expression")
         _check_timezone(timezone)
         cron = cls(text, timezone)

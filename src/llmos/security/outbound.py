@@ -168,8 +168,8 @@ class Outbound:
             raise OutboundError(f"the host {host!r} cannot be resolved", param="url")
         if not self._allow_private and not all(map(is_public, addresses)):
             raise ForbiddenAddressError(
-                f"{host} is not, or not only, at public addresses: llmos sends nothing into its "
-                "own network unless allow_private_webhooks is on",
+                f"{host} is not, or not only, a public address: llmos sends nothing into its own "
+                "network unless it is started with LLMOS_ALLOW_PRIVATE_WEBHOOKS=1",
                 param="url",
             )
         return addresses[0]

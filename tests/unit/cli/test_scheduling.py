@@ -87,7 +87,7 @@ class StubClient:
 
     def deliveries(self, *given: Any) -> list[dict[str, Any]]:
         self.asked.append(given)
-        return [DELIVERY]
+        return [] if "pending" in given else [DELIVERY]
 
     def jobs(self, limit: int, states: Any) -> list[dict[str, Any]]:
         self.asked.append((limit, list(states)))
@@ -176,6 +176,17 @@ def test_webhooks_and_what_was_sent_are_listed(
     assert json.loads(capsys.readouterr().out) == [DELIVERY]
     assert main.invoke(["webhooks", "rm", "1"]) == 0
     assert client.asked == [(1, "dead", 5), (None, None, 100), ("rm", 1)]
+
+
+def test_a_list_that_is_empty_for_what_was_asked_does_not_say_that_there_is_nothing(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["webhooks", "deliveries", "--state", "pending"]) == 0
+    assert "nothing is pending" in capsys.readouterr().err
+    assert main.invoke(["jobs", "--state", "failed", "--state", "paused"]) == 0
+    assert "no job is failed or paused" in capsys.readouterr().err
+    assert main.invoke(["jobs"]) == 0
+    assert "no jobs yet" in capsys.readouterr().err
 
 
 def test_jobs_are_picked_by_state_and_run_again(

@@ -196,6 +196,16 @@ def test_what_is_no_cron_is_refused_by_name(expression: str) -> None:
     assert refused.value.param == "cron"
 
 
+def test_the_field_that_is_wrong_is_named() -> None:
+    for expression, says in {
+        "0 24 * * *": "'24' cannot be the hour",
+        "0 0 * foo *": "'foo' cannot be the month",
+        "0 0 * * 8": "'8' cannot be the day of week",
+    }.items():
+        with pytest.raises(InvalidRequestError, match=says):
+            Cron.parse(expression)
+
+
 @pytest.mark.parametrize(
     "zone", ["", "Mars/Base", "../../etc/passwd", "/etc/localtime", "Asia", "asia/shanghai", "\x00"]
 )
