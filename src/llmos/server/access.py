@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
@@ -12,8 +15,11 @@ from starlette.routing import BaseRoute
 
 from llmos.security import policy
 from llmos.security.actors import Actor
-from llmos.server.gate import OPEN_PATHS
+from llmos.security.tokens import Keys
+from llmos.server.gate import KEY_CACHE_S, OPEN_PATHS
 from llmos.tasks.rows import Terms
+
+T = TypeVar("T")
 
 _ACTION = "llmos_action"
 
@@ -49,6 +55,23 @@ def check_every_route(routes: Iterable[BaseRoute]) -> None:
         is_guarded = isinstance(route, APIRoute) and action_of(route) is not None
         if not is_guarded and path not in OPEN_PATHS:
             raise RuntimeError(f"the route {path or route!r} names no action (access.allow)")
+
+
+async def while_valid(
+    events: AsyncGenerator[T, None], keys: Keys, actor: Actor
+) -> AsyncGenerator[T, None]:
+    """Yield what may go on without end as long as the key that asked for it is valid.
+
+    Raises:
+        AuthenticationError: it no longer is.
+    """
+    looked_at = time.monotonic()
+    async with aclosing(events):
+        async for event in events:
+            if time.monotonic() - looked_at >= KEY_CACHE_S:
+                await asyncio.to_thread(keys.actor_of, actor.id)
+                looked_at = time.monotonic()
+            yield event
 
 
 def terms_for(actor: Actor, priority: str | None, deadline_ms: int | None) -> Terms:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+
+from llmos.security.actors import Actor
+from llmos.security.tokens import Keys
+from llmos.server import access
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NewClient = Callable[..., httpx.AsyncClient]
@@ -159,6 +164,30 @@ async def test_the_events_of_all_ones_jobs_are_read_from_any_on(
     first = events((await mine.get("/api/v1/events?follow=false&after=0")).text)[0]["id"]
     assert await found(mine, first) == everything[1:]
     assert await found(mine, 0, **{"Last-Event-ID": str(first)}) == everything[1:]
+
+
+async def test_a_stream_ends_when_its_key_is_revoked(
+    new_client: NewClient, client: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, looked_up = system.keys.actor_of, threading.Event()
+
+    def found(key_id: str) -> Actor:
+        looked_up.set()
+        return find(key_id)
+
+    monkeypatch.setattr(access, "KEY_CACHE_S", 0.0)
+    monkeypatch.setattr(Keys, "actor_of", lambda keys, key_id: found(key_id))
+    admin, watcher = new_client(), new_client(name="watcher")
+    await client.post("/api/v1/jobs", json=JOB)
+    following = asyncio.create_task(watcher.get("/api/v1/events?after=0"))
+    assert await asyncio.to_thread(looked_up.wait, 30.0)
+    keys = (await admin.get("/api/v1/keys")).json()["data"]
+    (key_id,) = (key["id"] for key in keys if key["name"] == "watcher")
+    await admin.delete(f"/api/v1/keys/{key_id}")
+    unseen = (await client.post("/api/v1/jobs", json=JOB)).json()["id"]
+    *seen, last = events((await following).text)
+    assert last["error"]["code"] == "invalid_api_key"
+    assert unseen not in {event["job_id"] for event in seen}
 
 
 async def test_every_event_has_its_number(client: httpx.AsyncClient) -> None:

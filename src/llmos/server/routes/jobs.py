@@ -16,7 +16,7 @@ from llmos.kernel.jobs import JobState
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
-from llmos.server.access import allow
+from llmos.server.access import allow, while_valid
 from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
 from llmos.server.sse import RESUMABLE, Event, EventStream
@@ -110,6 +110,7 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         ``follow`` until the job has ended."""
         await owned(job_id, actor, "jobs.read")
         events = job_events(kernel, job_id, _resumed(after, last_event_id) or 0, follow)
+        events = while_valid(events, system.keys, actor)
         return EventStream(events, until=lifetime.ending, framing=RESUMABLE)
 
     @routes.get("/events")
@@ -125,9 +126,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         after = _resumed(after, last_event_id)
         if after is None:
             after = await kernel.jobs.newest_event_id()
-        return EventStream(
-            all_events(kernel, owner, after, follow), until=lifetime.ending, framing=RESUMABLE
-        )
+        events = while_valid(all_events(kernel, owner, after, follow), system.keys, actor)
+        return EventStream(events, until=lifetime.ending, framing=RESUMABLE)
 
     return routes
 

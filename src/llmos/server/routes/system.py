@@ -19,7 +19,7 @@ from llmos.kernel.jobs import ACTIVE_STATES
 from llmos.sdk.wire import GcBody
 from llmos.security import audit, policy
 from llmos.security.actors import Actor
-from llmos.server.access import allow
+from llmos.server.access import allow, while_valid
 from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
 from llmos.server.response_store import ResponseStore
@@ -99,7 +99,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
             raise NotFoundError(
                 "This server keeps no log file: it runs in the foreground of a terminal."
             )
-        return EventStream(_log_lines(path, lines, follow), until=lifetime.ending)
+        found = while_valid(_log_lines(path, lines, follow), system.keys, actor)
+        return EventStream(found, until=lifetime.ending)
 
     @routes.post("/api/v1/shutdown", status_code=202)
     async def shutdown(actor: Annotated[Actor, allow("system.manage")]) -> JSONResponse:
