@@ -31,9 +31,9 @@ from llmos.library.deployment_rows import (
     version_of,
 )
 from llmos.library.evaluations import measured
-from llmos.library.gates import Check, check_gates, parse_gates, require
+from llmos.library.gates import Check, Gate, check_gates, parse_gates, require
 from llmos.library.refs import ModelRef, is_name
-from llmos.library.versions import LATEST
+from llmos.library.versions import LATEST, Version
 from llmos.security import audit, policy
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
@@ -86,8 +86,8 @@ class Deployments:
 
         Raises:
             GateFailedError: a gate does not hold; nothing was changed.
-            InvalidRequestError: a gate is none, or on a metric that a version does not have; the
-                weight is not one; there is nothing yet that a candidate could be compared with.
+            InvalidRequestError: a gate is none, or on a metric that a version does not have, or not
+                of the same data; the weight is not one; there is nothing yet that a candidate could be compared with.
             InvalidNameError, ModelNotFoundError, PermissionDeniedError, ConflictError: the alias is
                 no name, there is no such version, or one of them is another owner's.
         """
@@ -115,10 +115,8 @@ class Deployments:
         policy.check(actor, "models.write", version.ref, owner=version.owner)
         check_alias(conn, version, alias, actor)
         old = find_deployment(conn, version.namespace, version.name, alias)
-        current = None if old is None else measured(conn, version_of(conn, old, old.number))
         parsed = parse_gates(old.gates if gates is None and old else tuple(gates or ()))
-        checks = check_gates(parsed, measured(conn, version), current)
-        require(checks, version.ref)
+        checks = _checked(conn, version, old, parsed, actor)
         new = Deployment(
             namespace=version.namespace,
             name=version.name,
@@ -150,10 +148,8 @@ class Deployments:
             old = get_deployment(conn, ref, actor)
             if old.candidate is None:
                 raise ConflictError(f"{old.ref} has no candidate: there is nothing to promote.")
-            candidate = measured(conn, version_of(conn, old, old.candidate))
-            current = measured(conn, version_of(conn, old, old.number))
-            checks = check_gates(parse_gates(old.gates), candidate, current)
-            require(checks, candidate.ref)
+            candidate = version_of(conn, old, old.candidate)
+            checks = _checked(conn, candidate, old, parse_gates(old.gates), actor)
             new = dataclasses.replace(
                 old, number=old.candidate, candidate=None, weight=0.0, updated_at=self._clock()
             )
@@ -266,6 +262,24 @@ class Deployments:
         event = {**its_name, **values, "actor": actor.id, "owner": new.owner, "at": new.updated_at}
         conn.execute(deployment_events.insert().values(event))
         audit.record(conn, actor.id, f"deployments.{action}", new.ref, values, new.updated_at)
+
+
+def _checked(
+    conn: sa.Connection,
+    version: Version,
+    old: Deployment | None,
+    gates: Sequence[Gate],
+    actor: Actor,
+) -> tuple[Check, ...]:
+    """Return what became of the gates of a version that an actor wants in the place of ``old``'s.
+    Raises GateFailedError, and what `check_gates` raises."""
+    believed = {actor.owner} if old is None else {actor.owner, old.owner}
+    current = None
+    if old is not None:
+        current = measured(conn, version_of(conn, old, old.number), believed)
+    checks = check_gates(gates, measured(conn, version, believed), current)
+    require(checks, version.ref)
+    return checks
 
 
 def check_name(alias: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,27 +13,49 @@ from llmos.library.gates import Measured, numbers_of
 from llmos.library.refs import ModelRef
 from llmos.library.versions import Version
 from llmos.security import audit
+from llmos.security.actors import OPERATORS
 from llmos.storage.schema import evaluations
 from llmos.types import JobResult
 
 
-def measured(conn: sa.Connection, version: Version) -> Measured:
+def measured(conn: sa.Connection, version: Version, believed: Collection[str] = ()) -> Measured:
     """Return the numbers there are of a version, as ``dataset/metric`` or a bare name: those of its
-    manifest, and of each dataset it was evaluated on the newest."""
+    manifest, and of each dataset it was evaluated on the newest, see `counted`."""
     metrics = numbers_of(version.manifest.get("metrics") or {})
-    for row in read_evaluations(conn, version):
-        metrics |= numbers_of(row["metrics"], f"{row['dataset']}/")
-    return Measured(version.ref, metrics)
+    data: dict[str, str] = {}
+    for row in counted(conn, version, believed):
+        found = numbers_of(row["metrics"], f"{row['dataset']}/")
+        metrics |= found
+        data |= dict.fromkeys(found, data_of(row))
+    return Measured(version.ref, metrics, data)
 
 
-def read_evaluations(conn: sa.Connection, version: Version) -> list[dict[str, Any]]:
-    """Return the evaluations of a version, the oldest first, as plain JSON."""
+def counted(
+    conn: sa.Connection, version: Version, believed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the evaluations of a version that count, the oldest first: anybody may evaluate what
+    they may read, but only the version's owner, operators and ``believed`` owners are believed."""
+    owners = {version.owner, *OPERATORS, *believed}
+    return read_evaluations(conn, version, evaluations.c.owner.in_(owners))
+
+
+def data_of(row: Mapping[str, Any]) -> str:
+    """Return what an evaluation was of: the same for those of the same rows."""
+    return f"{row['data_digest']} {row['num_rows']}"
+
+
+def read_evaluations(
+    conn: sa.Connection, version: Version, *conditions: sa.ColumnElement[bool]
+) -> list[dict[str, Any]]:
+    """Return the evaluations of a version that fit ``conditions``, the oldest first, as plain
+    JSON."""
     query = (
         sa.select(evaluations)
         .where(
             evaluations.c.namespace == version.namespace,
             evaluations.c.name == version.name,
             evaluations.c.number == version.number,
+            *conditions,
         )
         .order_by(evaluations.c.id)
     )

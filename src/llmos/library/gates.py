@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmos.errors import ConflictError, InvalidRequestError
@@ -37,10 +37,16 @@ class GateFailedError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A version by its ref, and what was measured of it, by the names of gates."""
+    """A version by its ref, and what was measured of it, by the names of gates.
+
+    Attributes:
+        data: of metrics that an evaluation measured, what that was of; those that the training left
+            are not named.
+    """
 
     ref: str
     metrics: Mapping[str, float]
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,8 @@ def check_gates(
         current: what the alias means now; None: nothing, and what is relative to it passes.
 
     Raises:
-        InvalidRequestError: a gate is on a metric that one of the two versions does not have.
+        InvalidRequestError: a gate is on a metric that one of the two versions does not have, or
+            one relative to the current version on one that was measured on other data there.
     """
     return tuple(_check(gate, version, current) for gate in gates)
 
@@ -142,8 +149,11 @@ def numbers_of(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]
 
 def _check(gate: Gate, version: Measured, current: Measured | None) -> Check:
     value = _metric(gate, version)
-    is_relative = gate.number is None and current is not None
-    bound = gate.bound(_metric(gate, current) if is_relative and current else None)
+    if gate.number is None and current is not None:
+        bound = gate.bound(_metric(gate, current))
+        _check_data(gate.metric, version, current)
+    else:
+        bound = gate.bound(None)
     if bound is None:
         return Check(gate, value, None, True)
     passed = value >= bound if gate.sign == ">=" else value <= bound
@@ -157,6 +167,15 @@ def _metric(gate: Gate, version: Measured) -> float:
             f"{version.ref} has no metric {gate.metric!r}; it has: {known}.", param="gates"
         )
     return version.metrics[gate.metric]
+
+
+def _check_data(metric: str, version: Measured, current: Measured) -> None:
+    if version.data.get(metric) != current.data.get(metric):
+        raise InvalidRequestError(
+            f"{metric!r} of {version.ref} was not measured on the same rows as that of "
+            f"{current.ref}, so they cannot be compared: evaluate both on the same file.",
+            param="gates",
+        )
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:

@@ -6,19 +6,23 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker, JobLog, JobProgress, StartJob
+from llmos.library import evaluations
 from llmos.library.artifacts import Library
 from llmos.storage.blobs import BlobStore
 from llmos.storage.memory import MemoryDatabase
-from llmos.types import NewVersion
+from llmos.storage.schema import jobs
+from llmos.types import JobResult, NewVersion
 
 VOCAB = ["<unk>", "<s>", "</s>", "a", "b", "c", "hello", "world"]
 MANIFEST = {
@@ -70,6 +74,29 @@ def new_version(blobs: BlobStore) -> Callable[..., NewVersion]:
         return NewVersion("model", name, {"config.json": ref}, MANIFEST | manifest)
 
     return make
+
+
+@pytest.fixture
+def evaluate(db: MemoryDatabase, library: Library) -> Callable[..., None]:
+    """Leave what an owner's evaluate job measured of a version."""
+    numbers = itertools.count(1)
+
+    def evaluate(
+        ref: str, owner: str, metrics: dict[str, Any], data: str = "a", num_rows: int = 10
+    ) -> None:
+        params = {"model": ref, "dataset": "news", "data": {"news.tsv": f"sha256:{data * 64}"}}
+        values = {"id": next(numbers), "kind": "evaluate", "name": "", "params": params}
+        values |= {"state": "running", "priority": 1, "owner": owner, "created_at": 0.0}
+        result = JobResult({"rows": num_rows, "metrics": metrics})
+
+        def write(conn: sa.Connection) -> None:
+            conn.execute(jobs.insert().values(**values))
+            job = SimpleNamespace(id=values["id"], params=params, owner=owner)
+            evaluations.commit(conn, job, result, 0.0)  # type: ignore[arg-type]
+
+        db.write_sync(write)
+
+    return evaluate
 
 
 class RecordedContext(JobContext):

@@ -29,6 +29,7 @@ ALICE, BOB = Actor("k1", "alice", "user"), Actor("k2", "bob", "user")
 ADMIN = Actor("k3", "admin", "admin")
 GATE = "test/f1 >= current - 0.01"
 Add = Callable[..., Version]
+Evaluate = Callable[..., None]
 
 
 @pytest.fixture
@@ -81,6 +82,57 @@ def test_a_worse_version_changes_nothing(
     assert library.resolve("m@production").ref == "m:1"
     assert len(list_events(db)) == before
     assert len(deployments.history("m@production")) == 1
+
+
+def test_what_another_tenant_measured_passes_no_gate(
+    deployments: Deployments, add: Add, evaluate: Evaluate
+) -> None:
+    add(0.8), add(0.8)
+    evaluate("m:1", "alice", {"f1": 0.5})
+    evaluate("m:2", "bob", {"f1": 1.0, "made_up": 1.0})
+    evaluate("m:1", "bob", {"f1": 0.0})
+    with pytest.raises(InvalidRequestError, match="m:2 has no metric 'news/f1'"):
+        deployments.deploy("m:2", "production", ALICE, gates=["news/f1 >= 0.9"])
+    deployments.deploy("m:1", "production", ALICE, gates=["news/f1 >= 0.5"])
+    evaluate("m:2", "alice", {"f1": 0.4})
+    with pytest.raises(GateFailedError, match=r"0\.4 against 0\.5"):
+        deployments.deploy("m:2", "production", ALICE, gates=["news/f1 >= current"], weight=0.1)
+
+
+def test_what_an_operator_or_the_one_who_deploys_measured_counts(
+    deployments: Deployments, add: Add, evaluate: Evaluate
+) -> None:
+    carol = Actor("k4", "carol", "admin")
+    add(0.8), add(0.8)
+    evaluate("m:1", "admin", {"f1": 0.5})
+    evaluate("m:2", "carol", {"f1": 0.6})
+    deployments.deploy("m:1", "production", ALICE, gates=["news/f1 >= current"])
+    with pytest.raises(InvalidRequestError, match="m:2 has no metric"):
+        deployments.deploy("m:2", "production", ALICE)
+    made, (check,) = deployments.deploy("m:2", "production", carol, weight=0.5)
+    assert (made.candidate, check.value, check.bound) == (2, 0.6, 0.5)
+    with pytest.raises(InvalidRequestError, match="m:2 has no metric"):
+        deployments.promote("m@production", ALICE)
+    assert deployments.promote("m@production", carol)[0].number == 2
+
+
+def test_versions_are_compared_on_the_same_rows_alone(
+    deployments: Deployments, add: Add, evaluate: Evaluate
+) -> None:
+    add(0.8), add(0.8)
+    evaluate("m:1", "alice", {"f1": 0.5})
+    deployments.deploy("m:1", "production", ALICE, gates=["news/f1 >= current"])
+    for data, num_rows in (("b", 10), ("a", 5)):
+        evaluate("m:2", "alice", {"f1": 0.9}, data, num_rows)
+        with pytest.raises(InvalidRequestError, match="not measured on the same rows as that of m"):
+            deployments.deploy("m:2", "production", ALICE)
+    evaluate("m:2", "alice", {"f1": 0.9})
+    assert deployments.deploy("m:2", "production", ALICE)[0].number == 2
+    evaluate("m:1", "alice", {"f1": 0.9}, "b")
+    with pytest.raises(InvalidRequestError, match="not measured on the same rows"):
+        deployments.deploy("m:1", "production", ALICE)
+    made, _ = deployments.deploy("m:1", "production", ALICE, gates=["news/f1 >= 0.7"])
+    assert made.number == 1
 
 
 def test_a_deployed_alias_is_not_moved_by_hand_nor_its_version_removed(
