@@ -87,7 +87,8 @@ class Deployments:
         Raises:
             GateFailedError: a gate does not hold; nothing was changed.
             InvalidRequestError: a gate is none, or on a metric that a version does not have, or not
-                of the same data; the weight is not one; there is nothing yet that a candidate could be compared with.
+                of the same data; the weight is not one; there is nothing yet that a candidate could
+                be compared with.
             InvalidNameError, ModelNotFoundError, PermissionDeniedError, ConflictError: the alias is
                 no name, there is no such version, or one of them is another owner's.
         """

@@ -8,8 +8,7 @@ measured. A route's goes to one of the route's by their weights. What became of 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from llmos.engines.base import is_cpu
@@ -21,18 +20,18 @@ from llmos.errors import (
     UnsupportedTaskError,
 )
 from llmos.kernel.outcomes import Outcomes
-from llmos.kernel.router import Asked, Replica, Verdict, assess, route, split
+from llmos.kernel.router import assess, route, split
 from llmos.kernel.telemetry import Telemetry
 from llmos.library.routes import Route, Routes
 from llmos.security.actors import OPERATORS, Actor
 from llmos.storage.database import Database
 from llmos.tasks.candidates import Candidate, Candidates, Catalog
-from llmos.tasks.context import Residency, TaskContext
+from llmos.tasks.context import TaskContext
 from llmos.tasks.paces import CPU, GPU, Paces
-from llmos.tasks.plan import FAILURES, Plan, Rule
-from llmos.tasks.quality import comparable, prior, quality
+from llmos.tasks.plan import FAILURES, Plan
 from llmos.tasks.shortlist import TASK_NAMES, alike, allowed, steady, suited, without_doubles
 from llmos.tasks.suitability import Need
+from llmos.tasks.survey import Survey, asked_of
 
 AUTO = "auto"
 RESERVED = frozenset({AUTO, *TASK_NAMES})
@@ -53,7 +52,6 @@ class Choosing:
     """Chooses models for requests. Belongs to the event loop.
 
     Args:
-        capacity_bytes: the memory there is.
         trials: asked for names that are no route's, and told what came of them.
         rng: the exploration's, and the weights'.
     """
@@ -63,19 +61,15 @@ class Choosing:
         candidates: Candidates,
         routes: Routes,
         outcomes: Outcomes,
-        paces: Paces,
-        residency: Residency,
+        survey: Survey,
         *,
-        capacity_bytes: int,
         rng: random.Random,
         trials: Trials | None = None,
     ) -> None:
         self.routes = routes
         self.outcomes = outcomes
         self._candidates = candidates
-        self._paces = paces
-        self._residency = residency
-        self._capacity_bytes = capacity_bytes
+        self._survey = survey
         self._rng = rng
         self._trials = trials
 
@@ -141,9 +135,9 @@ class Choosing:
         plan = await self.choose(actor, name, kinds, need)
         if plan is None:
             one = await self._candidates.target(name)
-            need = self._expected(need, [one])
-            found = self._look(allowed(actor, [one]), need, actor)
-            verdicts = tuple(assess(_asked(need), replica) for replica in found.replicas)
+            need = self._survey.expected(need, [one])
+            found = self._survey.look(allowed(actor, [one]), need, actor)
+            verdicts = tuple(assess(asked_of(need), replica) for replica in found.replicas)
             plan = found.plan(name, "named", [one.ref], verdicts)
         return plan.explained()
 
@@ -177,7 +171,7 @@ class Choosing:
             if self._trials is not None:
                 self._trials.observe(plan.name, one.ref, error is None, seconds)
         if error is None and one.ref in plan.warm and one.spec.engine == "pipelines":
-            self._paces.took(one, need.prompt_tokens, need.output_tokens, seconds)
+            self._survey.paces.took(one, need.prompt_tokens, need.output_tokens, seconds)
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -196,9 +190,9 @@ class Choosing:
         fitting = alike(fitting, catalog, tasks)
         if tasks == {"embed"}:
             fitting = [steady(fitting, catalog)]
-        need = self._expected(need, fitting)
-        found = self._look(fitting, need, actor)
-        choice = route(_asked(need), found.replicas, self._rng)
+        need = self._survey.expected(need, fitting)
+        found = self._survey.look(fitting, need, actor)
+        choice = route(asked_of(need), found.replicas, self._rng)
         order = choice.ranked()[:MAX_ATTEMPTS]
         return found.plan(
             name, "fixed" if len(fitting) == 1 else "measured", order, choice.verdicts
@@ -218,9 +212,9 @@ class Choosing:
                 param="model",
             )
         able = suited(usable, need)
-        need = self._expected(need, able)
-        found = self._look(able, need, actor, shares)
-        asked = _asked(need)
+        need = self._survey.expected(need, able)
+        found = self._survey.look(able, need, actor, shares)
+        asked = asked_of(need)
         verdicts = {one.key: assess(asked, one) for one in found.replicas}
         fitting = [key for key, verdict in verdicts.items() if verdict.excluded is None]
         targets = [one for one in found.replicas if one.key in shares]
@@ -259,94 +253,6 @@ class Choosing:
             raise missing
         return list(there.values()), shares, spares
 
-    # -- what is known of candidates now -----------------------------------------------------------
-
-    def _expected(self, need: Need, candidates: Sequence[Candidate]) -> Need:
-        """Return the need of an answer as long as those of these models have been, if shorter."""
-        mean = self._paces.answer_tokens(candidates)
-        if mean is None or mean >= need.output_tokens:
-            return need
-        return replace(need, output_tokens=max(round(mean), 1))
-
-    def _look(
-        self,
-        candidates: Sequence[Candidate],
-        need: Need,
-        actor: Actor,
-        weights: Mapping[str, float] | None = None,
-    ) -> _Found:
-        """Return what was measured of each; ``weights`` by ref, 1 where there is none."""
-        statuses = {status["key"]: status for status in self._residency.status()}
-        measured = [quality(one.metrics, one.task, need.language, one.data) for one in candidates]
-        found = _Found({one.ref: one for one in candidates})
-        for one, value in zip(candidates, comparable(measured), strict=True):
-            status = statuses.get(one.spec.key)
-            if status is not None and status["state"] == "ready" and not status["draining"]:
-                found.warm.add(one.ref)
-                self._paces.loaded(one.spec.key, status["load_s"])
-            else:
-                status = None
-            weight = (weights or {}).get(one.ref, 1.0)
-            found.replicas.append(self._replica(one, value, need, actor.owner, status, weight))
-        return found
-
-    def _replica(
-        self,
-        one: Candidate,
-        value: float | None,
-        need: Need,
-        owner: str,
-        status: Mapping[str, Any] | None,
-        weight: float,
-    ) -> Replica:
-        """Return a candidate as the router sees it; ``status`` is None unless it is in memory."""
-        pace = self._paces.of(one)
-        service_s = pace.service_s(need.prompt_tokens, need.output_tokens)
-        num_tokens = max(need.prompt_tokens + need.output_tokens, 1)
-        successes, failures = self.outcomes.counts(one.ref, one.task, need.language, owner)
-        ahead_s = 0.0
-        if status is not None:  # as many are served at a time as run now
-            ahead = sum(status["waiting"][: need.priority + 1])
-            ahead_s = service_s * ahead / max(sum(status["running"]), 1)
-        return Replica(
-            key=one.ref,
-            model=one.ref,
-            prefill_tokens_per_s=pace.prefill_tokens_per_s,
-            decode_tokens_per_s=pace.decode_tokens_per_s,
-            quality=value,
-            queue_s=pace.base_s + ahead_s,
-            load_s=0.0 if status is not None else pace.load_s,
-            memory_bytes=0 if status is not None else one.least_bytes,
-            room_bytes=self._capacity_bytes,
-            cost_per_1k_tokens=1000.0 * service_s / num_tokens,
-            successes=successes,
-            failures=failures,
-            weight=weight,
-            prior_quality=prior(one.task, one.parameters),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Candidates by ref, the same as replicas, and which of them are in memory."""
-
-    candidates: Mapping[str, Candidate]
-    replicas: list[Replica] = field(default_factory=list)
-    warm: set[str] = field(default_factory=set)
-
-    def plan(
-        self, name: str, rule: Rule, order: Sequence[str], verdicts: tuple[Verdict, ...]
-    ) -> Plan:
-        """Return the plan that tries the candidates of ``order``."""
-        return Plan(
-            name,
-            rule,
-            tuple(self.candidates[ref] for ref in order),
-            verdicts,
-            frozenset(one.key for one in self.replicas if one.quality is None),
-            frozenset(self.warm),
-        )
-
 
 def open_choosing(
     db: Database,
@@ -359,24 +265,7 @@ def open_choosing(
     """Return the choosing of one home, its routes read. ``clock`` tells Unix seconds."""
     routes = Routes(db, tasks.library, clock, RESERVED)
     routes.load()
-    return Choosing(
-        Candidates(db, tasks),
-        routes,
-        Outcomes(db, clock),
-        Paces(telemetry, CPU if is_cpu(tasks.settings.device) else GPU),
-        tasks.residency,
-        capacity_bytes=tasks.capacity_bytes,
-        rng=rng,
-        trials=trials,
-    )
-
-
-def _asked(need: Need) -> Asked:
-    return Asked(
-        need.prompt_tokens,
-        need.output_tokens,
-        need.priority,
-        need.max_latency_ms,
-        need.min_quality,
-        need.max_cost,
-    )
+    outcomes = Outcomes(db, clock)
+    paces = Paces(telemetry, CPU if is_cpu(tasks.settings.device) else GPU)
+    survey = Survey(outcomes, paces, tasks.residency, tasks.capacity_bytes)
+    return Choosing(Candidates(db, tasks), routes, outcomes, survey, rng=rng, trials=trials)

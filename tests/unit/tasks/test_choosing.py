@@ -327,6 +327,24 @@ async def test_a_queue_is_waited_for_as_many_at_a_time_as_run(world: World) -> N
     assert first["busy:1"] == pytest.approx(first["free:1"] * 1.5)
 
 
+async def test_of_several_engines_the_one_with_the_least_to_do_counts(world: World) -> None:
+    world.add("m", weights_bytes=10**10)
+    alone = (await world.plan()).verdicts[0].latency_ms
+    world.load("m", running=[1, 0, 0, 0])
+    free = (await world.plan()).verdicts[0].latency_ms
+    assert free < alone
+    busy = {"running": [4, 0, 0, 0], "waiting": [8, 0, 0, 0]}
+    world.load("m", **busy)
+    assert (await world.plan()).verdicts[0].latency_ms == pytest.approx(free)
+    world.load("m", state="loading")
+    world.load("m", draining=True)
+    plan = await world.plan()
+    assert plan.verdicts[0].latency_ms == pytest.approx(free)
+    assert plan.warm == {"m:1"}
+    world.residency.loaded[0].update(busy)
+    assert (await world.plan()).verdicts[0].latency_ms == pytest.approx(3 * free)
+
+
 async def test_an_answer_is_expected_to_be_as_long_as_others_were(world: World) -> None:
     world.add("m", weights_bytes=10**10)
     world.load("m")
