@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from llmos.library.versions import LATEST, Version, read_versions
 from llmos.security.actors import SYSTEM
-from llmos.storage.schema import aliases, task_defaults, versions
+from llmos.storage.schema import aliases, evaluations, task_defaults, versions
 
 PRODUCTION = "production"
 Revision = tuple[object, ...]
@@ -27,15 +27,18 @@ class TaskDefault:
 
 
 def revision(conn: sa.Connection) -> Revision:
-    """Return what changes whenever the functions below, or the meaning of a name, may."""
+    """Return what changes whenever the functions below, the meaning of a name, or what was measured
+    of a version, may."""
     versioned = sa.select(sa.func.max(versions.c.id), sa.func.max(versions.c.removed_at))
     named = sa.select(
         sa.func.max(aliases.c.updated_at), sa.func.count(), sa.func.sum(aliases.c.number)
     )
+    measured = sa.select(sa.func.max(evaluations.c.id))
     defaults = conn.execute(sa.select(task_defaults).order_by(task_defaults.c.task)).all()
     return (
         *conn.execute(versioned).one(),
         *conn.execute(named).one(),
+        conn.execute(measured).scalar(),
         *map(tuple, defaults),
     )
 

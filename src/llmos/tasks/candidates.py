@@ -20,6 +20,7 @@ from llmos.library.deployed import (
     read_names,
     revision,
 )
+from llmos.library.evaluations import counted, data_of
 from llmos.library.versions import Version
 from llmos.storage.database import Database
 from llmos.tasks.context import Models
@@ -64,8 +65,11 @@ class Candidate:
     """That it translates; empty: it does not say."""
     chat_template: str
     metrics: Mapping[str, Any]
+    """Of its training and of evaluations since, these without their losses."""
     data: tuple[str, ...]
     """What it was trained and tested on."""
+    losses: Mapping[tuple[str, ...], float]
+    """Of evaluations, by their data and the tokenizer, as they are per token."""
 
     @property
     def least_bytes(self) -> int:
@@ -153,6 +157,7 @@ class Candidates:
             refs = [adapter.ref]
         source = manifest.get("source") or {}
         digests = [one for one in asked.inputs if one.startswith("sha256:")]
+        measured = [] if adapter else self._db.read_sync(lambda conn: counted(conn, version))
         return Candidate(
             ref="+".join(refs),
             names=tuple(ref.rpartition(":")[0] for ref in refs),
@@ -169,6 +174,31 @@ class Candidates:
             languages=frozenset(manifest.get("languages") or ()),
             pairs=frozenset((str(a), str(b)) for a, b in translation.get("pairs") or ()),
             chat_template=str(manifest.get("chat_template") or ""),
-            metrics=manifest.get("metrics") or {},
+            metrics=_with_evaluations(manifest.get("metrics") or {}, measured),
             data=(str(source["data"]), *digests) if source.get("data") else (),
+            losses=_losses(version, measured),
         )
+
+
+def _with_evaluations(
+    metrics: Mapping[str, Any], measured: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the metrics of a manifest with those of evaluations, each dataset another split."""
+    found = dict(metrics)
+    for row in measured:
+        before = found.get(row["dataset"])
+        given = {name: value for name, value in row["metrics"].items() if name != "loss"}
+        found[row["dataset"]] = {**(before if isinstance(before, dict) else {}), **given}
+    return found
+
+
+def _losses(
+    version: Version, measured: Iterable[Mapping[str, Any]]
+) -> dict[tuple[str, ...], float]:
+    tokenizer = version.files.get("tokenizer.json")
+    tokens = version.digest if tokenizer is None else tokenizer.digest
+    return {
+        (data_of(row), tokens): float(row["metrics"]["loss"])
+        for row in measured
+        if "loss" in row["metrics"]
+    }

@@ -1,4 +1,4 @@
-"""What a manifest's metrics say of a model's quality at a task, from 0 to 1.
+"""What a model's metrics say of its quality at a task, from 0 to 1.
 
 BLEU and chrF count a hundredth, shares (accuracy, F1, exact match, nDCG, …) as they are. A metric
 of the language asked for goes before one of all, and that before the mean of the languages there
@@ -12,8 +12,9 @@ something only between models that were tested on the same data: see `comparable
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from llmos.kernel.router import PRIOR_QUALITY
@@ -36,15 +37,20 @@ _OF_LOSS = frozenset({"chat", "generate"})
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A number from 0 to 1 and the metric it comes from; a loss also says on which data."""
+    """A number from 0 to 1 and the metric it comes from; of losses the lowest, and ``by_data`` has
+    that of each data they were measured on."""
 
     value: float
     metric: str
-    data: tuple[str, ...] = ()
+    by_data: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
 
 def quality(
-    metrics: Mapping[str, Any], task: str, language: str = "", data: Sequence[str] = ()
+    metrics: Mapping[str, Any],
+    task: str,
+    language: str = "",
+    data: Sequence[str] = (),
+    losses: Mapping[tuple[str, ...], float] = MappingProxyType({}),
 ) -> Quality | None:
     """Return what ``metrics`` say; None where they say nothing of this task.
 
@@ -53,6 +59,7 @@ def quality(
             split, which goes before it.
         language: asked for, as ``zh``, of a translation ``en_zh``; empty: any.
         data: names the data that the model was trained and tested on.
+        losses: measured on other data since, by what names that.
     """
     outside = {name.removeprefix("validation_"): value for name, value in metrics.items()}
     groups = ([split for split in metrics.values() if isinstance(split, dict)], [outside])
@@ -61,13 +68,12 @@ def quality(
             found = [_value(split, metric, language) for split in splits]
             if values := [value for value in found if value is not None]:
                 return Quality(min(values), metric)
-    if task not in _OF_LOSS or not data:
+    if task not in _OF_LOSS:
         return None
-    for splits in groups:
-        found = [_number(split.get("loss")) for split in splits]
-        if losses := [loss for loss in found if loss is not None]:
-            return Quality(math.exp(-max(losses)), "loss", tuple(data))
-    return None
+    by_data = {name: math.exp(-loss) for name, loss in losses.items()}
+    if data and (loss := _loss(groups)) is not None:
+        by_data[tuple(data)] = math.exp(-loss)
+    return Quality(min(by_data.values()), "loss", by_data) if by_data else None
 
 
 def prior(task: str, parameters: int) -> float:
@@ -79,13 +85,27 @@ def prior(task: str, parameters: int) -> float:
 
 
 def comparable(found: Sequence[Quality | None]) -> list[float | None]:
-    """Return the values of several models, those from losses only where all are of the same data;
-    a value that cannot be compared is as good as unknown."""
-    data = {one.data for one in found if one is not None}
-    are_losses = len(found) > 1 and len(data) == 1 and data != {()} and None not in found
-    return [
-        one.value if one is not None and (not one.data or are_losses) else None for one in found
-    ]
+    """Return the values of several models, those from losses only on data that all were measured
+    on; a value that cannot be compared is as good as unknown."""
+    shared: set[tuple[str, ...]] = set()
+    if len(found) > 1:
+        shared = set.intersection(*(set(one.by_data) if one else set() for one in found))
+    return [_compared(one, shared) for one in found]
+
+
+def _compared(one: Quality | None, shared: Collection[tuple[str, ...]]) -> float | None:
+    if one is None or not one.by_data:
+        return None if one is None else one.value
+    return min((one.by_data[data] for data in shared), default=None)
+
+
+def _loss(groups: Iterable[Sequence[Mapping[str, Any]]]) -> float | None:
+    """Return the highest loss of the first group of splits that has any."""
+    for splits in groups:
+        found = [_number(split.get("loss")) for split in splits]
+        if losses := [loss for loss in found if loss is not None]:
+            return max(losses)
+    return None
 
 
 def _value(split: Mapping[str, Any], metric: str, language: str) -> float | None:

@@ -73,7 +73,10 @@ class Survey:
     ) -> Found:
         """Return what was measured of each; ``weights`` by ref, 1 where there is none."""
         statuses = self._ready()
-        measured = [quality(one.metrics, one.task, need.language, one.data) for one in candidates]
+        measured = [
+            quality(one.metrics, one.task, need.language, one.data, one.losses)
+            for one in candidates
+        ]
         found = Found({one.ref: one for one in candidates})
         for one, value in zip(candidates, comparable(measured), strict=True):
             status = statuses.get(one.spec.key)

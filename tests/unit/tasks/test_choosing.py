@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llmos.errors import (
     ContextLengthError,
@@ -26,18 +29,20 @@ from llmos.errors import (
     UnsupportedTaskError,
 )
 from llmos.kernel.telemetry import Telemetry
+from llmos.library import evaluations
 from llmos.library.artifacts import Library
 from llmos.library.routes import Route, Target
 from llmos.security.actors import SYSTEM, Actor
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.storage.schema import jobs
 from llmos.tasks.choosing import MAX_ATTEMPTS, Choosing, open_choosing
 from llmos.tasks.context import TaskContext
 from llmos.tasks.plan import Plan
 from llmos.tasks.suitability import Need
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizers
-from llmos.types import NewVersion, Priority
+from llmos.types import FileRef, JobResult, NewVersion, Priority
 
 ADMIN = Actor("k0", "admin", "admin")
 ALICE, BOB = Actor("k1", "alice", "user"), Actor("k2", "bob", "user")
@@ -69,14 +74,21 @@ class World:
     trials: Trials
     telemetry: Telemetry
 
-    def add(self, name: str, task: str = "chat", owner: str = "admin", **manifest: Any) -> str:
+    def add(
+        self,
+        name: str,
+        task: str = "chat",
+        owner: str = "admin",
+        files: Mapping[str, FileRef] = MappingProxyType({}),
+        **manifest: Any,
+    ) -> str:
         values = {"task": task, "engine": "echo", "architecture": "e", "model_type": "e"}
         values |= {"context_tokens": 100}
         if task == "chat":
             values["chat_template"] = TEMPLATE
         content = json.dumps([name, owner, manifest], default=str).encode()
-        files = {"config.json": self.blobs.put_bytes(content)}
-        new = NewVersion("model", name, files, {**values, **manifest})
+        config = self.blobs.put_bytes(content)
+        new = NewVersion("model", name, {"config.json": config, **files}, {**values, **manifest})
         return self.library.add(new, owner).ref
 
     def load(self, ref: str, **status: Any) -> None:
@@ -84,6 +96,19 @@ class World:
         idle = {"running": [0, 0, 0, 0], "waiting": [0, 0, 0, 0], "load_s": 0.0}
         idle |= {"state": "ready", "draining": False}
         self.residency.loaded.append({"key": key, **idle, **status})
+
+    def evaluate(self, ref: str, owner: str = "admin", data: str = "a", **metrics: Any) -> None:
+        """Leave what an evaluate job measured."""
+        params = {"model": ref, "dataset": "news", "data": {"news.tsv": f"sha256:{data * 64}"}}
+        values = {"kind": "evaluate", "name": "", "params": params, "state": "running"}
+        values |= {"priority": 1, "owner": owner, "created_at": 0.0}
+
+        def write(conn: sa.Connection) -> None:
+            (number,) = conn.execute(jobs.insert().values(**values)).inserted_primary_key or ()
+            job: Any = SimpleNamespace(id=number, params=params, owner=owner)
+            evaluations.commit(conn, job, JobResult({"rows": 10, "metrics": metrics}), 0.0)
+
+        self.database.write_sync(write)
 
     async def plan(
         self,
@@ -299,6 +324,48 @@ async def test_what_was_measured_decides(world: World) -> None:
     assert counts["good:1"] > 26
     assert plans[0].unmeasured == {"unknown:1"}
     assert all(len(plan.order) <= MAX_ATTEMPTS for plan in plans)
+
+
+async def test_what_evaluations_measured_counts_from_the_next_request_on(world: World) -> None:
+    world.add("m", "classify", metrics={"test": {"f1": 0.9}})
+    world.add("alices", "classify", owner="alice")
+    need = Need(5)
+
+    async def quality(ref: str, actor: Actor = ADMIN) -> float:
+        plan = await world.plan("auto", need, "classify", actor)
+        return next(one.quality for one in plan.verdicts if one.key == ref)
+
+    assert await quality("m:1") == 0.9
+    world.evaluate("m:1", "bob", f1=0.1)
+    world.evaluate("alices:1", "bob", f1=1.0)
+    assert await quality("m:1") == 0.9
+    assert await quality("alices:1", ALICE) == 0.5
+    world.evaluate("alices:1", "alice", f1=0.75)
+    world.evaluate("m:1", f1=0.7)
+    world.evaluate("m:1", f1=0.8)
+    assert await quality("m:1") == 0.8
+    assert await quality("alices:1", ALICE) == 0.75
+    with pytest.raises(NoModelFitsError):
+        await world.plan("auto", need, "classify", min_quality=0.85)
+
+
+async def test_losses_of_evaluations_compare_models_of_one_tokenizer_on_one_dataset(
+    world: World,
+) -> None:
+    tokenizer = world.blobs.put_bytes(b"tokens")
+    for name in ("good", "poor"):
+        world.add(name, files={"tokenizer.json": tokenizer})
+    world.evaluate("good:1", loss=0.1)
+    world.evaluate("poor:1", loss=2.0, data="b")
+    assert (await world.plan()).unmeasured == {"good:1", "poor:1"}
+    world.evaluate("poor:1", loss=2.0)
+    plan = await world.plan()
+    qualities = {one.key: one.quality for one in plan.verdicts}
+    assert qualities == pytest.approx({"good:1": math.exp(-0.1), "poor:1": math.exp(-2.0)})
+    assert [one.ref for one in (await world.plan(min_quality=0.8)).order] == ["good:1"]
+    world.add("other", files={"tokenizer.json": world.blobs.put_bytes(b"letters")})
+    world.evaluate("other:1", loss=0.01)
+    assert (await world.plan()).unmeasured == {"good:1", "poor:1", "other:1"}
 
 
 async def test_what_is_in_memory_goes_before_what_must_be_loaded(world: World) -> None:

@@ -34,6 +34,7 @@ def candidate(**facts: Any) -> Candidate:
         "chat_template": "",
         "metrics": {},
         "data": (),
+        "losses": {},
     }
     return Candidate(**{**values, **facts})
 

@@ -77,17 +77,29 @@ def test_what_says_nothing_of_quality_is_unknown(metrics: dict[str, Any]) -> Non
 def test_a_loss_is_the_mean_probability_of_the_right_token_and_names_its_data() -> None:
     metrics = {"validation_loss": 0.5, "perplexity": math.exp(0.5)}
     found = quality(metrics, "chat", data=["starter:chat"])
-    assert found == Quality(math.exp(-0.5), "loss", ("starter:chat",))
+    assert found == Quality(math.exp(-0.5), "loss", {("starter:chat",): math.exp(-0.5)})
     assert quality({**metrics, "test": {"loss": 1.0}}, "chat", data=["d"]) == Quality(
-        math.exp(-1.0), "loss", ("d",)
+        math.exp(-1.0), "loss", {("d",): math.exp(-1.0)}
+    )
+    since = quality(metrics, "chat", data=["d"], losses={("e", "t"): 1.0})
+    both = {("d",): math.exp(-0.5), ("e", "t"): math.exp(-1.0)}
+    assert since == Quality(math.exp(-1.0), "loss", both)
+    assert quality({}, "chat", losses={("e", "t"): 0.0}) == Quality(1.0, "loss", {("e", "t"): 1.0})
+    assert quality({"test": {"accuracy": 0.5}}, "chat", losses={("e",): 0.0}) == Quality(
+        0.5, "accuracy"
     )
     assert quality(metrics, "chat") is None
     assert quality(metrics, "translate", data=["d"]) is None
 
 
 def test_losses_are_compared_on_the_same_data_alone() -> None:
-    one, same = Quality(0.9, "loss", ("a",)), Quality(0.8, "loss", ("a",))
-    other, share = Quality(0.7, "loss", ("b",)), Quality(0.6, "accuracy")
+    one, same = Quality(0.9, "loss", {("a",): 0.9}), Quality(0.8, "loss", {("a",): 0.8})
+    other, share = Quality(0.7, "loss", {("b",): 0.7}), Quality(0.6, "accuracy")
+    several = Quality(0.1, "loss", {("a",): 0.5, ("b",): 0.1})
+    assert comparable([one, several]) == [0.9, 0.5]
+    assert comparable([other, several]) == [0.7, 0.1]
+    assert comparable([several, several]) == [0.1, 0.1]
+    assert comparable([one, other, several]) == [None, None, None]
     assert comparable([one, same]) == [0.9, 0.8]
     assert comparable([one, other]) == [None, None]
     assert comparable([one, share]) == [None, 0.6]
