@@ -1,12 +1,13 @@
 """What became of requests, per model, task and language, as counts that fade; the router's memory.
 
-The rule: an answer that was given is a success, one that the engine or the deadline cut short a
+The rule: an answer that was given is a success, one that the engine or a deadline cut short a
 failure, and a person's verdict counts `FEEDBACK_WEIGHT` times. Counts halve every `HALF_LIFE_S`,
 and at most `WINDOW` are remembered: each further one crowds out its share of the older, so that a
 model that has become worse is found out after so many requests, however often it was good before.
 
-What serving shows is everybody's and is written down every few seconds; a verdict is its owner's
-and is written at once. An operator's verdicts count for everyone, a user's for that user alone.
+What serving shows is everybody's and is written down every few seconds, but for what hangs on one
+user's own terms, which counts for that user alone and until a restart; a verdict is its owner's and
+is written at once. An operator's verdicts count for everyone, a user's for that user alone.
 """
 
 from __future__ import annotations
@@ -113,10 +114,19 @@ class Outcomes:
                     failures += left.failures
         return successes, failures
 
-    def note(self, model: str, task: str, language: str, good: bool) -> None:
-        """Note how serving a request ended. Belongs to the event loop; costs microseconds."""
-        kind = _Kind(model, task, language, SYSTEM.owner)
+    def note(
+        self, model: str, task: str, language: str, good: bool, owner: str = SYSTEM.owner
+    ) -> None:
+        """Note how serving a request ended. Belongs to the event loop; costs microseconds.
+
+        Args:
+            owner: for whom alone that says something; an operator: for everyone.
+        """
+        is_everybodys = owner in OPERATORS
+        kind = _Kind(model, task, language, SYSTEM.owner if is_everybodys else owner)
         self._put(kind, self._get(kind).noted(good, self._clock()))
+        if not is_everybodys:
+            return
         self._unsaved.add(kind)
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(self._save_soon(), name="save-outcomes")
@@ -126,14 +136,13 @@ class Outcomes:
         kind, now = _Kind(model, task, language, actor.owner), self._clock()
         detail = {"good": good, "task": task, "language": language}
 
-        def change(conn: sa.Connection) -> tuple[Counts, list[_Kind]]:
-            counts = _stored(conn, kind).noted(good, now, FEEDBACK_WEIGHT)
-            _store(conn, kind, counts)
+        def change(conn: sa.Connection) -> list[_Kind]:
+            _store(conn, kind, _stored(conn, kind).noted(good, now, FEEDBACK_WEIGHT))
             audit.record(conn, actor.id, "feedback.create", model, detail, now)
-            return counts, _forget_oldest(conn, kind.owner)
+            return _forget_oldest(conn, kind.owner)
 
-        counts, forgotten = await self._db.write(change)
-        self._put(kind, counts)
+        forgotten = await self._db.write(change)
+        self._put(kind, self._get(kind).noted(good, now, FEEDBACK_WEIGHT))
         self._drop(forgotten)
 
     async def _save_soon(self) -> None:

@@ -62,6 +62,10 @@ class Deployments:
         with self._lock:  # of two readers, the later one must not be overtaken
             self._canaries = {one.ref: one for one in self.list() if one.candidate is not None}
 
+    def has_canaries(self) -> bool:
+        """Whether any deployment has a candidate."""
+        return bool(self._canaries)
+
     def canary(self, ref: str) -> Deployment | None:
         """Return the deployment that clients ask for so, if it has a candidate: a look into a
         dict."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -31,16 +32,22 @@ class _Tally:
 
     requests: int = 0
     failures: int = 0
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LATENCIES))
+    newest_s: deque[float] = field(default_factory=deque)
+    ranked_s: list[float] = field(default_factory=list)
+    """The same in order, so that no answer has them sorted."""
 
     def add(self, good: bool, seconds: float) -> None:
         self.requests += 1
         self.failures += not good
-        if good:
-            self.latencies_s.append(seconds)
+        if not good:
+            return
+        if len(self.newest_s) == MAX_LATENCIES:
+            del self.ranked_s[bisect_left(self.ranked_s, self.newest_s.popleft())]
+        self.newest_s.append(seconds)
+        insort(self.ranked_s, seconds)
 
     def sample(self) -> Sample:
-        ranked = sorted(self.latencies_s)
+        ranked = self.ranked_s
         p95_s = ranked[int(len(ranked) * 0.95)] if ranked else None
         return Sample(self.requests, self.failures, p95_s)
 
@@ -52,6 +59,10 @@ class Canaries:
         self._deployments = deployments
         self._tallies: dict[str, tuple[Deployment, dict[str, _Tally]]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
+
+    def has_any(self) -> bool:
+        """Whether there are any."""
+        return self._deployments.has_canaries()
 
     def route(self, name: str) -> Route | None:
         """Return by which weights a name is answered; None: it has no candidate."""

@@ -8,11 +8,13 @@ measured. A route's goes to one of the route's by their weights. What became of 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmos.engines.base import is_cpu
 from llmos.errors import (
+    DeadlineExceededError,
     InvalidModelError,
     InvalidRequestError,
     LlmosError,
@@ -22,16 +24,18 @@ from llmos.errors import (
 from llmos.kernel.outcomes import Outcomes
 from llmos.kernel.router import assess, route, split
 from llmos.kernel.telemetry import Telemetry
-from llmos.library.routes import Route, Routes
-from llmos.security.actors import OPERATORS, Actor
+from llmos.library.deployed import PRODUCTION
+from llmos.library.refs import is_name
+from llmos.library.routes import Route, Routes, Target
+from llmos.security.actors import OPERATORS, SYSTEM, Actor
 from llmos.storage.database import Database
 from llmos.tasks.candidates import Candidate, Candidates, Catalog
 from llmos.tasks.context import TaskContext
 from llmos.tasks.paces import CPU, GPU, Paces
-from llmos.tasks.plan import FAILURES, Plan
+from llmos.tasks.plan import Plan
 from llmos.tasks.shortlist import TASK_NAMES, alike, allowed, steady, suited, without_doubles
-from llmos.tasks.suitability import Need
-from llmos.tasks.survey import Survey, asked_of
+from llmos.tasks.suitability import Need, unsuited
+from llmos.tasks.survey import Found, Survey, asked_of
 
 AUTO = "auto"
 RESERVED = frozenset({AUTO, *TASK_NAMES})
@@ -42,6 +46,8 @@ MAX_ATTEMPTS = 3
 
 class Trials(Protocol):
     """Names whose requests are split for a while to try a version; deployments' candidates."""
+
+    def has_any(self) -> bool: ...
 
     def route(self, name: str) -> Route | None: ...
 
@@ -74,8 +80,11 @@ class Choosing:
         self._trials = trials
 
     def may_choose(self, name: str) -> bool:
-        """Whether ``name`` may be anything but one model's: a look into a few dicts."""
-        return name in RESERVED or name in self.routes or self._trial(name) is not None
+        """Whether ``name`` may be anything but one model's: a look into a few dicts. While a
+        version is tried, any plain name may be that of a task whose default it is."""
+        if name in RESERVED or name in self.routes or self._trial(name) is not None:
+            return True
+        return self._trials is not None and self._trials.has_any() and is_name(name)
 
     def _trial(self, name: str) -> Route | None:
         return None if self._trials is None else self._trials.route(name)
@@ -104,17 +113,18 @@ class Choosing:
             NoModelFitsError, OutOfMemoryError: constraints, or memory, exclude them all.
             InvalidRequestError: none can take the request, or they would answer different things.
         """
-        if (trial := self._trial(name)) is not None:
-            return await self._by_weights(actor, trial, kinds, need)
+        if (plan := await self._tried(actor, name, name, kinds, need)) is not None:
+            return plan
         catalog = await self._candidates.catalog()
         if name in catalog.names:
             return None
         if (its_route := self.routes.find(name, actor)) is not None:
             return await self._by_weights(actor, its_route, kinds, need)
+        default = catalog.defaults.get(name)
+        if default is not None and (default.is_chosen or name not in RESERVED):
+            return await self._tried(actor, name, default.model, kinds, need)
         if name not in RESERVED:
             return None  # another user's route
-        if (default := catalog.defaults.get(name)) is not None and default.is_chosen:
-            return None
         wanted = frozenset(kinds) & TASK_NAMES.get(name, frozenset(kinds))
         if not wanted:
             raise UnsupportedTaskError(
@@ -122,7 +132,7 @@ class Choosing:
                 f"ask for that, for {AUTO!r}, or for a model by its name.",
                 param="model",
             )
-        return self._by_measure(actor, name, wanted, need, catalog)
+        return await self._by_measure(actor, name, wanted, need, catalog)
 
     async def explain(
         self, actor: Actor, name: str, kinds: Collection[str], need: Need
@@ -164,22 +174,25 @@ class Choosing:
         """Note how a try ended after so many seconds; what is neither an answer nor the model's
         fault is not counted."""
         one = plan.order[attempt]
-        if error is None or isinstance(error, FAILURES):
+        if error is None or plan.is_to_blame(attempt, error, seconds):
             # clients can make up languages: only those that the model names are told apart
             language = need.language if need.pair is not None and one.knows(need.pair) else ""
-            self.outcomes.note(one.ref, one.task, language, error is None)
-            if self._trials is not None:
-                self._trials.observe(plan.name, one.ref, error is None, seconds)
+            # whose deadline it is, or whose route, speaks for themselves alone
+            is_theirs = plan.is_own_route or isinstance(error, DeadlineExceededError)
+            owner = plan.owner if is_theirs else SYSTEM.owner
+            self.outcomes.note(one.ref, one.task, language, error is None, owner)
+            if self._trials is not None and (tried := plan.trials.get(one.ref)) is not None:
+                self._trials.observe(tried, one.ref, error is None, seconds)
         if error is None and one.ref in plan.warm and one.spec.engine == "pipelines":
             self._survey.paces.took(one, need.prompt_tokens, need.output_tokens, seconds)
 
     # -- tasks -----------------------------------------------------------------------------------
 
-    def _by_measure(
+    async def _by_measure(
         self, actor: Actor, name: str, tasks: frozenset[str], need: Need, catalog: Catalog
     ) -> Plan:
         made_for = [one for one in catalog.candidates if one.task in tasks]
-        open_to = [one for one in made_for if one.owner in OPERATORS or one.owner == actor.owner]
+        open_to = [one for one in made_for if _is_open(one, actor)]
         if not open_to:
             raise ModelNotFoundError(
                 f"there is no model for {' or '.join(sorted(tasks))} here: `llmos catalog` shows "
@@ -194,64 +207,143 @@ class Choosing:
         found = self._survey.look(fitting, need, actor)
         choice = route(asked_of(need), found.replicas, self._rng)
         order = choice.ranked()[:MAX_ATTEMPTS]
-        return found.plan(
+        plan = found.plan(
             name, "fixed" if len(fitting) == 1 else "measured", order, choice.verdicts
         )
+        return plan if tasks == {"embed"} else await self._with_trials(plan, need, actor)
+
+    # -- versions that are tried -----------------------------------------------------------------
+
+    async def _tried(
+        self, actor: Actor, name: str, ref: str, kinds: Collection[str], need: Need
+    ) -> Plan | None:
+        """Return what to try for a name that means ``ref``; None: no version is tried as that."""
+        if self._trial(ref) is None:
+            return None
+        its_route = Route(name, (Target(ref),), (), SYSTEM.owner, 0.0)
+        return await self._by_weights(actor, its_route, kinds, need)
+
+    async def _with_trials(self, plan: Plan, need: Need, actor: Actor) -> Plan:
+        """Return a plan with versions that are tried in the place of those in production, as often
+        as their weights say."""
+        for at, one in enumerate(plan.order):
+            name = f"{one.names[0]}@{PRODUCTION}"
+            trial = self._trial(name)
+            if trial is None or one.ref not in [target.model for target in trial.targets]:
+                continue
+            plan = replace(plan, trials={**plan.trials, one.ref: name})
+            drawn = self._drawn(trial)
+            if drawn != one.ref and (found := await self._instead(one, drawn, need, actor)):
+                plan = found.put_into(plan, at, name, asked_of(need))
+        return plan
+
+    async def _instead(self, one: Candidate, ref: str, need: Need, actor: Actor) -> Found | None:
+        """Return the version ``ref`` if it can take a request in the place of another."""
+        try:
+            other = await self._candidates.target(ref)
+        except LlmosError:
+            return None
+        if other.labels != one.labels or not _is_open(other, actor) or unsuited(other, need):
+            return None
+        found = self._survey.look([other], need, actor)
+        return found if assess(asked_of(need), found.replicas[0]).excluded is None else None
+
+    def _drawn(self, trial: Route) -> str:
+        """Return one of the versions that a name means, by its weight."""
+        weights = [target.weight for target in trial.targets]
+        return self._rng.choices([target.model for target in trial.targets], weights)[0]
 
     # -- routes ----------------------------------------------------------------------------------
 
     async def _by_weights(
         self, actor: Actor, its_route: Route, kinds: Collection[str], need: Need
     ) -> Plan:
-        there, shares, spares = await self._behind(its_route)
-        usable = allowed(actor, there)
+        behind = await self._behind(its_route)
+        usable = allowed(actor, behind.there.values())
         if wrong := [one for one in usable if one.task not in kinds]:
             raise UnsupportedTaskError(
-                f"The route {its_route.name!r} is for {wrong[0].task!r}, not for "
+                f"{its_route.name!r} is for {wrong[0].task!r}, not for "
                 f"{' or '.join(sorted(kinds))}.",
                 param="model",
             )
         able = suited(usable, need)
         need = self._survey.expected(need, able)
-        found = self._survey.look(able, need, actor, shares)
+        found = self._survey.look(able, need, actor, behind.shares)
         asked = asked_of(need)
         verdicts = {one.key: assess(asked, one) for one in found.replicas}
         fitting = [key for key, verdict in verdicts.items() if verdict.excluded is None]
-        targets = [one for one in found.replicas if one.key in shares]
-        order = [key for key in spares if key in fitting]
+        targets = [one for one in found.replicas if one.key in behind.shares]
+        order = [key for key in behind.spares if key in fitting]
         if not order or any(one.key in fitting for one in targets):
             choice = split(asked, targets or found.replicas, self._rng)
             verdicts |= {verdict.key: verdict for verdict in choice.verdicts}
             order = [choice.replica.key, *(key for key in order if key != choice.replica.key)]
-        return found.plan(its_route.name, "weights", order, tuple(verdicts.values()))
+        plan = found.plan(its_route.name, "weights", order, tuple(verdicts.values()))
+        is_own = its_route.owner not in OPERATORS
+        return replace(plan, is_own_route=is_own, trials=behind.trials())
 
-    async def _behind(
-        self, its_route: Route
-    ) -> tuple[list[Candidate], dict[str, float], list[str]]:
-        """Return the models of a route that are there, the targets' shares and the fallbacks' refs.
+    async def _behind(self, its_route: Route) -> _Behind:
+        """Return what a route leads to; the name of a deployment to the versions that it means.
 
         Raises:
-            ModelNotFoundError, InvalidModelError, UnsupportedTaskError: none is.
+            ModelNotFoundError, InvalidModelError, UnsupportedTaskError: nothing that is there.
         """
-        there: dict[str, Candidate] = {}
-        shares: dict[str, float] = {}
-        spares: list[str] = []
+        behind = _Behind()
         missing: LlmosError | None = None
-        weights = [(target.model, target.weight) for target in its_route.targets]
-        for ref, weight in (*weights, *((ref, None) for ref in its_route.fallbacks)):
+        for ref, weight, tried in self._refs_behind(its_route):
             try:
                 one = await self._candidates.target(ref)
             except (ModelNotFoundError, InvalidModelError, UnsupportedTaskError) as error:
                 missing = missing or error
                 continue
-            there.setdefault(one.ref, one)
-            if weight is None:
-                spares.append(one.ref)
-            else:
-                shares[one.ref] = shares.get(one.ref, 0.0) + weight
-        if not there and missing is not None:
+            behind.add(one, weight, tried)
+        if not behind.there and missing is not None:
             raise missing
-        return list(there.values()), shares, spares
+        return behind
+
+    def _refs_behind(self, its_route: Route) -> Iterator[tuple[str, float | None, str | None]]:
+        """Yield the references of a route, their weights (a fallback has none), and the name of the
+        deployment that each stands for."""
+        for target in its_route.targets:
+            if (trial := self._trial(target.model)) is None:
+                yield target.model, target.weight, None
+                continue
+            for part in trial.targets:
+                yield part.model, target.weight * part.weight, target.model
+        for ref in its_route.fallbacks:
+            if (trial := self._trial(ref)) is None:
+                yield ref, None, None
+            else:
+                yield self._drawn(trial), None, ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """The models of a route that are there, the targets' shares, and the fallbacks' refs."""
+
+    there: dict[str, Candidate] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    spares: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    """Targets that the route itself names."""
+    tried: dict[str, str] = field(default_factory=dict)
+    """Names of deployments, by the versions that these led to."""
+
+    def add(self, one: Candidate, weight: float | None, tried: str | None) -> None:
+        """Take in a model that is there."""
+        self.there.setdefault(one.ref, one)
+        if weight is None:
+            self.spares.append(one.ref)
+        else:
+            self.shares[one.ref] = self.shares.get(one.ref, 0.0) + weight
+        if tried is not None:
+            self.tried.setdefault(one.ref, tried)
+        elif weight is not None:
+            self.named.add(one.ref)
+
+    def trials(self) -> dict[str, str]:
+        """Return the names of deployments, by the versions that nothing else led to."""
+        return {ref: name for ref, name in self.tried.items() if ref not in self.named}
 
 
 def open_choosing(
@@ -269,3 +361,8 @@ def open_choosing(
     paces = Paces(telemetry, CPU if is_cpu(tasks.settings.device) else GPU)
     survey = Survey(outcomes, paces, tasks.residency, tasks.capacity_bytes)
     return Choosing(Candidates(db, tasks), routes, outcomes, survey, rng=rng, trials=trials)
+
+
+def _is_open(one: Candidate, actor: Actor) -> bool:
+    """Whether an actor's requests may go to a model that they do not name."""
+    return one.owner in OPERATORS or one.owner == actor.owner

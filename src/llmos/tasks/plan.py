@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmos.errors import (
@@ -38,9 +38,8 @@ FAILURES = (
     OutOfMemoryError,
     InvalidModelError,
     CorruptBlobError,
-    DeadlineExceededError,
 )
-"""What counts against a model. A full queue does not: the router sees it as such."""
+"""What counts against a model, besides deadlines. A full queue does not: the router sees it."""
 
 
 def goes_on(error: LlmosError) -> bool:
@@ -63,6 +62,20 @@ class Plan:
     """Of the verdicts, those whose quality nobody measured."""
     warm: frozenset[str] = frozenset()
     """Of the order, those that were in memory."""
+    owner: str = ""
+    """Whose request it is."""
+    is_own_route: bool = False
+    """Whether the name is a route that serves this owner alone."""
+    trials: Mapping[str, str] = field(default_factory=dict)
+    """Of the order, versions that stand for a deployment's name; that name."""
+
+    def is_to_blame(self, attempt: int, error: LlmosError, seconds: float) -> bool:
+        """Whether what a try ended with after so many seconds is the model's fault; a deadline is,
+        if it left the time that the model was expected to take."""
+        if not isinstance(error, DeadlineExceededError):
+            return isinstance(error, FAILURES)
+        ref = self.order[attempt].ref
+        return any(it.key == ref and seconds * 1000 >= it.latency_ms for it in self.verdicts)
 
     def explained(self, attempt: int = 0, failed: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
         """Return the choice as plain JSON.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmos.kernel.outcomes import Outcomes
-from llmos.kernel.router import Asked, Replica, Verdict
+from llmos.kernel.router import Asked, Replica, Verdict, assess
 from llmos.security.actors import Actor
 from llmos.tasks.candidates import Candidate
 from llmos.tasks.context import Residency
@@ -22,8 +22,10 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Candidates by ref, the same as replicas, and which of them are in memory."""
+    """Candidates by ref, the same as replicas, and which of them are in memory; for an owner's
+    request."""
 
+    owner: str
     candidates: Mapping[str, Candidate]
     replicas: list[Replica] = field(default_factory=list)
     warm: set[str] = field(default_factory=set)
@@ -37,9 +39,27 @@ class Found:
             rule,
             tuple(self.candidates[ref] for ref in order),
             verdicts,
-            frozenset(one.key for one in self.replicas if one.quality is None),
+            self._unmeasured(),
             frozenset(self.warm),
+            self.owner,
         )
+
+    def put_into(self, plan: Plan, at: int, name: str, asked: Asked) -> Plan:
+        """Return a plan with the one candidate there is in the place of another, as a trial of the
+        deployment ``name``."""
+        ((ref, candidate),) = self.candidates.items()
+        (replica,) = self.replicas
+        return replace(
+            plan,
+            order=(*plan.order[:at], candidate, *plan.order[at + 1 :]),
+            verdicts=(*plan.verdicts, assess(asked, replica)),
+            unmeasured=plan.unmeasured | self._unmeasured(),
+            warm=plan.warm | self.warm,
+            trials={**plan.trials, ref: name},
+        )
+
+    def _unmeasured(self) -> frozenset[str]:
+        return frozenset(one.key for one in self.replicas if one.quality is None)
 
 
 class Survey:
@@ -77,7 +97,7 @@ class Survey:
             quality(one.metrics, one.task, need.language, one.data, one.losses)
             for one in candidates
         ]
-        found = Found({one.ref: one for one in candidates})
+        found = Found(actor.owner, {one.ref: one for one in candidates})
         for one, value in zip(candidates, comparable(measured), strict=True):
             status = statuses.get(one.spec.key)
             if status is not None:

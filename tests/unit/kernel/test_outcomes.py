@@ -109,6 +109,21 @@ async def test_a_verdict_weighs_more_is_audited_and_is_its_owners_alone(
     ]
 
 
+async def test_what_hangs_on_a_users_own_terms_counts_for_that_user_until_a_restart(
+    outcomes: Outcomes, database: MemoryDatabase, clock: Clock
+) -> None:
+    outcomes.note("m:1", "chat", "", False, "alice")
+    await outcomes.judge(ALICE, "m:1", "chat", "", True)
+    assert outcomes.counts("m:1", "chat", "", "alice") == (FEEDBACK_WEIGHT, 1.0)
+    outcomes.note("m:1", "chat", "", False, "admin")
+    assert outcomes.counts("m:1", "chat", "", "bob") == (0.0, 1.0)
+    await outcomes.stop()
+    again = Outcomes(database, clock)
+    await again.start()
+    assert again.counts("m:1", "chat", "", "alice") == (FEEDBACK_WEIGHT, 1.0)
+    assert again.counts("m:1", "chat", "", "bob") == (0.0, 1.0)
+
+
 async def test_verdicts_that_come_together_are_all_counted(outcomes: Outcomes) -> None:
     await asyncio.gather(
         *(outcomes.judge(ALICE, "m:1", "chat", "", good) for good in (True, True, False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmos.library.canary import Rules
 from llmos.library.deployments import Deployments
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.tasks import canaries as canaries_module
 from llmos.tasks.canaries import Canaries
 from llmos.types import NewVersion
 
@@ -43,8 +45,10 @@ def test_a_name_with_a_candidate_is_answered_by_weights(deployments: Deployments
     assert [(one.model, one.weight) for one in found.targets] == [("m:1", 0.75), ("m:2", 0.25)]
     assert found.serves(ALICE)
     assert canaries.route("m") is None
+    assert canaries.has_any()
     deployments.promote(NAME, ALICE)
     assert canaries.route(NAME) is None
+    assert not canaries.has_any()
 
 
 async def test_a_candidate_that_fails_is_taken_back(deployments: Deployments) -> None:
@@ -66,6 +70,19 @@ async def test_a_candidate_that_is_slow_is_taken_back(deployments: Deployments) 
         canaries.observe(NAME, "m:2", True, 2.5)
     await canaries.close()
     assert "95% of its answers took up to 2.50 s" in deployments.history(NAME)[0].reason
+
+
+def test_the_newest_latencies_are_those_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canaries_module, "MAX_LATENCIES", 50)
+    rng, tally = random.Random(0), canaries_module._Tally()
+    seen: list[float] = []
+    for _ in range(300):
+        seen.append(rng.choice((1.0, 2.0, rng.random())))
+        tally.add(True, seen[-1])
+        tally.add(False, 100.0)
+        newest = sorted(seen[-50:])
+        assert tally.sample().latency_p95_s == newest[int(len(newest) * 0.95)]
+    assert (tally.requests, tally.failures) == (600, 300)
 
 
 async def test_a_candidate_that_does_as_well_stays(deployments: Deployments) -> None:

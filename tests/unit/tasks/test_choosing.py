@@ -134,8 +134,17 @@ class Trials:
         self.routes: dict[str, Route] = {}
         self.seen: list[tuple[str, str, bool]] = []
 
+    def has_any(self) -> bool:
+        return bool(self.routes)
+
     def route(self, name: str) -> Route | None:
         return self.routes.get(name)
+
+    def put(self, name: str, *weights: float) -> None:
+        """Split a name's requests between the versions 1, 2, …"""
+        model = name.partition("@")[0]
+        targets = [Target(f"{model}:{at}", weight) for at, weight in enumerate(weights, 1)]
+        self.routes[name] = Route(name, tuple(targets), (), "llmos", 0.0)
 
     def observe(self, name: str, model: str, good: bool, seconds: float) -> None:
         self.seen.append((name, model, good))
@@ -532,8 +541,7 @@ async def test_a_trial_splits_a_name_and_is_told_how_each_answer_went(world: Wor
     world.add("m")
     world.add("m")
     assert not world.choosing.may_choose("m@production")
-    targets = (Target("m:1", 0.5), Target("m:2", 0.5))
-    world.trials.routes["m@production"] = Route("m@production", targets, (), "llmos", 0.0)
+    world.trials.put("m@production", 0.5, 0.5)
     assert world.choosing.may_choose("m@production")
     plan = await world.plan("m@production")
     assert plan.order[0].ref in ("m:1", "m:2")
@@ -542,6 +550,91 @@ async def test_a_trial_splits_a_name_and_is_told_how_each_answer_went(world: Wor
     world.choosing.ended(plan, 0, CHAT, OverloadedError(), 1.0)
     ref = plan.order[0].ref
     assert world.trials.seen == [("m@production", ref, True), ("m@production", ref, False)]
+
+
+async def test_a_route_to_a_deployment_gives_its_candidate_its_share(world: World) -> None:
+    for name in ("m", "m", "other"):
+        world.add(name)
+    world.library.set_alias("m:1", "production", ADMIN)
+    route(world, Target("m@production", 2), Target("other", 1), fallbacks=["m@production"])
+    world.trials.put("m@production", 0.75, 0.25)
+    plans = [await world.plan("support") for _ in range(300)]
+    counts = Counter(plan.order[0].ref for plan in plans)
+    assert counts["m:1"] / 300 == pytest.approx(0.5, abs=0.1)
+    assert counts["m:2"] / 300 == pytest.approx(1 / 6, abs=0.07)
+    assert {ref for plan in plans for ref in plan.trials} == {"m:1", "m:2"}
+    assert {one.ref for plan in plans for one in plan.order[1:]} == {"m:1", "m:2"}
+    plan = next(plan for plan in plans if plan.order[0].ref == "m:2")
+    world.choosing.ended(plan, 0, CHAT, None, 1.0)
+    plan = next(plan for plan in plans if plan.order[0].ref == "other:1")
+    world.choosing.ended(plan, 0, CHAT, None, 1.0)
+    assert world.trials.seen == [("m@production", "m:2", True)]
+
+
+async def test_what_a_route_names_itself_says_nothing_of_a_trial(world: World) -> None:
+    world.add("m"), world.add("m")
+    world.library.set_alias("m:1", "production", ADMIN)
+    route(world, Target("m@production"), Target("m:2"), fallbacks=["m:1"])
+    world.trials.put("m@production", 0.5, 0.5)
+    plan = await world.plan("support")
+    assert plan.trials == {"m:1": "m@production"}
+
+
+async def test_the_default_of_a_task_is_tried_too(world: World) -> None:
+    world.add("m"), world.add("m")
+    world.library.set_alias("m:1", "production", ADMIN)
+    choose = world.choosing.choose
+    for task in ("chat", "poems"):
+        world.library.set_task_default(task, "m@production", ADMIN)
+        assert await choose(ADMIN, task, CHATS, CHAT) is None
+    assert not world.choosing.may_choose("poems")
+    world.trials.put("m@production", 0.5, 0.5)
+    for task in ("chat", "poems"):
+        assert world.choosing.may_choose(task)
+        plans = [await world.plan(task) for _ in range(30)]
+        assert {plan.order[0].ref for plan in plans} == {"m:1", "m:2"}
+        assert {(plan.name, plan.rule) for plan in plans} == {(task, "weights")}
+    assert await choose(ADMIN, "m", CHATS, CHAT) is None
+
+
+async def test_auto_tries_the_candidate_of_what_is_in_production(world: World) -> None:
+    world.add("m"), world.add("m"), world.add("m")
+    world.library.set_alias("m:1", "production", ADMIN)
+    world.trials.put("m@production", 0.75, 0.25)
+    world.trials.put("m@staging", 0.0, 0.0, 1.0)
+    plans = [await world.plan() for _ in range(300)]
+    counts = Counter(plan.order[0].ref for plan in plans)
+    assert set(counts) == {"m:1", "m:2"}
+    assert counts["m:2"] / 300 == pytest.approx(0.25, abs=0.08)
+    plan = next(plan for plan in plans if plan.order[0].ref == "m:2")
+    assert plan.explained()["model"] == "m:2"
+    assert {one.key for one in plan.verdicts} == {"m:1", "m:2"}
+    world.choosing.ended(plan, 0, CHAT, EngineError(), 1.0)
+    assert world.trials.seen == [("m@production", "m:2", False)]
+
+
+async def test_auto_tries_no_candidate_that_the_request_is_not_for(world: World) -> None:
+    world.add("m", context_tokens=1000, metrics={"test": {"accuracy": 0.9}})
+    world.add("m", context_tokens=50)
+    world.add("v", "embed"), world.add("v", "embed")
+    world.add("w", "classify", labels=["a", "b"])
+    world.add("w", "classify", labels=["c", "d"])
+    world.add("x", "rerank", owner="alice"), world.add("x", "rerank")
+    for name in ("m", "v", "w"):
+        world.library.set_alias(f"{name}:1", "production", ADMIN)
+        world.trials.put(f"{name}@production", 0.0, 1.0)
+    world.library.set_alias("x:2", "production", ADMIN)
+    world.trials.put("x@production", 1.0, 0.0)
+
+    async def ref(task: str, need: Need) -> str:
+        return (await world.plan("auto", need, task)).order[0].ref
+
+    assert await ref("chat", CHAT) == "m:2"
+    assert await ref("chat", dataclasses.replace(CHAT, prompt_tokens=200)) == "m:1"
+    assert await ref("chat", dataclasses.replace(CHAT, min_quality=0.5)) == "m:1"
+    assert await ref("embed", Need(5)) == "v:1"
+    assert await ref("classify", Need(5)) == "w:1"
+    assert await ref("rerank", Need(5)) == "x:2"
 
 
 # -- learning --------------------------------------------------------------------------------------
@@ -567,6 +660,40 @@ async def test_answers_and_the_models_own_failures_are_counted(
     world.choosing.ended(plan, 0, CHAT, error, 1.0)
     found = world.choosing.outcomes.counts("m:1", "chat", "", "alice")
     assert found == pytest.approx(counted, rel=1e-4)
+
+
+async def test_one_tenants_deadlines_and_routes_speak_for_that_tenant_alone(world: World) -> None:
+    world.add("m")
+    counts = world.choosing.outcomes.counts
+    late, broken = DeadlineExceededError(), EngineError()
+    plan = await world.plan(actor=ALICE)
+    expected_s = plan.verdicts[0].latency_ms / 1000
+    world.choosing.ended(plan, 0, CHAT, late, expected_s * 0.5)  # nobody could have met it
+    assert counts("m:1", "chat", "", "alice") == (0.0, 0.0)
+    world.choosing.ended(plan, 0, CHAT, late, expected_s * 1.5)
+    assert counts("m:1", "chat", "", "alice") == pytest.approx((0.0, 1.0), rel=1e-4)
+    assert counts("m:1", "chat", "", "bob") == (0.0, 0.0)
+    world.choosing.routes.put("mine", [Target("m")], [], ALICE)
+    plan = await world.plan("mine", actor=ALICE)
+    for error in (broken, late, None):
+        world.choosing.ended(plan, 0, CHAT, error, expected_s * 1.5)
+    assert counts("m:1", "chat", "", "alice") == pytest.approx((1.0, 3.0), rel=1e-4)
+    assert counts("m:1", "chat", "", "bob") == (0.0, 0.0)
+    route(world, Target("m"))
+    for name in ("support", "auto"):
+        world.choosing.ended(await world.plan(name, actor=ALICE), 0, CHAT, broken, 1.0)
+    assert counts("m:1", "chat", "", "bob") == pytest.approx((0.0, 2.0), rel=1e-4)
+
+
+async def test_a_deadline_that_nobody_could_meet_says_nothing_of_a_candidate(world: World) -> None:
+    world.add("m"), world.add("m")
+    world.trials.put("m@production", 0.5, 0.5)
+    plan = await world.plan("m@production", actor=ALICE)
+    (expected_ms,) = [it.latency_ms for it in plan.verdicts if it.key == plan.order[0].ref]
+    for share in (0.5, 1.5):
+        seconds = expected_ms * share / 1000
+        world.choosing.ended(plan, 0, CHAT, DeadlineExceededError(), seconds)
+    assert world.trials.seen == [("m@production", plan.order[0].ref, False)]
 
 
 async def test_a_model_that_fails_is_left_for_another(world: World) -> None:
