@@ -63,12 +63,14 @@ def sampling_for(manifest: Manifest, given: Mapping[str, Any], *, is_chat: bool)
 
 
 def generate(
-    context: TaskContext, served: Served, request: GenerateRequest
+    context: TaskContext, served: Served, request: GenerateRequest, *, keep: bool = True
 ) -> AsyncGenerator[Chunk, None]:
     """Yield the pieces of every choice as they come; the last one carries the Usage.
 
-    Nothing is yielded before everything about the request was checked. The answer is kept if its
-    owner has that switched on.
+    Nothing is yielded before everything about the request was checked.
+
+    Args:
+        keep: the answer is kept if its owner has that switched on.
 
     Raises:
         ContextLengthError: the prompt leaves no room in the model's context.
@@ -78,7 +80,7 @@ def generate(
         OverloadedError, OutOfMemoryError, EngineError: the model cannot be run now.
     """
     chunks = _generate(context, served, request)
-    if context.answers is None or not context.answers.keeps(request.owner):
+    if not keep or context.answers is None or not context.answers.keeps(request.owner):
         return chunks
     return keeping(context, context.answers, served, request, chunks)
 

@@ -13,9 +13,10 @@ import msgspec
 from llmos import __version__
 from llmos.errors import ConflictError
 from llmos.library.answers import Answers, KeptAnswer, key_of
-from llmos.types import Chunk, GenerateRequest, Message
+from llmos.types import Chunk, GenerateRequest, Message, Priority
 
 if TYPE_CHECKING:
+    from llmos.security.actors import Actor
     from llmos.tasks.context import Served, TaskContext
 
 Outputs = list[dict[str, Any]]
@@ -55,7 +56,7 @@ async def replay(served: Served, answer: KeptAnswer, chunks: AsyncGenerator[Chun
     """Read what a version answers to the same question, and compare.
 
     Args:
-        chunks: of `again`, asked of ``served``.
+        chunks: of `again`, asked of ``served`` and not kept.
 
     Raises:
         ConflictError: what runs for that version now computes otherwise.
@@ -73,16 +74,23 @@ async def replay(served: Served, answer: KeptAnswer, chunks: AsyncGenerator[Chun
     return Replay(outputs, _difference(answer.outputs, outputs))
 
 
-def again(answer: KeptAnswer) -> GenerateRequest:
-    """Return the same request, as one of its own, without a deadline."""
+def again(answer: KeptAnswer, actor: Actor) -> GenerateRequest:
+    """Return the same request, as one of its own, without a deadline and on the terms of the actor
+    who asks again."""
     given = answer.request
     values = {
         field.name: msgspec.convert(given[field.name], field.type)
         for field in msgspec.structs.fields(GenerateRequest)
         if field.name in given and field.name != "prompt"
     }
-    values["id"] = f"{given['id'].partition('-')[0]}-{uuid.uuid4().hex}"
-    return GenerateRequest(**values | {"prompt": _prompt(given["prompt"]), "deadline_ms": None})
+    values |= {
+        "id": f"{given['id'].partition('-')[0]}-{uuid.uuid4().hex}",
+        "prompt": _prompt(given["prompt"]),
+        "owner": actor.owner,
+        "priority": Priority(max(values["priority"], actor.best_priority)),
+        "deadline_ms": None,
+    }
+    return GenerateRequest(**values)
 
 
 def _prompt(given: Any) -> tuple[Message, ...] | str | tuple[int, ...]:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmos.storage.schema import answers
+from llmos.types import Priority
 
 NewClient = Callable[..., httpx.AsyncClient]
 ASKED = {"model": "writer", "prompt": "hello world", "max_tokens": 5, "temperature": 0.7, "seed": 3}
@@ -57,6 +58,37 @@ async def test_every_door_leaves_an_answer_under_the_id_it_gave(client: httpx.As
         assert found.status_code == 200, (path, found.text)
         came = await client.post("/api/v1/answers/replay", json={"id": response_id})
         assert (came.status_code, came.json()["same"]) == (200, True), (path, came.text)
+
+
+async def test_a_replay_runs_on_the_terms_of_who_asks_for_it_and_leaves_nothing(
+    client: httpx.AsyncClient,
+    new_client: NewClient,
+    system: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leases: list[tuple[str, Priority]] = []
+    real = system.kernel.residency.lease
+
+    def lease(spec: Any, priority: Priority, *given: Any, tenant: str, **more: Any) -> Any:
+        leases.append((tenant, priority))
+        return real(spec, priority, *given, tenant=tenant, **more)
+
+    monkeypatch.setattr(system.kernel.residency, "lease", lease)
+    alice = new_client("user", name="alice")
+    patient = new_client("user", name="alice", best_priority=Priority.BATCH)
+    await keep(alice)
+    answer = await alice.post("/v1/completions", json=ASKED | {"priority": "interactive"})
+    count = sa.select(sa.func.count()).select_from(answers)
+    for asker in (client, patient, alice):
+        asked = {"id": answer.json()["id"]}
+        assert (await asker.post("/api/v1/answers/replay", json=asked)).json()["same"]
+    assert leases == [
+        ("alice", Priority.INTERACTIVE),
+        ("admin", Priority.INTERACTIVE),
+        ("alice", Priority.BATCH),
+        ("alice", Priority.INTERACTIVE),
+    ]
+    assert await system.database.read(lambda conn: conn.execute(count).scalar()) == 1
 
 
 async def test_nobodys_words_are_kept_unasked_and_all_are_forgotten_when_it_ends(

@@ -72,12 +72,12 @@ def router(system: System) -> APIRouter:
     async def replay_answer(
         body: ReplayBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> JSONResponse:
-        """Ask the same of the same version again, and compare."""
+        """Ask the same of the same version again, on the key's own terms, and compare."""
         policy.check(actor, "responses.read")
         found = await answers.get(body.id, actor)
         served = await served_for(system.tasks, actor, found.model, GENERATE_TASKS)
-        asked = again(found)
-        chunks = generate(system.tasks, served, asked)
+        asked = again(found, actor)
+        chunks = generate(system.tasks, served, asked, keep=False)
         came = await answered(request, replay(served, found, chunks))
         texts = [served.tokenizer.decode(one["token_ids"]) for one in came.outputs]
         return JSONResponse(
