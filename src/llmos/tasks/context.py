@@ -25,7 +25,7 @@ from llmos.engines.base import (
     is_cpu,
     spare_bytes,
 )
-from llmos.errors import UnsupportedTaskError
+from llmos.errors import CorruptBlobError, NotFoundError, UnsupportedTaskError
 from llmos.kernel.adapters import AdapterSpec
 from llmos.kernel.models import ModelSpec
 from llmos.library.adapters import parse_adapter
@@ -176,13 +176,18 @@ class TaskContext:
         version, adapter = found.version, found.adapter
         if found.manifest.task not in tasks:
             raise _wrong_task(version.ref, found.manifest.task, tasks)
-        tokenizer = await self.tokenizers.get(version.files)
-        spec = dataclasses.replace(
-            found.spec,
-            path=await self._path(found.running),
-            manifest=await self._with_draft(found),
-            adapter=None if adapter is None else await self._adapter_spec(adapter),
-        )
+        try:
+            tokenizer = await self.tokenizers.get(version.files)
+            spec = dataclasses.replace(
+                found.spec,
+                path=await self._path(found.running),
+                manifest=await self._with_draft(found),
+                adapter=None if adapter is None else await self._adapter_spec(adapter),
+            )
+        except NotFoundError as error:  # set aside as damaged, most likely
+            raise CorruptBlobError(
+                f"A stored file of {ref} is gone: import or pull the model again."
+            ) from error
         return Served(version, found.manifest, tokenizer, spec, adapter, ref)
 
     async def _find(self, ref: str) -> _Found:

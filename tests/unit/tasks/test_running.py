@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmos.errors import UnsupportedTaskError
+from llmos.errors import CorruptBlobError, NotFoundError, UnsupportedTaskError
 from llmos.library.versions import Version
 from llmos.settings import Settings
 from llmos.tasks.context import TaskContext
@@ -206,3 +206,16 @@ async def test_a_draft_is_loaded_with_the_model_it_guesses_for(serving: Any) -> 
     without = (await alone.serve("m", {"generate"})).spec
     assert spec.key == without.key  # it changes no answer
     assert spec.estimate_bytes == without.estimate_bytes + 40
+
+
+async def test_a_file_that_is_gone_is_the_models_fault_and_not_the_askers(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, home = serving()
+
+    def directory(version: Version) -> Path:
+        raise NotFoundError("There is no stored file sha256:0.")
+
+    monkeypatch.setattr(home, "directory", directory)
+    with pytest.raises(CorruptBlobError, match="A stored file of m@production is gone: import or"):
+        await context.serve("m@production", {"generate"})
