@@ -11,7 +11,13 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, ModelArgument, ServerOption
 from llmos.cli.output import note
-from llmos.errors import InvalidRequestError, LlmosError, PermissionDeniedError
+from llmos.errors import (
+    InvalidRequestError,
+    LlmosError,
+    ModelNotFoundError,
+    PermissionDeniedError,
+    UnsupportedTaskError,
+)
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
@@ -66,6 +72,7 @@ def run(
     Examples:
       llmos run starter-chat "Hello, who are you?"
       llmos run starter-chat
+      llmos run auto "Hello, who are you?"
       llmos run my-model "ROMEO:" --temperature 0.8 --seed 1
       echo "Where is the station?" | llmos run starter-chat
     """
@@ -110,7 +117,7 @@ class Conversation:
         self.model = model
         self._client = client
         self._sampling = sampling
-        self._has_template = client.model(model)["manifest"].get("chat_template") is not None
+        self._has_template = _is_chat(client, model)
         if system and not self._has_template:
             raise InvalidRequestError(f"{model} has no chat template: it takes no system message")
         self._system = [{"role": "system", "content": system}] if system else []
@@ -162,6 +169,21 @@ class Conversation:
             pieces.append(chunk["text"])
         sys.stdout.write(f"{PLAIN}\n" if is_thinking else "\n")
         return "".join(pieces)
+
+
+def _is_chat(client: Client, name: str) -> bool:
+    """Whether what answers to a name takes messages: a model with a template, or the models behind
+    a route, a task or ``auto``."""
+    try:
+        return client.model(name)["manifest"].get("chat_template") is not None
+    except ModelNotFoundError as error:
+        try:
+            client.explain_route("", name)
+        except UnsupportedTaskError:
+            return False
+        except ModelNotFoundError:
+            raise error from None
+        return True
 
 
 def _chat(talk: Conversation) -> None:

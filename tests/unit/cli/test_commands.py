@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmos.cli import defaults, jobs, keys, main, models, run, server, tasks, train
-from llmos.errors import ModelNotFoundError, PermissionDeniedError
+from llmos.errors import ModelNotFoundError, PermissionDeniedError, UnsupportedTaskError
 from llmos.training.recipe import find
 
 MODEL: dict[str, Any] = {
@@ -95,9 +95,16 @@ class StubClient:
         return {"models": [RESIDENT], "jobs": []}
 
     def model(self, ref: str) -> dict[str, Any]:
-        if ref == "missing":
-            raise ModelNotFoundError("There is no model missing: did you mean my-model?")
+        if ref in {"missing", "auto", "plays"}:
+            raise ModelNotFoundError(f"There is no model {ref}: did you mean my-model?")
         return MODEL | {"manifest": MODEL["manifest"] | {"chat_template": self.template}}
+
+    def explain_route(self, text: str, model: str) -> dict[str, Any]:
+        if model == "missing":
+            raise ModelNotFoundError("there is no model 'missing'")
+        if model == "plays":
+            raise UnsupportedTaskError("'plays' is for 'generate', not for chat.")
+        return {"model": "my-model:1"}
 
     def card(self, ref: str) -> str:
         return f"# {ref}\n\nA small model."
@@ -471,6 +478,16 @@ def test_export_refuses_a_folder_with_something_in_it(
     (tmp_path / "precious.txt").write_text("mine")
     assert main.invoke(["export", "my-model", str(tmp_path)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_run_asks_whatever_a_name_leads_to(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["run", "auto", "hello"]) == 0
+    assert main.invoke(["run", "plays", "hello"]) == 0
+    assert capsys.readouterr().out == "Hi there\nhello my lord\n"
+    messages = [{"role": "user", "content": "hello"}]
+    assert [asked[:2] for asked in client.asked] == [("auto", messages), ("plays", "hello")]
 
 
 def test_an_error_is_one_line_with_its_exit_code(
