@@ -88,7 +88,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _report(job: Mapping[str, Any]) -> None:
     result = job["result"]
-    typer.echo(f"{job['params']['model']} on {result['dataset']} ({result['rows']} rows)")
+    rows = "1 row" if result["rows"] == 1 else f"{result['rows']} rows"
+    typer.echo(f"{job['params']['model']} on {result['dataset']} ({rows})")
     for name, value in result["metrics"].items():
         if isinstance(value, Mapping):
             shown = ", ".join(f"{key} {number:.4g}" for key, number in value.items())

@@ -100,6 +100,8 @@ def answers(
     if as_json:
         print_json({"keeps": keeps})
         return
+    if switch == "off":
+        note("the answers that were kept are forgotten")
     typer.echo("answers are kept" if keeps else "answers are not kept")
 
 
@@ -120,20 +122,23 @@ def _answer_lines(answer: Mapping[str, Any]) -> Iterator[str]:
 def _version_lines(version: Mapping[str, Any], indent: str) -> Iterator[str]:
     """Yield a version and what is behind it, each level further in."""
     if "digest" not in version:
-        yield f"{indent}{version['ref']}"
+        yield f"{indent}from {version['ref']}"
         return
     aliases = "".join(f" @{alias}" for alias in version["aliases"])
     gone = ", removed" if version["removed_at"] else ""
     yield f"{indent}{version['ref']}{aliases} ({version['kind']}{gone})"
     yield f"{indent}  digest    {version['digest']}"
+    data: Mapping[str, str] = {}
     if made := version["made_by"]:
+        data = made["data"]
         yield f"{indent}  made by   job {made['job']} ({made['kind']}) of {made['owner']}"
-        for path, digest in made["data"].items():
+        for path, digest in data.items():
             yield f"{indent}  data      {path} {digest}"
     if recipe := version["recipe"]:
         yield f"{indent}  recipe    {_short(recipe)}"
     for source in version["inputs"]:
-        yield from _version_lines(source, indent + "  ")
+        if source["ref"] not in data.values():
+            yield from _version_lines(source, indent + "  ")
 
 
 def _short(recipe: Mapping[str, Any]) -> str:

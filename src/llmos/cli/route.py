@@ -194,7 +194,9 @@ def feedback(
     ] = None,
     response: Annotated[
         str | None,
-        typer.Option("--response", metavar="ID", help="A stored response, instead of a model."),
+        typer.Option(
+            "--response", metavar="ID", help="A response that was stored or kept, not MODEL."
+        ),
     ] = None,
     language: Annotated[
         str | None,
@@ -285,7 +287,7 @@ def _explain(
 
 _RULES = {
     "measured": "the best by what was measured",
-    "weights": "by the route's weights",
+    "weights": "by weights",
     "fixed": "the only one",
     "named": "asked for by name",
 }

@@ -163,9 +163,12 @@ def _check(gate: Gate, version: Measured, current: Measured | None) -> Check:
 def _metric(gate: Gate, version: Measured) -> float:
     if gate.metric not in version.metrics:
         known = ", ".join(sorted(version.metrics)) or "none"
-        raise InvalidRequestError(
-            f"{version.ref} has no metric {gate.metric!r}; it has: {known}.", param="gates"
-        )
+        message = f"{version.ref} has no metric {gate.metric!r}; it has: {known}."
+        dataset, slash, _ = gate.metric.partition("/")
+        if slash:
+            evaluate = f"llmos evaluate {version.ref} FILE --dataset {dataset}"
+            message += f" `{evaluate}` measures those of {dataset}."
+        raise InvalidRequestError(message, param="gates")
     return version.metrics[gate.metric]
 
 

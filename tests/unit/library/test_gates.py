@@ -101,7 +101,13 @@ def test_where_nothing_is_current_what_is_relative_to_it_passes() -> None:
 
 def test_a_metric_that_does_not_exist_is_refused_with_those_that_do() -> None:
     current, new = measured(loss=1.0), measured(2, loss=1.0, test={"f1": 1.0})
-    with pytest.raises(InvalidRequestError, match=r"m:2 has no metric 'test/bleu'; it has: loss, "):
+    with pytest.raises(InvalidRequestError) as caught:
         check_gates([parse_gate("test/bleu >= 1")], new, None)
+    assert caught.value.message == (
+        "m:2 has no metric 'test/bleu'; it has: loss, test/f1. "
+        "`llmos evaluate m:2 FILE --dataset test` measures those of test."
+    )
+    with pytest.raises(InvalidRequestError, match=r"m:2 has no metric 'bleu'; .*test/f1\.$"):
+        check_gates([parse_gate("bleu >= 1")], new, None)
     with pytest.raises(InvalidRequestError, match=r"m:1 has no metric 'test/f1'"):
         check_gates([parse_gate("test/f1 >= current")], new, current)
