@@ -183,6 +183,8 @@ def show(
     typer.echo(f"{found['ref']} is {found['model']}")
     if found["candidate"]:
         typer.echo(f"candidate {found['candidate']} gets {100 * found['weight']:g}%")
+        for model in (found["model"], found["candidate"]):
+            typer.echo(f"seen {model}: {_seen(found['seen'].get(model))}")
     for gate in found["gates"]:
         typer.echo(f"gate {gate}")
     print_table(
@@ -217,7 +219,18 @@ def _share(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a percentage, as 10% is") from None
 
 
+def _seen(sample: dict[str, Any] | None) -> str:
+    if sample is None:
+        return "no requests yet"
+    requests = "1 request" if sample["requests"] == 1 else f"{sample['requests']} requests"
+    text = f"{requests}, {sample['failures']} failed"
+    if sample["latency_p95_s"] is not None:
+        text += f", 95% of answers within {sample['latency_p95_s']:.2f} s"
+    return text
+
+
 def _print_checks(made: dict[str, Any]) -> None:
     for check in made["checks"]:
-        bound = "nothing" if check["bound"] is None else f"{check['bound']:g}"
-        note(f"passed: {check['gate']} ({check['value']:g} against {bound})")
+        bound = check["bound"]
+        held = ", and no version to compare with" if bound is None else f" against {bound:g}"
+        note(f"passed: {check['gate']} ({check['value']:g}{held})")

@@ -22,7 +22,7 @@ class Rules:
     """When a candidate is taken back.
 
     Attributes:
-        min_requests: fewer say nothing.
+        min_requests: fewer say nothing; of latencies likewise.
         max_error_rate: a larger one, from 0 to 1, that is also significantly larger than the other
             version's.
         max_latency_ratio: a larger 95th percentile of latency, as a multiple of the other's.
@@ -45,10 +45,16 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of one version since the candidate came. ``latency_p95_s`` is None of none."""
+    """What was seen of one version since the candidate came.
+
+    Attributes:
+        timed: answers whose latency counts.
+        latency_p95_s: theirs; None of none.
+    """
 
     requests: int
     failures: int
+    timed: int
     latency_p95_s: float | None
 
     @property
@@ -65,7 +71,7 @@ def why_worse(candidate: Sample, stable: Sample, rules: Rules) -> str:
             f"{candidate.error_rate:.1%} of {candidate.requests} requests failed, of the other "
             f"version's {stable.error_rate:.1%} of {stable.requests}"
         )
-    if stable.requests < rules.min_requests:
+    if min(candidate.timed, stable.timed) < rules.min_requests:
         return ""
     mine_s, other_s = candidate.latency_p95_s, stable.latency_p95_s
     if mine_s is not None and other_s and mine_s > rules.max_latency_ratio * other_s:

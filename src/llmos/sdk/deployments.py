@@ -78,7 +78,8 @@ class Deploying:
         return self.transport.list("GET", PATH)
 
     def deployment(self, deployment: str) -> Json:
-        """One deployment, with its ``history``, the newest first."""
+        """One deployment, with its ``history``, the newest first; while a candidate is tried, with
+        the ``requests``, ``failures`` and ``latency_p95_s`` ``seen`` of each version."""
         return self.transport.json("GET", _path(deployment))
 
     def remove_deployment(self, deployment: str) -> Json:

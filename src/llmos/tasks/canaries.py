@@ -36,10 +36,10 @@ class _Tally:
     ranked_s: list[float] = field(default_factory=list)
     """The same in order, so that no answer has them sorted."""
 
-    def add(self, good: bool, seconds: float) -> None:
+    def add(self, good: bool, seconds: float | None) -> None:
         self.requests += 1
         self.failures += not good
-        if not good:
+        if not good or seconds is None:
             return
         if len(self.newest_s) == MAX_LATENCIES:
             del self.ranked_s[bisect_left(self.ranked_s, self.newest_s.popleft())]
@@ -49,7 +49,7 @@ class _Tally:
     def sample(self) -> Sample:
         ranked = self.ranked_s
         p95_s = ranked[int(len(ranked) * 0.95)] if ranked else None
-        return Sample(self.requests, self.failures, p95_s)
+        return Sample(self.requests, self.failures, len(ranked), p95_s)
 
 
 class Canaries:
@@ -75,9 +75,21 @@ class Canaries:
         )
         return Route(name, targets, (), SYSTEM.owner, found.updated_at)
 
-    def observe(self, name: str, model: str, good: bool, seconds: float) -> None:
+    def samples(self, found: Deployment) -> dict[str, Sample]:
+        """Return what was seen since the candidate came, or the server started, by version."""
+        deployment, tallies = self._tallies.get(found.ref, (None, {}))
+        if deployment != found:
+            return {}
+        return {model: tally.sample() for model, tally in tallies.items()}
+
+    def observe(self, name: str, model: str, good: bool, seconds: float | None) -> None:
         """Count an answer to ``name`` that ``model`` gave, or failed to; take the candidate back
-        when it does worse."""
+        when it does worse.
+
+        Args:
+            seconds: that it took; None: the model had to be loaded first, and how long that takes
+                depends on what else is in memory.
+        """
         found = self._deployments.canary(name)
         if found is None or found.candidate is None:
             return

@@ -51,7 +51,7 @@ class Trials(Protocol):
 
     def route(self, name: str) -> Route | None: ...
 
-    def observe(self, name: str, model: str, good: bool, seconds: float) -> None: ...
+    def observe(self, name: str, model: str, good: bool, seconds: float | None) -> None: ...
 
 
 class Choosing:
@@ -182,7 +182,8 @@ class Choosing:
             owner = plan.owner if is_theirs else SYSTEM.owner
             self.outcomes.note(one.ref, one.task, language, error is None, owner)
             if self._trials is not None and (tried := plan.trials.get(one.ref)) is not None:
-                self._trials.observe(tried, one.ref, error is None, seconds)
+                timed = seconds if one.ref in plan.warm else None
+                self._trials.observe(tried, one.ref, error is None, timed)
         if error is None and one.ref in plan.warm and one.spec.engine == "pipelines":
             self._survey.paces.took(one, need.prompt_tokens, need.output_tokens, seconds)
 
@@ -225,15 +226,18 @@ class Choosing:
 
     async def _with_trials(self, plan: Plan, need: Need, actor: Actor) -> Plan:
         """Return a plan with versions that are tried in the place of those in production, as often
-        as their weights say."""
+        as their weights say. What one of the two alone could answer compares nothing."""
         for at, one in enumerate(plan.order):
             name = f"{one.names[0]}@{PRODUCTION}"
             trial = self._trial(name)
-            if trial is None or one.ref not in [target.model for target in trial.targets]:
+            versions = [] if trial is None else [target.model for target in trial.targets]
+            if trial is None or one.ref not in versions:
+                continue
+            (other,) = (ref for ref in versions if ref != one.ref)
+            if (found := await self._instead(one, other, need, actor)) is None:
                 continue
             plan = replace(plan, trials={**plan.trials, one.ref: name})
-            drawn = self._drawn(trial)
-            if drawn != one.ref and (found := await self._instead(one, drawn, need, actor)):
+            if self._drawn(trial) == other:
                 plan = found.put_into(plan, at, name, asked_of(need))
         return plan
 
@@ -280,7 +284,7 @@ class Choosing:
             order = [choice.replica.key, *(key for key in order if key != choice.replica.key)]
         plan = found.plan(its_route.name, "weights", order, tuple(verdicts.values()))
         is_own = its_route.owner not in OPERATORS
-        return replace(plan, is_own_route=is_own, trials=behind.trials())
+        return replace(plan, is_own_route=is_own, trials=behind.trials(fitting))
 
     async def _behind(self, its_route: Route) -> _Behind:
         """Return what a route leads to; the name of a deployment to the versions that it means.
@@ -341,9 +345,13 @@ class _Behind:
         elif weight is not None:
             self.named.add(one.ref)
 
-    def trials(self) -> dict[str, str]:
-        """Return the names of deployments, by the versions that nothing else led to."""
-        return {ref: name for ref, name in self.tried.items() if ref not in self.named}
+    def trials(self, fitting: Collection[str]) -> dict[str, str]:
+        """Return the names of deployments, by the versions that they led to; without those of which
+        one version was more likely to be asked this than its weight says."""
+        unfair = {
+            name for ref, name in self.tried.items() if ref in self.named or ref not in fitting
+        }
+        return {ref: name for ref, name in self.tried.items() if name not in unfair}
 
 
 def open_choosing(

@@ -49,10 +49,11 @@ class Found:
         deployment ``name``."""
         ((ref, candidate),) = self.candidates.items()
         (replica,) = self.replicas
+        place = next(it for it in plan.verdicts if it.key == plan.order[at].ref)
         return replace(
             plan,
             order=(*plan.order[:at], candidate, *plan.order[at + 1 :]),
-            verdicts=(*plan.verdicts, assess(asked, replica)),
+            verdicts=(*plan.verdicts, assess(asked, replica)._replace(score=place.score)),
             unmeasured=plan.unmeasured | self._unmeasured(),
             warm=plan.warm | self.warm,
             trials={**plan.trials, ref: name},

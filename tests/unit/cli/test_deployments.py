@@ -27,7 +27,7 @@ VERSION: dict[str, Any] = {
     "removed_at": None,
     "made_by": {"job": 7, "kind": "train", "owner": "alice", "data": {"a.txt": "sha256:2"}},
     "recipe": {"steps": 10, "text": "x" * 500},
-    "inputs": [{"ref": "sha256:2"}],
+    "inputs": [{"ref": "sha256:2"}, {"ref": "sha256:9"}],
 }
 ANSWER: dict[str, Any] = {
     "id": "abc",
@@ -156,12 +156,35 @@ def test_deployments_are_listed_and_shown_with_their_history(client: Stub, capsy
     assert "deploy" in shown[-1]
 
 
+def test_a_candidate_is_shown_with_what_was_seen_of_it(
+    client: Stub, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"m:2": {"requests": 1, "failures": 1, "timed": 0, "latency_p95_s": None}}
+    found = MADE | {"candidate": "m:3", "weight": 0.1, "seen": seen, "history": []}
+    monkeypatch.setattr(client, "deployment", lambda _: found)
+    shows = ["deployments", "show", "m@production"]
+    assert main.invoke(shows) == 0
+    assert capsys.readouterr().out.splitlines()[1:4] == [
+        "candidate m:3 gets 10%",
+        "seen m:2: 1 request, 1 failed",
+        "seen m:3: no requests yet",
+    ]
+    seen["m:3"] = {"requests": 40, "failures": 0, "timed": 39, "latency_p95_s": 0.25}
+    assert main.invoke(shows) == 0
+    line = "seen m:3: 40 requests, 0 failed, 95% of answers within 0.25 s"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_a_model_is_traced_to_its_job_and_data(client: Stub, capsys: Printed) -> None:
     assert main.invoke(["lineage", "m:2"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "m:2 @latest (model)"
     assert "  made by   job 7 (train) of alice" in shown
     assert "  data      a.txt sha256:2" in shown
+    assert [line for line in shown if "sha256:2" in line or "from" in line] == [
+        "  data      a.txt sha256:2",
+        "  from sha256:9",
+    ]
     assert all(len(line) < 230 for line in shown)
 
 
@@ -187,8 +210,10 @@ def test_a_replay_says_whether_it_is_the_same(client: Stub, capsys: Printed) -> 
 def test_keeping_answers_is_switched(client: Stub, capsys: Printed) -> None:
     for arguments in ([], ["on"], ["off"]):
         assert main.invoke(["answers", *arguments]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines == ["answers are not kept", "answers are kept", "answers are not kept"]
+    assert printed.err == "the answers that were kept are forgotten\n"
     assert main.invoke(["answers", "maybe"]) == 2
 
 

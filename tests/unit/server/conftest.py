@@ -33,6 +33,7 @@ from llmos.server.app import create_app
 from llmos.server.lifetime import Lifetime
 from llmos.settings import Settings
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
+from llmos.tasks.canaries import Canaries
 from llmos.tasks.choosing import open_choosing
 from llmos.tasks.context import TaskContext
 from llmos.tasks.templates import Templates
@@ -133,7 +134,11 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         library, kernel.residency, Tokenizers(blobs), Templates(), settings, answers=answers
     )
     telemetry = kernel.residency.telemetry
-    choosing = open_choosing(database, tasks, telemetry, time.time, random.Random(0))
+    deployments = Deployments(database, time.time)
+    canaries = Canaries(deployments)
+    choosing = open_choosing(
+        database, tasks, telemetry, time.time, random.Random(0), trials=canaries
+    )
     submitter = Submitter(kernel.jobs, library, blobs)
     runs = Runs(database, kernel.jobs, submitter, time.time)
     await kernel.start()
@@ -145,7 +150,8 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         blobs=blobs,
         keys=keys,
         library=library,
-        deployments=Deployments(database, time.time),
+        deployments=deployments,
+        canaries=canaries,
         answers=answers,
         kernel=kernel,
         submitter=submitter,
@@ -158,6 +164,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
     await runs.close()
     await kernel.stop()
     await choosing.stop()
+    await canaries.close()
     await tasks.close()
     database.close()
 

@@ -59,6 +59,34 @@ async def test_a_version_is_deployed_tried_promoted_and_taken_back(
     assert (await client.get(PATH)).json()["data"] == []
 
 
+async def test_what_is_seen_of_a_candidate_is_shown_and_a_broken_one_is_taken_back(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    writer = system.library.resolve("writer")
+    for content in (b"sound", b"gone"):
+        files = {**writer.files, "config.json": system.blobs.put_bytes(content)}
+        system.library.add(NewVersion("model", "v", files, writer.manifest), "admin")
+    del system.blobs.blobs[files["config.json"].digest]
+    await client.post(PATH, json={"model": "v:1", "alias": "production"})
+    tried = {"model": "v:2", "alias": "production", "weight": 0.5, "rules": {"min_requests": 10}}
+    await client.post(PATH, json=tried)
+    assert (await client.get(f"{PATH}/v@production")).json()["seen"] == {}
+    asked = {"model": "v@production", "prompt": "hello", "max_tokens": 1}
+    codes = set()
+    for _ in range(8):
+        answer = await client.post("/v1/completions", json=asked)
+        codes.add((answer.status_code, answer.json().get("error", {}).get("code")))
+    seen = (await client.get(f"{PATH}/v@production")).json()["seen"]
+    assert codes == {(200, None), (500, "corrupt_blob")}
+    assert (seen["v:2"]["failures"], seen["v:1"]["failures"]) == (seen["v:2"]["requests"], 0)
+    for _ in range(40):
+        await client.post("/v1/completions", json=asked)
+    await system.canaries.close()
+    shown = (await client.get(f"{PATH}/v@production")).json()
+    assert (shown["candidate"], shown["model"], shown["seen"]) == (None, "v:1", {})
+    assert "100.0% of 10 requests failed" in shown["history"][0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [

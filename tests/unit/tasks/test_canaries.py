@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmos.library.artifacts import Library
-from llmos.library.canary import Rules
+from llmos.library.canary import Rules, Sample
 from llmos.library.deployments import Deployments
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
@@ -83,6 +83,23 @@ def test_the_newest_latencies_are_those_that_count(monkeypatch: pytest.MonkeyPat
         newest = sorted(seen[-50:])
         assert tally.sample().latency_p95_s == newest[int(len(newest) * 0.95)]
     assert (tally.requests, tally.failures) == (600, 300)
+
+
+async def test_answers_that_waited_for_a_load_are_not_slow(deployments: Deployments) -> None:
+    canaries = Canaries(deployments)
+    for number in range(40):
+        canaries.observe(NAME, "m:1", True, 1.0)
+        canaries.observe(NAME, "m:2", True, 9.0 if number < 19 else None)
+    found = deployments.get(NAME)
+    assert found.candidate == 2
+    assert canaries.samples(found) == {
+        "m:1": Sample(40, 0, 40, 1.0),
+        "m:2": Sample(40, 0, 19, 9.0),
+    }
+    canaries.observe(NAME, "m:2", True, 9.0)
+    await canaries.close()
+    assert deployments.get(NAME).candidate is None
+    assert canaries.samples(deployments.get(NAME)) == {}
 
 
 async def test_a_candidate_that_does_as_well_stays(deployments: Deployments) -> None:

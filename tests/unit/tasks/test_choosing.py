@@ -133,6 +133,7 @@ class Trials:
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
         self.seen: list[tuple[str, str, bool]] = []
+        self.took: list[float | None] = []
 
     def has_any(self) -> bool:
         return bool(self.routes)
@@ -146,8 +147,9 @@ class Trials:
         targets = [Target(f"{model}:{at}", weight) for at, weight in enumerate(weights, 1)]
         self.routes[name] = Route(name, tuple(targets), (), "llmos", 0.0)
 
-    def observe(self, name: str, model: str, good: bool, seconds: float) -> None:
+    def observe(self, name: str, model: str, good: bool, seconds: float | None) -> None:
         self.seen.append((name, model, good))
+        self.took.append(seconds)
 
 
 @pytest.fixture
@@ -577,7 +579,30 @@ async def test_what_a_route_names_itself_says_nothing_of_a_trial(world: World) -
     route(world, Target("m@production"), Target("m:2"), fallbacks=["m:1"])
     world.trials.put("m@production", 0.5, 0.5)
     plan = await world.plan("support")
-    assert plan.trials == {"m:1": "m@production"}
+    assert plan.trials == {}
+
+
+async def test_what_one_version_alone_could_answer_says_nothing_of_a_trial(world: World) -> None:
+    world.add("m", metrics={"test": {"accuracy": 0.5}})
+    world.add("m", metrics={"test": {"accuracy": 0.9}}, context_tokens=50)
+    world.library.set_alias("m:1", "production", ADMIN)
+    world.trials.put("m@production", 0.5, 0.5)
+    good, long = Need(5, min_quality=0.8, is_chat=True), Need(80, is_chat=True)
+    for need, ref in ((good, "m:2"), (long, "m:1")):
+        plan = await world.plan("m@production", need)
+        assert ([one.ref for one in plan.order], plan.trials) == ([ref], {})
+    assert (await world.plan("auto", long)).trials == {}
+
+
+async def test_how_long_an_answer_took_counts_unless_its_model_had_to_be_loaded(
+    world: World,
+) -> None:
+    world.add("m"), world.add("m")
+    world.trials.put("m@production", 0.5, 0.5)
+    world.choosing.ended(await world.plan("m@production"), 0, CHAT, None, 2.0)
+    world.load("m:1"), world.load("m:2")
+    world.choosing.ended(await world.plan("m@production"), 0, CHAT, None, 2.0)
+    assert world.trials.took == [None, 2.0]
 
 
 async def test_the_default_of_a_task_is_tried_too(world: World) -> None:
@@ -601,14 +626,16 @@ async def test_auto_tries_the_candidate_of_what_is_in_production(world: World) -
     world.add("m"), world.add("m"), world.add("m")
     world.library.set_alias("m:1", "production", ADMIN)
     world.trials.put("m@production", 0.75, 0.25)
-    world.trials.put("m@staging", 0.0, 0.0, 1.0)
+    world.trials.put("m@staging", 0.0, 1.0)
     plans = [await world.plan() for _ in range(300)]
     counts = Counter(plan.order[0].ref for plan in plans)
     assert set(counts) == {"m:1", "m:2"}
     assert counts["m:2"] / 300 == pytest.approx(0.25, abs=0.08)
     plan = next(plan for plan in plans if plan.order[0].ref == "m:2")
     assert plan.explained()["model"] == "m:2"
-    assert {one.key for one in plan.verdicts} == {"m:1", "m:2"}
+    scores = {one.key: one.score for one in plan.verdicts}
+    assert scores.keys() == {"m:1", "m:2"}
+    assert scores["m:2"] == scores["m:1"] > 0.0
     world.choosing.ended(plan, 0, CHAT, EngineError(), 1.0)
     assert world.trials.seen == [("m@production", "m:2", False)]
 

@@ -71,12 +71,18 @@ def router(system: System) -> APIRouter:
     async def read_deployment(
         ref: str, actor: Annotated[Actor, allow("models.read")]
     ) -> JSONResponse:
-        """One deployment, and what happened to it."""
+        """One deployment, what was seen of it while a candidate is tried, and its history."""
         found = await asyncio.to_thread(deployments.get, ref)
         policy.check(actor, "models.read", found.full_name)
         history = await asyncio.to_thread(deployments.history, ref)
-        events = [dataclasses.asdict(event) for event in history]
-        return JSONResponse(deployment_json(found) | {"history": events})
+        seen = system.canaries.samples(found)
+        return JSONResponse(
+            deployment_json(found)
+            | {
+                "seen": {model: dataclasses.asdict(sample) for model, sample in seen.items()},
+                "history": [dataclasses.asdict(event) for event in history],
+            }
+        )
 
     @routes.delete("/deployments/{ref:path}")
     async def remove_deployment(
