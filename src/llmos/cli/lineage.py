@@ -128,16 +128,16 @@ def _version_lines(version: Mapping[str, Any], indent: str) -> Iterator[str]:
     gone = ", removed" if version["removed_at"] else ""
     yield f"{indent}{version['ref']}{aliases} ({version['kind']}{gone})"
     yield f"{indent}  digest    {version['digest']}"
-    data: Mapping[str, str] = {}
+    shown = {source.get("digest") for source in version["inputs"]}
     if made := version["made_by"]:
-        data = made["data"]
         yield f"{indent}  made by   job {made['job']} ({made['kind']}) of {made['owner']}"
-        for path, digest in data.items():
+        for path, digest in made["data"].items():
+            shown.add(digest)
             yield f"{indent}  data      {path} {digest}"
     if recipe := version["recipe"]:
         yield f"{indent}  recipe    {_short(recipe)}"
     for source in version["inputs"]:
-        if source["ref"] not in data.values():
+        if source["ref"] not in shown:
             yield from _version_lines(source, indent + "  ")
 
 

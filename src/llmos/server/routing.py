@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import Request
@@ -186,6 +186,7 @@ class _Attempts:
         begun_at = time.monotonic()
         try:
             served = await served_for(self._system.tasks, self._actor, ref, self._kinds)
+            served = replace(served, asked=self._body.model)
             response = await answering(served, explained)
             if isinstance(response, EventStream):
                 await response.begin(self._request.receive)

@@ -19,6 +19,16 @@ MADE: dict[str, Any] = {
     "checks": [{"gate": "test/f1 >= current", "value": 0.9, "bound": 0.8, "passed": True}],
 }
 EVENT = {"action": "deploy", "from_number": 1, "to_number": 2, "reason": "", "actor": "k", "at": 0}
+BASE: dict[str, Any] = {
+    "ref": "base:1",
+    "kind": "model",
+    "digest": "sha256:8",
+    "aliases": [],
+    "removed_at": None,
+    "made_by": None,
+    "recipe": None,
+    "inputs": [],
+}
 VERSION: dict[str, Any] = {
     "ref": "m:2",
     "kind": "model",
@@ -27,7 +37,7 @@ VERSION: dict[str, Any] = {
     "removed_at": None,
     "made_by": {"job": 7, "kind": "train", "owner": "alice", "data": {"a.txt": "sha256:2"}},
     "recipe": {"steps": 10, "text": "x" * 500},
-    "inputs": [{"ref": "sha256:2"}, {"ref": "sha256:9"}],
+    "inputs": [BASE, {"ref": "sha256:2"}, {"ref": BASE["digest"]}, {"ref": "sha256:9"}],
 }
 ANSWER: dict[str, Any] = {
     "id": "abc",
@@ -185,6 +195,7 @@ def test_a_model_is_traced_to_its_job_and_data(client: Stub, capsys: Printed) ->
         "  data      a.txt sha256:2",
         "  from sha256:9",
     ]
+    assert sum("sha256:8" in line for line in shown) == 1
     assert all(len(line) < 230 for line in shown)
 
 

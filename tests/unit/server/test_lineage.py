@@ -42,6 +42,19 @@ async def test_a_kept_answer_says_who_gave_it_and_is_given_again(
     assert came["id"] != response_id
 
 
+async def test_a_kept_answer_says_what_was_asked_for_where_its_model_was_chosen(
+    client: httpx.AsyncClient,
+) -> None:
+    await keep(client)
+    await client.put("/api/v1/routes/stories", json={"targets": [{"model": "writer:1"}]})
+    answer = await client.post("/v1/completions", json=ASKED | {"model": "stories"})
+    found = await client.get(f"/api/v1/lineage/answers/{answer.json()['id']}")
+    kept = found.json()["answer"]
+    assert (kept["asked"], kept["model"]) == ("stories", "writer:1")
+    came = await client.post("/api/v1/answers/replay", json={"id": answer.json()["id"]})
+    assert came.json()["same"] is True
+
+
 async def test_every_door_leaves_an_answer_under_the_id_it_gave(client: httpx.AsyncClient) -> None:
     await keep(client)
     turns = [{"role": "user", "content": "hi"}]
