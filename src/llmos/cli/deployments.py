@@ -8,7 +8,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
-from llmos.cli.output import age, note, print_json, print_table
+from llmos.cli.output import age, counted, note, print_json, print_table
 
 PANEL = "Deploy"
 app = typer.Typer()
@@ -222,8 +222,7 @@ def _share(text: str) -> float:
 def _seen(sample: dict[str, Any] | None) -> str:
     if sample is None:
         return "no requests yet"
-    requests = "1 request" if sample["requests"] == 1 else f"{sample['requests']} requests"
-    text = f"{requests}, {sample['failures']} failed"
+    text = f"{counted(sample['requests'], 'request')}, {sample['failures']} failed"
     if sample["latency_p95_s"] is not None:
         text += f", 95% of answers within {sample['latency_p95_s']:.2f} s"
     return text

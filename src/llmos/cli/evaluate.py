@@ -10,7 +10,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
-from llmos.cli.output import note, print_json
+from llmos.cli.output import counted, note, print_json, print_metrics
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
@@ -88,11 +88,6 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _report(job: Mapping[str, Any]) -> None:
     result = job["result"]
-    rows = "1 row" if result["rows"] == 1 else f"{result['rows']} rows"
+    rows = counted(result["rows"], "row")
     typer.echo(f"{job['params']['model']} on {result['dataset']} ({rows})")
-    for name, value in result["metrics"].items():
-        if isinstance(value, Mapping):
-            shown = ", ".join(f"{key} {number:.4g}" for key, number in value.items())
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        typer.echo(f"  {name:<20} {shown}")
+    print_metrics(result["metrics"])

@@ -50,6 +50,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
         typer.echo(line.rstrip())
 
 
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print what an evaluation measured, a metric a line."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            shown = ", ".join(f"{key} {number:.4g}" for key, number in value.items())
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        typer.echo(f"  {name:<20} {shown}")
+
+
 def _cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value)
 
@@ -103,7 +113,10 @@ def duration(seconds: float) -> str:
     """Return a length of time in its largest unit: ``duration(150) == "2 minutes"``."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
-            number = int(seconds // length)
-            return f"{number} {unit}{'s' if number > 1 else ''}"
-    number = int(seconds)
-    return f"{number} second{'' if number == 1 else 's'}"
+            return counted(int(seconds // length), unit)
+    return counted(int(seconds), "second")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return so many of something: ``counted(1, "row") == "1 row"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

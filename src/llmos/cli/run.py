@@ -72,9 +72,8 @@ def run(
     Examples:
       llmos run starter-chat "Hello, who are you?"
       llmos run starter-chat
-      llmos run auto "Hello, who are you?"
       llmos run my-model "ROMEO:" --temperature 0.8 --seed 1
-      echo "Where is the station?" | llmos run starter-chat
+      echo "Where is the station?" | llmos run auto
     """
     sampling = _given(
         max_tokens=max_tokens,
