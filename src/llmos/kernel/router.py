@@ -157,7 +157,7 @@ def route(asked: Asked, replicas: Sequence[Replica], rng: random.Random) -> Choi
                 best, best_score = replica, score
         verdicts.append(Verdict(replica.key, latency_s * 1e3, cost, quality, score, excluded))
     if best is None:
-        raise _nothing_fits(asked, verdicts)
+        raise _nothing_fits(asked, replicas, verdicts)
     return Choice(best, tuple(verdicts))
 
 
@@ -179,7 +179,7 @@ def split(asked: Asked, replicas: Sequence[Replica], rng: random.Random) -> Choi
             fitting.append(replica)
         verdicts.append(Verdict(replica.key, latency_s * 1e3, cost, quality, weight, excluded))
     if not fitting:
-        raise _nothing_fits(asked, verdicts)
+        raise _nothing_fits(asked, replicas, verdicts)
     point *= sum(replica.weight for replica in fitting)
     for replica in fitting:
         point -= replica.weight
@@ -220,7 +220,9 @@ def _assess(asked: Asked, replica: Replica) -> tuple[float, float, float, Constr
     return latency_s, cost, quality, excluded
 
 
-def _nothing_fits(asked: Asked, verdicts: Sequence[Verdict]) -> NoModelFitsError | OutOfMemoryError:
+def _nothing_fits(
+    asked: Asked, replicas: Sequence[Replica], verdicts: Sequence[Verdict]
+) -> NoModelFitsError | OutOfMemoryError:
     """Return the error that names the constraint excluding most, and what would do instead."""
     if not verdicts:
         return NoModelFitsError("there is no model to choose from", param="model")
@@ -237,7 +239,12 @@ def _nothing_fits(asked: Asked, verdicts: Sequence[Verdict]) -> NoModelFitsError
         nearest = f"the fastest would take about {min(it.latency_ms for it in excluded):.0f} ms"
     elif name == "min_quality":
         asked_for = f"{asked.min_quality:g}"
-        nearest = f"the best has {max(it.quality for it in excluded):.3g} (or was never measured)"
+        pairs = zip(replicas, verdicts, strict=True)
+        left_out = [one.quality for one, it in pairs if it.excluded == name]
+        measured = [quality for quality in left_out if quality is not None]
+        nearest = "none was measured, which `llmos evaluate` does"
+        if measured:
+            nearest = f"the best that was measured has {max(measured):.3g}"
     else:
         asked_for = f"{asked.max_cost:g}"
         nearest = (

@@ -137,6 +137,13 @@ def test_the_error_says_how_near_the_nearest_comes() -> None:
     ones = [replica("a"), replica("b", queue_s=1.0), replica("c", weight=0.0, queue_s=-5.0)]
     with pytest.raises(NoModelFitsError, match="fastest would take about 1100 ms"):
         route(bounded, ones, random.Random(0))
+    wanted = dataclasses.replace(ASKED, min_quality=0.85)
+    ones = [replica("a", quality=0.0), replica("b", quality=None)]
+    with pytest.raises(NoModelFitsError, match="the best that was measured has 0; relax it"):
+        route(wanted, ones, random.Random(0))
+    with pytest.raises(NoModelFitsError, match="none was measured, which `llmos evaluate` does"):
+        route(wanted, ones[1:], random.Random(0))
+    ones = [replica("a"), replica("b", queue_s=1.0), replica("c", weight=0.0, queue_s=-5.0)]
     with pytest.raises(NoModelFitsError, match="max_latency_ms of 10 excludes 2 of 3 models"):
         route(bounded, ones, random.Random(0))
 
