@@ -22,6 +22,7 @@ from llmos.simulate.clock import Events, picoseconds, seconds
 from llmos.simulate.engine import BLOCK_TOKENS, ITL_TARGET_S, SimulatedEngine
 from llmos.simulate.hardware import Hardware, Hosted
 from llmos.simulate.rounds import Round, rounds_until, take_turns
+from llmos.simulate.scenario import has_targets
 from llmos.simulate.sequences import Sequence
 from llmos.types import Priority
 
@@ -78,6 +79,8 @@ class Device:
         self.models: dict[str, Hosted] = {}
         self.num_open = 0
         """Requests that came and have not ended."""
+        self.num_urgent = 0
+        """Of these, the ones that have targets for their tokens."""
         self.num_loads = self.num_evictions = self.num_rounds = self.num_plans = 0
         self.num_preempted = 0
         self._events = events
@@ -153,6 +156,7 @@ class Device:
     def submit(self, key: str, sequence: Sequence, now_ps: int) -> None:
         """Take a request for a model, which is loaded for it if need be."""
         self.num_open += 1
+        self.num_urgent += has_targets(sequence.request.priority)
         hosted = self.models.get(key)
         if hosted is None:
             hosted = self.models[key] = Hosted(key, self.hardware.model_bytes)
@@ -177,6 +181,7 @@ class Device:
 
     def _leave(self, hosted: Hosted, sequence: Sequence, now_ps: int) -> None:
         self.num_open -= 1
+        self.num_urgent -= has_targets(sequence.request.priority)
         hosted.held[sequence.request.priority] -= 1
         tenants = self._tenants[sequence.priority]
         tenants[sequence.tenant] -= 1

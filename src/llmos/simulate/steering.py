@@ -37,8 +37,9 @@ CALM_S = 30.0
 BATCH_PATIENCE = 20.0
 """So many times longer than others may requests of the lower classes wait."""
 BATCH_WINDOW = 12
-"""Requests of a device up to which it is sent more of the lower classes: those are held back, as
-`apps` has a bounded window of a batch under way, so that memory stays free for who cannot wait."""
+"""Requests of the lower classes that a device is sent at a time, as `apps` has a bounded window of
+a batch under way, and more only while it has none of the upper: memory stays free for who cannot
+wait, and models that only a batch uses keep out nobody else's."""
 MEAN_WEIGHT = 0.001
 """Of one more answer, for what is expected of the next."""
 
@@ -85,7 +86,7 @@ class Llmos:
     def ended(self, device: Device, sequence: Sequence, now_ps: int) -> None:
         more = sequence.request.output_tokens - self._output_tokens
         self._output_tokens += MEAN_WEIGHT * more
-        while device.num_open < BATCH_WINDOW:
+        while _takes_batch(device):
             waiting = [held for key in device.resident() if (held := self._held[key])]
             if not waiting:
                 break
@@ -99,7 +100,7 @@ class Llmos:
             numbers = self._rng.sample(numbers, CHOICES)
         devices = [self._devices[number] for number in numbers]
         if request.priority > Priority.STANDARD:
-            devices = [device for device in devices if device.num_open < BATCH_WINDOW]
+            devices = [device for device in devices if _takes_batch(device)]
             if not devices:
                 return False
         asked = Asked(request.prompt_tokens, round(self._output_tokens), request.priority)
@@ -175,6 +176,11 @@ class Llmos:
             peak_load=self._load_peaks[model].note(now, load),
             changed_at=self._changed_at[model],
         )
+
+
+def _takes_batch(device: Device) -> bool:
+    """Whether a device is sent more of the lower classes."""
+    return not device.num_urgent and device.num_open < BATCH_WINDOW
 
 
 def _queue_s(device: Device) -> float:
