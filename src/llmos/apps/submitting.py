@@ -25,6 +25,7 @@ from llmos.library.jobs import check_import
 from llmos.library.quantized import DTYPES
 from llmos.library.variants import is_quantized, variant_name
 from llmos.security import policy
+from llmos.storage.blobs import is_digest
 from llmos.training.jobs import TRAIN, wanted_base
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 MAY_MAKE_ADAPTERS = frozenset({"import", "pull"})
 MAKES_A_MODEL = frozenset({TRAIN, QUANTIZE, *MAY_MAKE_ADAPTERS})
 """Kinds of job whose checked ``name`` is that of the model they add to."""
+NAMES_FILES = ("files", "data")
+"""Params in which a client names files that it uploaded: ``{name: digest}``."""
 FILLED_IN = frozenset({"base", "task"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 
@@ -142,6 +145,7 @@ class Submitter:
     async def _completed(self, actor: Actor, kind: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return the params with what the server fills in, once they are known to be the actor's
         to ask for."""
+        await self._keep_files(actor, params)
         if kind == TRAIN:
             params |= await self._trained_base(actor, params)
         elif kind in MAY_MAKE_ADAPTERS:
@@ -195,12 +199,11 @@ class Submitter:
         return {"base": quantize_base(await self._readable(actor, name, "model"))}
 
     async def _evaluated(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-        """Return ``{"model", "task"}`` of the version that an evaluate request names, its data kept
-        from being swept.
+        """Return ``{"model", "task"}`` of the version that an evaluate request names.
 
         Raises:
             InvalidRequestError: there is no name, or the request brings a task of its own.
-            ModelNotFoundError, InvalidNameError, NotFoundError: there is no such model, or no data.
+            ModelNotFoundError, InvalidNameError: there is no such model.
             PermissionDeniedError: the actor may not read it.
         """
         name = params.get("model")
@@ -209,8 +212,6 @@ class Submitter:
                 "model must be the name of the model to evaluate", param="model"
             )
         version = await self._readable(actor, name, "model")
-        if isinstance(data := params.get("data"), dict):
-            await asyncio.to_thread(self._keep_data, data)
         return {"model": version.ref, "task": version.manifest["task"]}
 
     async def _readable(self, actor: Actor, name: str, param: str) -> Version:
@@ -258,23 +259,19 @@ class Submitter:
     async def _checked_target(
         self, actor: Actor, kind: str, params: dict[str, Any]
     ) -> dict[str, Any]:
-        """Refuse, before it runs, a job that would end by adding to another owner's name, or whose
-        data nobody uploaded.
+        """Refuse, before it runs, a job that would end by adding to another owner's name.
 
         Returns the params; an import that may also make a quantised version makes none where the
         name of that is another's.
 
         Raises:
             ConflictError: the name is not the actor's to add to.
-            NotFoundError: there is no blob of a digest in ``data``.
             LlmosError: what the kind's schema raises.
         """
         known = self._jobs.kinds.get(kind)
         if known is None or kind not in MAKES_A_MODEL:
             return params
         checked = known.schema(params)
-        if kind == TRAIN:
-            await asyncio.to_thread(self._keep_data, checked.get("data") or {})
         name, dtype = checked.get("name"), checked.get("dtype", "auto")
         if not isinstance(name, str):
             return params
@@ -292,11 +289,22 @@ class Submitter:
                 return params | {"dtype": "stored"}
         return params
 
-    def _keep_data(self, data: dict[str, str]) -> None:
-        """Keep a training's files from being swept before it reads them. Raises NotFoundError."""
-        for path, digest in data.items():
-            if not self._blobs.touch(digest):
-                raise NotFoundError(
-                    f"{path[:100]!r} was not uploaded: there is no blob {digest}.",
-                    param="params.data",
-                )
+    async def _keep_files(self, actor: Actor, params: dict[str, Any]) -> None:
+        """Keep the files that a request names from being swept before the job reads them. What is
+        no digest is for the kind's schema to refuse.
+
+        Raises:
+            NotFoundError: one was never uploaded by the actor, or is swept already.
+        """
+        for param in NAMES_FILES:
+            given = params.get(param)
+            files = given if isinstance(given, dict) else {}
+            digests = {path: one for path, one in files.items() if is_digest(one)}
+            kept = await self._library.blob_owners.keep(actor, digests.values())
+            for path, digest in digests.items():
+                if digest not in kept:
+                    raise NotFoundError(
+                        f"{path[:100]!r} was not uploaded by {actor.owner}: it has no blob "
+                        f"{digest}.",
+                        param=f"params.{param}",
+                    )

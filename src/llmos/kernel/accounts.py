@@ -13,14 +13,13 @@ import dataclasses
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import Connection
 
 from llmos.errors import NotFoundError
 from llmos.kernel import energy, quotas, usage_store
-from llmos.kernel.attempts import Commit
 from llmos.kernel.jobs import Job, JobState
 from llmos.kernel.quotas import EVERYONE, UNLIMITED, Limits, Verdict
 from llmos.kernel.tabs import Account, Counts, Tab
@@ -28,7 +27,6 @@ from llmos.kernel.transitions import Audit
 from llmos.kernel.usage_store import UsageKey
 from llmos.security.actors import OPERATORS
 from llmos.storage.database import Database
-from llmos.types import JobResult
 
 SETTLE_S = 5.0
 """Seconds between two writes of what was used."""
@@ -173,7 +171,7 @@ class Accounts:
         return next_s
 
     def check_submission(self, connection: Connection, owner: str) -> None:
-        """Refuse one more job of an owner whose queue or store is full.
+        """Refuse one more job of an owner whose queue is full.
 
         Raises:
             QuotaExceededError: it is.
@@ -181,33 +179,6 @@ class Accounts:
         if (most := self.limits_of(owner).queue_depth) is not None:
             depth = usage_store.queue_depth(connection, owner, most)
             self._admit(owner, quotas.at_once("queue_depth", most, depth))
-        self.check_stored(connection, owner, num_more_bytes=1)
-
-    def check_stored(self, connection: Connection, owner: str, num_more_bytes: int = 0) -> None:
-        """Refuse what an owner has no room for, where what it stored lately counts as stored.
-
-        Raises:
-            QuotaExceededError: there would be more than the limit.
-        """
-        if (most := self.limits_of(owner).stored_bytes) is not None:
-            used = usage_store.stored_bytes(connection, owner)
-            self._admit(owner, quotas.at_once("stored_bytes", most, used, num_more_bytes))
-
-    async def check_room(self, owner: str, num_bytes: int) -> None:
-        """`check_stored` for whoever has no transaction. Raises QuotaExceededError."""
-        if self.limits_of(owner).stored_bytes is not None:
-            await self._db.read(lambda connection: self.check_stored(connection, owner, num_bytes))
-
-    def within_store(self, commit: Commit) -> Commit:
-        """Return a commit that keeps nothing where the job's owner would store too much."""
-
-        def checked(connection: Connection, job: Job, result: JobResult) -> Sequence[str] | None:
-            refs = commit(connection, job, result)
-            if result.artifacts:
-                self.check_stored(connection, job.owner)
-            return refs
-
-        return checked
 
     # -- limits ----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from llmos.kernel.models import too_large
 from llmos.kernel.observer import AGEING_S, Observer
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.residency import ENGINE_MODULE
+from llmos.kernel.room import Room
 from llmos.kernel.scheduler import decide, look_again_at
 from llmos.kernel.state import (
     Action,
@@ -123,6 +124,7 @@ class Kernel:
             audit=audit,
             on_change=self._wake.set,
         )
+        self.room = Room(db, self.accounts.limits_of)
         self.fleet = self._open_fleet(on_cpu, parking_bytes, engine_module, monotonic)
         self.residency = self.fleet.devices[0].residency
         """The models that share the memory with the jobs."""
@@ -132,11 +134,10 @@ class Kernel:
         self._calm: asyncio.TimerHandle | None = None  # looks again when requests have ceased
         self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
         self._observer = self._open_observer()
-        for device in self.fleet.devices:
-            device.residency.on_lease = self._on_lease
         self.jobs.on_end(self.accounts.job_ended)
         self.jobs.on_end(self._job_ended)
         self.jobs.admit = self.accounts.check_submission
+        self.jobs.check_room = self.room.check
 
     def _open_fleet(
         self,
@@ -158,6 +159,8 @@ class Kernel:
             on_change=self._wake.set,
             monotonic=monotonic,
         )
+        for device in devices:
+            device.residency.on_lease = self._on_lease
         return Fleet(devices, telemetry, self._clock, self._settings.queue_target_s)
 
     def _open_workers(
@@ -169,7 +172,7 @@ class Kernel:
             home=settings.home,
             heartbeat_s=settings.heartbeat_s,
             lease_s=settings.lease_s,
-            commit=self.accounts.within_store(commit),
+            commit=self.room.within_store(commit),
             on_end=self._worker_ended,
             on_park=self._worker_parked,
             environ={"LLMOS_DEVICE": settings.device},

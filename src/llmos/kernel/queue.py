@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,9 @@ reserve."""
 
 Admit = Callable[[Connection, str], None]
 """Takes the owner of a job to be queued; raises QuotaExceededError when it may queue no more."""
+
+HasRoom = Callable[[str], Awaitable[None]]
+"""Takes the owner of a job to be queued; raises QuotaExceededError when it may store no more."""
 
 
 class JobQueue(Attempts):
@@ -66,6 +69,8 @@ class JobQueue(Attempts):
         """Says how much a job is to reserve; the kernel puts its own function here."""
         self.admit: Admit = _admit_all
         """Called before a job is queued, in the same transaction; the kernel puts its own here."""
+        self.check_room: HasRoom = _has_room
+        """Called before that transaction, which must not wait for it; the kernel's likewise."""
 
     async def submit(
         self,
@@ -132,6 +137,7 @@ class JobQueue(Attempts):
                 also(change.connection, job)
             return job
 
+        await self.check_room(owner)
         return await self._change(insert)
 
     async def submitted(self, owner: str, idempotency: Idempotency) -> Job | None:
@@ -226,6 +232,8 @@ class JobQueue(Attempts):
             QuotaExceededError: its owner may queue, or store, no more.
         """
 
+        await self.check_room((await self.get(job_id)).owner)
+
         def change(change: JobChange) -> Job:
             job = change.get(job_id)
             if job.state not in LOST_STATES:
@@ -308,6 +316,10 @@ class JobQueue(Attempts):
 
 def _as_declared(kind: JobKind, params: dict[str, Any], declared_bytes: int) -> int:
     return declared_bytes
+
+
+async def _has_room(owner: str) -> None:
+    pass
 
 
 def _admit_all(connection: Connection, owner: str) -> None:

@@ -26,7 +26,15 @@ from sqlalchemy import (
 from llmos.kernel.jobs import JobState
 from llmos.kernel.quotas import Limits
 from llmos.kernel.tabs import Counts
-from llmos.storage.schema import jobs, quotas, uploads, usage_daily, version_files, versions
+from llmos.storage.schema import (
+    blob_owners,
+    jobs,
+    quotas,
+    uploads,
+    usage_daily,
+    version_files,
+    versions,
+)
 from llmos.types import Priority
 
 GROUPS = ("day", "owner", "model")
@@ -155,7 +163,8 @@ def queue_depth(connection: Connection, owner: str, most: int | None = None) -> 
 
 
 def stored_bytes(connection: Connection, owner: str) -> int:
-    """Return the bytes of an owner's versions and uploads, each content counted once."""
+    """Return the bytes of an owner's versions and uploads, each content counted once. It looks at
+    every file: not for a transaction that others wait for, but where it must be exact."""
     kept = versions.c.removed_at.is_(None) & (versions.c.owner == owner)
     files = (
         select(version_files.c.digest, version_files.c.size)
@@ -163,5 +172,8 @@ def stored_bytes(connection: Connection, owner: str) -> int:
         .where(kept)
     )
     sent = select(uploads.c.digest, uploads.c.size_bytes).where(uploads.c.owner == owner)
-    contents = union(files, sent).subquery()
+    loose = select(blob_owners.c.digest, blob_owners.c.size_bytes).where(
+        blob_owners.c.owner == owner
+    )
+    contents = union(files, sent, loose).subquery()
     return int(connection.scalar(select(func.coalesce(func.sum(contents.c.size), 0))) or 0)

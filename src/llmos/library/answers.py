@@ -1,5 +1,7 @@
 """Answers that are kept, with what they were asked and which version gave them, to be explained
 and replayed. Only those of owners who switched that on; nobody else's words are written down.
+
+Each is kept for 30 days, of each owner the newest 10,000 and at most 256 MiB.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from llmos.errors import NotFoundError
@@ -18,12 +21,12 @@ from llmos.storage.schema import answer_keepers, answers
 
 KEPT_S = 30 * 86400.0
 MAX_OWNER_ANSWERS = 10_000
-SWEEP_EVERY = 100
-"""Answers kept between two looks for what is too old or too much."""
+MAX_OWNER_BYTES = 256 * 2**20
 
 
 class AnswerNotFoundError(NotFoundError):
-    """That answer is not kept: it is older than 30 days, or keeping was off when it was given."""
+    """That answer is not kept: it is older than 30 days, was too much beside newer ones, or keeping
+    was off when it was given."""
 
     code = "answer_not_found"
 
@@ -67,7 +70,6 @@ class Answers:
         self._db = db
         self.now = clock
         self._keepers: frozenset[str] = frozenset()
-        self._num_kept = 0
 
     def load(self) -> None:
         """Read whose answers are kept. Blocks."""
@@ -94,32 +96,43 @@ class Answers:
         self._keepers = self._keepers | {owner} if on else self._keepers - {owner}
 
     async def put(self, answer: KeptAnswer) -> None:
-        """Keep an answer; now and then, forget those that are too old or too many."""
-        self._num_kept += 1
-        is_due = self._num_kept % SWEEP_EVERY == 0
+        """Keep an answer, and forget those of its owner that are too old or too much beside it."""
         values = {name: getattr(answer, name) for name in answer.__slots__}
+        values["size_bytes"] = len(msgspec.json.encode([answer.request, answer.outputs]))
 
         def change(conn: sa.Connection) -> None:
             keeps = sa.select(answer_keepers.c.owner)
             if conn.execute(keeps.where(answer_keepers.c.owner == answer.owner)).first() is None:
                 return  # it was switched off meanwhile
             conn.execute(answers.insert().values(values))
-            if is_due:
-                _sweep(conn, answer.owner, answer.at)
+            conn.execute(answers.delete().where(_too_old(answer.at), _of(answer.owner)))
+            _make_room(conn, answer.owner)
 
         await self._db.write(change)
 
     async def get(self, response_id: str, actor: Actor) -> KeptAnswer:
         """Return an answer by its response's id. Raises AnswerNotFoundError, too where it is
         another owner's and the actor no admin."""
-        key = key_of(response_id)
-        row = await self._db.read(
-            lambda conn: conn.execute(sa.select(answers).where(answers.c.id == key)).first()
-        )
+        columns = [answers.c[name] for name in KeptAnswer.__slots__]
+        found = sa.select(*columns).where(answers.c.id == key_of(response_id))
+        live = found.where(answers.c.at >= self.now() - KEPT_S)
+        row = await self._db.read(lambda conn: conn.execute(live).first())
         if row is None or (row.owner != actor.owner and actor.role != "admin"):
             hint = "" if self.keeps(actor.owner) else "; `llmos answers on` keeps those to come"
             raise AnswerNotFoundError(f"No answer {response_id[:100]!r} is kept{hint}.")
         return KeptAnswer(**dict(row._mapping))
+
+    async def sweep(self, actor: Actor) -> int:
+        """Forget every answer whose time is over; return how many."""
+        now = self.now()
+
+        def change(conn: sa.Connection) -> int:
+            removed = conn.execute(answers.delete().where(_too_old(now))).rowcount
+            if removed:
+                audit.record(conn, actor.id, "answers.sweep", "", {"removed": removed}, now)
+            return removed
+
+        return await self._db.write(change)
 
 
 def key_of(response_id: str) -> str:
@@ -127,14 +140,25 @@ def key_of(response_id: str) -> str:
     return response_id.replace("_", "-").rpartition("-")[2]
 
 
-def _sweep(conn: sa.Connection, owner: str, now: float) -> None:
-    conn.execute(answers.delete().where(answers.c.at < now - KEPT_S))
-    newest = (
-        sa.select(answers.c.at)
-        .where(answers.c.owner == owner)
-        .order_by(answers.c.at.desc())
-        .offset(MAX_OWNER_ANSWERS)
-        .limit(1)
-    )
-    if (oldest_at := conn.execute(newest).scalar()) is not None:
-        conn.execute(answers.delete().where(answers.c.owner == owner, answers.c.at <= oldest_at))
+def _of(owner: str) -> sa.ColumnElement[bool]:
+    return answers.c.owner == owner
+
+
+def _too_old(now: float) -> sa.ColumnElement[bool]:
+    return answers.c.at < now - KEPT_S
+
+
+def _make_room(conn: sa.Connection, owner: str) -> None:
+    """Forget an owner's oldest answers, as far as all together are too many or too large."""
+    sizes = sa.select(sa.func.count(), sa.func.sum(answers.c.size_bytes)).where(_of(owner))
+    num, num_bytes = conn.execute(sizes).one()
+    too_many, too_much = num - MAX_OWNER_ANSWERS, num_bytes - MAX_OWNER_BYTES
+    if too_many > 0 or too_much > 0:
+        oldest_first = sa.select(answers.c.id, answers.c.size_bytes).order_by(answers.c.at)
+        gone = []
+        for row in conn.execute(oldest_first.where(_of(owner))):
+            if too_many <= 0 and too_much <= 0:
+                break
+            gone.append(row.id)
+            too_many, too_much = too_many - 1, too_much - row.size_bytes
+        conn.execute(answers.delete().where(answers.c.id.in_(gone)))

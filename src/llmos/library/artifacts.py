@@ -22,6 +22,7 @@ from llmos.library.aliases import (
     check_not_in_deployment,
     point,
 )
+from llmos.library.blob_owners import BlobOwners, forget_uploads
 from llmos.library.files import check_filename
 from llmos.library.manifest import parse_manifest, version_digest
 from llmos.library.refs import ModelRef, is_name, parse_name
@@ -58,6 +59,7 @@ class Library:
         self._blobs = blobs
         self._clock = clock
         self.models_dir = models_dir
+        self.blob_owners = BlobOwners(db, blobs)
         self._verified: dict[str, _Signature] = {}
 
     # -- writing ---------------------------------------------------------------------------------
@@ -114,6 +116,7 @@ class Library:
         inserted = conn.execute(versions.insert().values(**values)).inserted_primary_key
         assert inserted is not None
         _insert_parts(conn, inserted[0], new, owner)
+        forget_uploads(conn, owner, [file.digest for file in new.files.values()])
         point(conn, new.kind, ref, LATEST, number, owner, at)
         detail = {"digest": digest, "job_id": job_id}
         audit.record(conn, actor, f"{new.kind}s.create", f"{ref.full_name}:{number}", detail, at)

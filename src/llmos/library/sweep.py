@@ -12,9 +12,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmos.kernel.jobs import FINAL_STATES
+from llmos.library.blob_owners import forget_uploads
 from llmos.storage.blobs import BlobStore
 from llmos.storage.database import Database
-from llmos.storage.schema import jobs, runs, schedules, uploads, version_files, versions
+from llmos.storage.schema import (
+    blob_owners,
+    jobs,
+    runs,
+    schedules,
+    uploads,
+    version_files,
+    versions,
+)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -30,7 +39,7 @@ class SweepReport:
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    blobs: set[str]
+    blobs: set[tuple[str, str]]  # whose, and the digest
     versions: set[str]
     oldest_job_at: float | None
 
@@ -51,7 +60,8 @@ def sweep(
     grace_s = max(grace_s, 0.0)
     if needs.oldest_job_at is not None:
         grace_s = max(grace_s, now - needs.oldest_job_at)
-    removed = blobs.sweep(needs.blobs, grace_s, now)
+    removed = blobs.sweep({digest for _, digest in needs.blobs}, grace_s, now)
+    _sweep_owners(db, blobs, needs.blobs, now - grace_s)
     directories = _sweep_directories(models_dir, needs.versions, now - grace_s)
     return SweepReport(len(removed), sum(file.size for file in removed), directories)
 
@@ -59,20 +69,42 @@ def sweep(
 def _needs(conn: sa.Connection) -> _Needs:
     live = versions.c.removed_at.is_(None)
     join = version_files.join(versions, versions.c.id == version_files.c.version_id)
-    kept = set(
-        conn.execute(sa.select(version_files.c.digest).select_from(join).where(live)).scalars()
-    )
-    kept.update(conn.execute(sa.select(uploads.c.digest)).scalars())
+    files = sa.select(versions.c.owner, version_files.c.digest).select_from(join).where(live)
+    sent = sa.select(uploads.c.owner, uploads.c.digest)
+    kept = {(owner, digest) for owner, digest in conn.execute(files.union(sent))}
     digests = set(conn.execute(sa.select(versions.c.digest).where(live)).scalars())
     unfinished = conn.execute(
-        sa.select(jobs.c.params, jobs.c.created_at).where(jobs.c.state.not_in(FINAL_STATES))
+        sa.select(jobs.c.owner, jobs.c.params, jobs.c.created_at).where(
+            jobs.c.state.not_in(FINAL_STATES)
+        )
     ).all()
-    for row in unfinished:
-        kept.update(digests_in(row.params))
-    running = sa.select(runs.c.pipeline).where(runs.c.state == "running")
-    for pipeline in conn.execute(running.union_all(sa.select(schedules.c.pipeline))).scalars():
-        kept.update(digests_in(pipeline))
+    running = sa.select(runs.c.owner, runs.c.pipeline).where(runs.c.state == "running")
+    scheduled = sa.select(schedules.c.owner, schedules.c.pipeline)
+    pipelines = conn.execute(running.union_all(scheduled)).all()
+    for owner, value in [*((row.owner, row.params) for row in unfinished), *pipelines]:
+        kept.update((owner, digest) for digest in digests_in(value))
     return _Needs(kept, digests, min((row.created_at for row in unfinished), default=None))
+
+
+def _sweep_owners(
+    db: Database, blobs: BlobStore, needed: set[tuple[str, str]], before: float
+) -> None:
+    """Forget the uploads that their owners do not need and that were stored before a time (Unix
+    seconds), though another owner may keep the blob."""
+    rows = db.read_sync(lambda conn: conn.execute(sa.select(blob_owners)).all())
+    stale = [
+        (row.owner, row.digest)
+        for row in rows
+        if (row.owner, row.digest) not in needed and not blobs.is_newer(row.digest, before)
+    ]
+
+    def change(conn: sa.Connection) -> None:
+        for owner, digest in stale:
+            if not blobs.is_newer(digest, before):  # as it may be by now
+                forget_uploads(conn, owner, [digest])
+
+    if stale:
+        db.write_sync(change)
 
 
 def digests_in(value: Any) -> Iterator[str]:

@@ -91,10 +91,15 @@ def check(actor: Actor, action: str, object: str = "", *, owner: str | None = No
         raise PermissionDeniedError(
             _refusal(action, object, "this key is limited to other actions")
         )
-    if action in OWNED and owner is not None and actor.role != "admin" and owner != actor.owner:
+    if action in OWNED and owner is not None and not is_of(actor, owner):
         raise PermissionDeniedError(_refusal(action, object, "it belongs to another owner"))
     if action in OF_A_MODEL and not has_model(actor, object):
         raise PermissionDeniedError(_refusal(action, object, "this key is limited to other models"))
+
+
+def is_of(actor: Actor, owner: str) -> bool:
+    """Whether what belongs to ``owner`` is the actor's to see: its own, an admin's everything."""
+    return actor.role == "admin" or owner == actor.owner
 
 
 def has_model(actor: Actor, model: str) -> bool:

@@ -18,6 +18,7 @@ from llmos.server.access import allow
 from llmos.server.batches_wire import ExpiryBody
 from llmos.server.downloads import attachment, pieces
 from llmos.server.errors import ClientGoneError
+from llmos.server.receiving import received
 from llmos.storage.files import disk_errors
 
 if TYPE_CHECKING:
@@ -60,15 +61,15 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Store a file of requests for a batch; it is kept for 30 days unless told."""
         limits = {"max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
-        try:
-            with disk_errors():  # what is large is first written to a temporary file
-                async with request.form(max_files=1, **limits) as form:
-                    file, kept_s = _checked(form)
-                    await system.kernel.accounts.check_room(actor.owner, file.size or 0)
-                    ref = await asyncio.to_thread(_store, system.blobs, file)
-        except ClientDisconnect as error:
-            raise ClientGoneError from error
-        upload = await files.add(actor, file.filename or "", ref, kept_s)
+        async with received(system.kernel.room, request, actor.owner) as limited:
+            try:
+                with disk_errors():  # what is large is first written to a temporary file
+                    async with limited.form(max_files=1, **limits) as form:
+                        file, kept_s = _checked(form)
+                        ref = await asyncio.to_thread(_store, system.blobs, file)
+            except ClientDisconnect as error:
+                raise ClientGoneError from error
+            upload = await files.add(actor, file.filename or "", ref, kept_s)
         return JSONResponse(file_json(upload))
 
     @routes.get("")

@@ -125,6 +125,12 @@ class BlobStore:
             return True
         return False
 
+    def is_newer(self, digest: str, than: float) -> bool:
+        """Whether the blob is there and was stored, or touched, at or after a Unix time."""
+        with contextlib.suppress(FileNotFoundError):
+            return _changed_at(self._target(parse_digest(digest))) >= than
+        return False
+
     def verify(self, digest: str) -> None:
         """Hash the blob again. Raises NotFoundError; CorruptBlobError, after setting it aside."""
         self.open(digest).close()
@@ -300,6 +306,11 @@ def parse_digest(digest: str) -> str:
             f"{digest!r} is not a digest: it must be 'sha256:' and 64 hex digits."
         )
     return match[1]
+
+
+def is_digest(value: object) -> bool:
+    """Whether a value is a text that `parse_digest` takes."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def corrupt(digest: str) -> CorruptBlobError:

@@ -83,6 +83,9 @@ class MemoryBlobStore(BlobStore):
             self.blobs[digest].stored_at = self._clock()
         return found
 
+    def is_newer(self, digest: str, than: float) -> bool:
+        return self.has(digest) and self.blobs[digest].stored_at >= than
+
     def open(self, digest: str) -> BinaryIO:
         data = self._blob(digest).data
         if hashlib.sha256(data).hexdigest() != parse_digest(digest):

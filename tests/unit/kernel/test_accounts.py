@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from tests.unit.kernel.conftest import Clock
 
 from llmos.errors import DiskFullError, NotFoundError, QuotaExceededError, RateLimitError
@@ -16,7 +16,7 @@ from llmos.kernel.jobs import Job, JobState
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.quotas import DAY_S, EVERYONE, Limits, day_of
 from llmos.storage.memory import MemoryDatabase
-from llmos.storage.schema import quotas, uploads, version_files, versions
+from llmos.storage.schema import quotas
 
 NOON = 20_000 * DAY_S + DAY_S / 2
 TODAY, TOMORROW = day_of(NOON), day_of(NOON + DAY_S)
@@ -313,63 +313,6 @@ async def test_jobs_beyond_the_queue_depth_are_refused_and_not_written(
     await queue.submit("train", {}, owner="alice")
     assert len(await queue.list(owner="alice")) == 3
     assert (await accounts.used_by("alice"))["queue_depth"] == 2
-
-
-# -- what is stored --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stored(database: MemoryDatabase) -> None:
-    """Alice has 30 bytes: two versions that share a file, an upload of the same content as one,
-    and a version that was removed."""
-    files = {1: {"a": 10, "b": 5}, 2: {"a": 10, "c": 15}, 3: {"d": 1000}, 4: {"e": 7}}
-    owners = {1: "alice", 2: "alice", 3: "alice", 4: "bob"}
-
-    def fill(connection: Any) -> None:
-        for number, named in files.items():
-            row = {"id": number, "kind": "model", "name": f"m{number}", "number": 1}
-            row |= {"digest": f"v{number}", "manifest": {}, "owner": owners[number]}
-            row |= {"created_at": 0.0, "removed_at": 1.0 if number == 3 else None}
-            connection.execute(insert(versions).values(row))
-            for digest, size in named.items():
-                file = {"version_id": number, "filename": digest, "owner": owners[number]}
-                file |= {"digest": digest, "size": size}
-                connection.execute(insert(version_files).values(file))
-        sent = {"id": "f1", "filename": "x", "purpose": "batch", "digest": "c", "size_bytes": 15}
-        sent |= {"owner": "alice", "created_at": 0.0}
-        connection.execute(insert(uploads).values(sent))
-
-    database.write_sync(fill)
-
-
-@pytest.mark.usefixtures("stored")
-async def test_each_content_counts_once_and_what_was_removed_not_at_all(
-    accounts: Accounts,
-) -> None:
-    assert (await accounts.used_by("alice"))["stored_bytes"] == 30
-    assert (await accounts.used_by("nobody"))["stored_bytes"] == 0
-    await accounts.set_limits("alice", Limits(stored_bytes=40), "k")
-    await accounts.check_room("alice", 10)
-    with pytest.raises(QuotaExceededError, match="40 bytes"):
-        await accounts.check_room("alice", 11)
-    await accounts.check_room("bob", 10**12)
-
-
-@pytest.mark.usefixtures("stored")
-async def test_who_has_no_room_left_can_neither_queue_nor_commit(
-    accounts: Accounts, queue: JobQueue, database: MemoryDatabase
-) -> None:
-    queue.admit = accounts.check_submission
-    await accounts.set_limits("alice", Limits(stored_bytes=30), "k")
-    with pytest.raises(QuotaExceededError, match="remove something"):
-        await queue.submit("train", {}, owner="alice")
-    await accounts.set_limits("alice", Limits(stored_bytes=29), "k")
-    commit = accounts.within_store(lambda connection, job, result: ["ref:1"])
-    result: Any = type("Result", (), {"artifacts": (1,)})
-    with pytest.raises(QuotaExceededError):
-        database.read_sync(lambda connection: commit(connection, job(1), result))
-    bobs = database.read_sync(lambda connection: commit(connection, job(1, "bob"), result))
-    assert bobs == ["ref:1"]
 
 
 # -- energy ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from llmos.library import answers as module
 from llmos.library.answers import AnswerNotFoundError, Answers, KeptAnswer, key_of
-from llmos.security.actors import Actor
+from llmos.security.actors import SYSTEM, Actor
 from llmos.security.audit import list_events
 from llmos.storage.memory import MemoryDatabase
 from llmos.storage.schema import answers
@@ -73,7 +73,6 @@ async def test_an_answer_that_ends_after_keeping_was_switched_off_is_not_kept(
 async def test_the_old_and_the_too_many_are_forgotten(
     db: MemoryDatabase, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SWEEP_EVERY", 1)
     monkeypatch.setattr(module, "MAX_OWNER_ANSWERS", 3)
     kept = Answers(db, clock)
     await kept.switch(ALICE, True)
@@ -87,4 +86,35 @@ async def test_the_old_and_the_too_many_are_forgotten(
     clock.now += module.KEPT_S
     await kept.put(answer(9, clock()))
     rows = await db.read(lambda conn: conn.execute(sa.select(answers.c.id)).scalars().all())
-    assert sorted(rows) == ["5", "9"]
+    assert sorted(rows) == ["0", "5", "9"], "each put looks after its own owner"
+
+
+async def test_the_oldest_go_where_all_together_are_too_large(
+    db: MemoryDatabase, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_OWNER_BYTES", 2500)
+    kept = Answers(db, clock)
+    await kept.switch(ALICE, True)
+    await kept.switch(BOB, True)
+    await kept.put(answer(0, clock(), "bob"))
+    for number in range(1, 5):
+        clock.now += 1
+        long = dataclasses.replace(answer(number, clock()), request={"prompt": "x" * 1000})
+        await kept.put(long)
+    rows = await db.read(lambda conn: conn.execute(sa.select(answers.c.id)).scalars().all())
+    assert sorted(rows) == ["0", "3", "4"]
+
+
+async def test_what_is_too_old_is_not_given_out_and_goes_with_a_sweep(
+    db: MemoryDatabase, clock: Any
+) -> None:
+    kept = Answers(db, clock)
+    await kept.switch(ALICE, True)
+    await kept.put(answer(1, clock()))
+    clock.now += module.KEPT_S
+    assert (await kept.get("1", ALICE)).id == "1"
+    assert await kept.sweep(SYSTEM) == 0
+    clock.now += 1
+    with pytest.raises(AnswerNotFoundError):
+        await kept.get("1", ALICE)
+    assert (await kept.sweep(SYSTEM), await kept.sweep(SYSTEM)) == (1, 0)

@@ -92,7 +92,8 @@ def _refuse(params: dict[str, Any]) -> dict[str, Any]:
 
 
 KINDS = {
-    name: JobKind(name, "nowhere:run", _refuse, lambda _: 0) for name in ("train", "import", "pull")
+    name: JobKind(name, "nowhere:run", _refuse, lambda _: 0)
+    for name in ("train", "import", "pull", "evaluate")
 }
 
 

@@ -139,9 +139,12 @@ async def test_a_base_that_cannot_be_is_refused_before_the_job(
 
 
 async def test_a_key_of_other_models_finds_no_base(
-    new_client: Callable[..., httpx.AsyncClient], base: Any, files: dict[str, str]
+    new_client: Callable[..., httpx.AsyncClient], system: Any, base: Any, files: dict[str, str]
 ) -> None:
     limited = new_client("user", models=["writer"])
+    for digest in files.values():
+        data = system.blobs.read_bytes(digest)
+        assert (await limited.post("/api/v1/blobs", content=data)).status_code == 201
     body = {"name": "mine", "files": files}
     response = await limited.post("/api/v1/models/import", json=body)
     assert code(response) == (403, "permission_denied")

@@ -11,6 +11,7 @@ from tests.unit.training.tiny import make_recipe
 
 from llmos.errors import DiskFullError
 from llmos.kernel.jobs import JobEvent
+from llmos.security.actors import Actor
 from llmos.server.lifetime import Lifetime
 from llmos.server.routes.jobs import event_json
 from llmos.training import jobs as training_jobs
@@ -166,6 +167,24 @@ async def test_ps_shows_models_jobs_and_memory(client: httpx.AsyncClient) -> Non
     assert (model["name"], model["engine"], model["state"]) == ("writer:1", "echo", "ready")
     assert (model["leases"], status["jobs"]) == (0, [])
     assert status["memory"]["capacity_bytes"] == 2**30
+
+
+async def test_ps_tells_of_others_jobs_to_nobody_but_an_admin(
+    client: httpx.AsyncClient, new_client: NewClient, system: Any
+) -> None:
+    alice, bob = new_client("user", name="alice"), new_client("user", name="bob")
+    asker = Actor("k", "alice", "user").to_dict()
+    job = await system.kernel.jobs.submit("train", {"a": 1}, owner="alice", asker=asker)
+    await system.kernel.jobs.claim(job.id, 60.0, 1)
+
+    async def seen_by(who: httpx.AsyncClient) -> list[dict[str, Any]]:
+        return list((await who.get("/api/v1/ps")).json()["jobs"])
+
+    assert await seen_by(bob) == []
+    for insider in (alice, client):
+        (shown,) = await seen_by(insider)
+        assert (shown["id"], shown["params"]) == (job.id, {"a": 1})
+        assert "asker" not in shown
 
 
 async def test_gc_frees_what_nothing_needs(client: httpx.AsyncClient) -> None:

@@ -23,6 +23,7 @@ from tests.unit.server.conftest import add_model, manifest
 from llmos.kernel.protocol import JobAsk
 from llmos.kernel.quotas import Limits
 from llmos.security.actors import Actor
+from llmos.server import receiving
 from llmos.server.access import action_of, allow
 from llmos.server.asks import RouteAnswers
 from llmos.server.metering import duration, metered_paths
@@ -257,6 +258,41 @@ async def test_an_upload_beyond_the_store_is_refused_by_its_length(
     refused = await client.post("/api/v1/blobs", content=b"y" * 41)
     assert code_of(refused) == (429, "quota_exceeded")
     assert (await client.post("/api/v1/blobs", content=b"y" * 40)).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/api/v1/blobs", "/v1/files"])
+async def test_an_upload_of_no_announced_length_is_cut_off_where_the_store_is_full(
+    limited: Any, system: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(receiving, "CHECK_BYTES", 1000)
+    client, num_sent = await limited(stored_bytes=2000), 0
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    )
+
+    async def endless() -> Any:
+        nonlocal num_sent
+        yield head
+        for _ in range(1000):
+            num_sent += 500
+            yield b"x" * 500
+
+    before = set(system.blobs.blobs)
+    refused = await client.post(path, content=endless(), headers=headers)
+    assert code_of(refused) == (429, "quota_exceeded")
+    assert num_sent <= 3500
+    assert set(system.blobs.blobs) == before
+
+
+async def test_uploads_that_no_model_has_count_and_may_be_taken_back(limited: Any) -> None:
+    client = await limited(stored_bytes=100)
+    first = await client.post("/api/v1/blobs", content=b"y" * 60)
+    assert first.status_code == 201
+    assert code_of(await client.post("/api/v1/blobs", content=b"z" * 60))[0] == 429
+    await client.delete(f"/api/v1/blobs/{first.json()['digest']}")
+    assert (await client.post("/api/v1/blobs", content=b"z" * 60)).status_code == 201
 
 
 # -- usage -----------------------------------------------------------------------------------------

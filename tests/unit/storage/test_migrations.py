@@ -142,3 +142,29 @@ def test_a_database_of_the_first_schema_gets_todays(tmp_path: Path) -> None:
     migrations.prepare(path, now=0.0)
     assert "expires_at" in columns(path, "responses")
     assert migrations.stored_version(path) == migrations.HEAD
+
+
+def test_what_was_uploaded_and_kept_before_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    migrations.prepare(path, now=0.0, head="0004")
+    route = "'chat', '[]', '[]', 'alice', 1.0"
+    answer = "'id', 'a', 'm:1', 'd', 'm:1', '{\"x\":1}', '[]', '{}', 'alice', 1.0"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            f"""
+            INSERT INTO keys VALUES ('k', '', x'00', 'user', NULL, NULL, 0, 'alice', 0, NULL, NULL);
+            INSERT INTO audit VALUES (1, 0, 'k', 'blobs.create', 'sha256:aa', '{{"size": 7}}', '', '', '');
+            INSERT INTO audit VALUES (2, 0, 'k', 'blobs.create', 'sha256:aa', '{{"size": 7}}', '', '', '');
+            INSERT INTO audit VALUES (3, 0, 'k', 'models.create', 'm:1', '{{}}', '', '', '');
+            INSERT INTO routes (name, targets, fallbacks, owner, updated_at) VALUES ({route});
+            INSERT INTO answers VALUES ({answer});
+            """  # noqa: E501
+        )
+    migrations.prepare(path, now=0.0)
+    with closing(sqlite3.connect(path)) as connection:
+        uploads = connection.execute("SELECT * FROM blob_owners").fetchall()
+        routes = connection.execute("SELECT owner, name FROM routes").fetchall()
+        answers = connection.execute("SELECT id, size_bytes FROM answers").fetchall()
+    assert uploads == [("alice", "sha256:aa", 7)]
+    assert routes == [("alice", "chat")]
+    assert answers == [("id", 9)]

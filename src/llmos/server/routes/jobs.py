@@ -170,7 +170,7 @@ def _resumed(after: int | None, last_event_id: int | None) -> int | None:
 def job_json(job: Job, held: Sequence[str] = ()) -> dict[str, Any]:
     """Return a job as clients see it; ``held`` says why its worker stands still."""
     values = dataclasses.asdict(job)
-    del values["request_digest"]
+    del values["request_digest"], values["asker"]
     values["state"] = str(job.state)
     values["priority"] = job.priority.name.lower()
     values["after"] = list(job.after)

@@ -61,7 +61,6 @@ def router(system: System) -> APIRouter:
         body: ImportBody, actor: Annotated[Actor, allow("models.write")]
     ) -> JSONResponse:
         """Start making a model of uploaded files; returns the job."""
-        await asyncio.to_thread(_touch_all, system, body.files)
         params = body.model_dump(exclude_none=True)
         return await _submitted(system, actor, "import", params, body.name)
 
@@ -131,7 +130,8 @@ def router(system: System) -> APIRouter:
         if not plus:
             running = await asyncio.to_thread(system.tasks.running, version)
             found = await system.database.read(lambda conn: read_evaluations(conn, version))
-            more = {"runs_as": running.ref, "evaluations": found}
+            told = [_told(actor, one) for one in found]
+            more = {"runs_as": running.ref, "evaluations": told}
             return JSONResponse(version_json(version) | more)
         under = await resolved(base, actor, "models.read")
         return JSONResponse(version_json(version) | {"ref": f"{under.ref}+{version.ref}"})
@@ -171,20 +171,19 @@ def version_json(version: Version) -> dict[str, Any]:
     }
 
 
+def _told(actor: Actor, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation as an actor may see it: on which file, and by which job, is between
+    those who had it made."""
+    if policy.is_of(actor, evaluation["owner"]):
+        return evaluation
+    return evaluation | dict.fromkeys(("data_digest", "job_id", "owner"))
+
+
 async def _submitted(
     system: System, actor: Actor, kind: str, params: dict[str, Any], name: str
 ) -> JSONResponse:
     job = await system.submitter.submit(actor, JobBody(kind=kind, name=name, params=params))
     return JSONResponse(job_json(job), status_code=202)
-
-
-def _touch_all(system: System, files: dict[str, str]) -> None:
-    """Keep the files from being swept before the job reads them. Raises NotFoundError."""
-    for filename, digest in files.items():
-        if not system.blobs.touch(digest):
-            raise NotFoundError(
-                f"{filename[:100]!r} was not uploaded: there is no blob {digest}.", param="files"
-            )
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:

@@ -62,8 +62,10 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
 
     @routes.get("/api/v1/ps")
     async def ps(actor: Annotated[Actor, allow("system.read")]) -> JSONResponse:
-        """Models in memory, of the key's alone; jobs that run, and the memory given out."""
-        running = await system.kernel.jobs.list(states=ACTIVE_STATES)
+        """Models in memory, of the key's alone; one's own jobs that run, an admin's everybody's;
+        and the memory given out."""
+        owner = None if actor.role == "admin" else actor.owner
+        running = await system.kernel.jobs.list(owner=owner, states=ACTIVE_STATES)
         now = system.keys.clock()
         resident = [
             _model_json(model, now)
@@ -83,6 +85,7 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         await Files(system.database, system.keys.clock).sweep(actor)
         report = await asyncio.to_thread(system.library.gc, grace_s)
         await ResponseStore(system.database, system.keys.clock).sweep(actor)
+        await system.answers.sweep(actor)
         removed = {"freed_bytes": report.bytes, "removed": report.blobs}
         await _record(system, actor, "system.gc_done", removed)
         return JSONResponse({**removed, "directories": report.directories})

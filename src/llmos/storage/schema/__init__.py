@@ -19,6 +19,9 @@ from llmos.storage.schema.library import (
     aliases as aliases,
 )
 from llmos.storage.schema.library import (
+    blob_owners as blob_owners,
+)
+from llmos.storage.schema.library import (
     deployment_events as deployment_events,
 )
 from llmos.storage.schema.library import (

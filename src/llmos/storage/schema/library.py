@@ -32,6 +32,7 @@ versions = Table(
     Column("removed_at", Float),  # a tombstone: the number is never given out again
     UniqueConstraint("kind", "namespace", "name", "number"),
 )
+Index("ix_versions_owner", versions.c.owner, versions.c.removed_at)
 
 version_files = Table(
     "version_files",
@@ -41,6 +42,14 @@ version_files = Table(
     Column("digest", String, nullable=False, index=True),
     Column("size", Integer, nullable=False),
     Column("owner", String, nullable=False),
+)
+
+blob_owners = Table(
+    "blob_owners",  # of uploads that no version of that owner names
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("size_bytes", Integer, nullable=False),
 )
 
 lineage = Table(
@@ -135,10 +144,10 @@ Index(
 routes = Table(
     "routes",  # names that clients ask for, and the models behind each
     metadata,
+    Column("owner", String, primary_key=True),
     Column("name", String, primary_key=True),
     Column("targets", JSON, nullable=False),  # [{"model", "weight"}]
     Column("fallbacks", JSON, nullable=False),  # models, in order
-    Column("owner", String, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
 

@@ -80,8 +80,9 @@ answers = Table(
     Column("settings", JSON, nullable=False),
     Column("owner", String, nullable=False),
     Column("at", Float, nullable=False),
+    Column("size_bytes", Integer, nullable=False),  # of what was asked and what came
 )
-Index("ix_answers_owner", answers.c.owner, answers.c.at)
+Index("ix_answers_owner", answers.c.owner, answers.c.at, answers.c.size_bytes)
 
 answer_keepers = Table(
     "answer_keepers",
