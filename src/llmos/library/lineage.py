@@ -15,6 +15,9 @@ from llmos.kernel.jobs import Job
 from llmos.library import finding
 from llmos.library.refs import ModelRef
 from llmos.library.versions import Version
+from llmos.security import policy
+from llmos.security.actors import Actor
+from llmos.storage.blobs import is_digest
 from llmos.storage.database import Database
 
 MAX_DEPTH = 16
@@ -22,16 +25,17 @@ MAX_DEPTH = 16
 KINDS = ("model", "adapter", "dataset")
 
 
-def lineage_of(db: Database, version: Version) -> dict[str, Any]:
+def lineage_of(db: Database, version: Version, actor: Actor) -> dict[str, Any]:
     """Return a version with what made it, and each of its inputs likewise, as plain JSON.
 
-    An input that is a version still there, or removed, is followed; any other is a digest of data,
-    or the name of something outside.
+    An input that is a version still there, or removed, is followed where the actor's key is for its
+    model; any other is only named: a digest of data, or something outside. The job, with the names
+    of its files, is told to its owner alone.
     """
-    return db.read_sync(lambda conn: _lineage(conn, version, MAX_DEPTH))
+    return db.read_sync(lambda conn: _lineage(conn, version, actor, MAX_DEPTH))
 
 
-def _lineage(conn: sa.Connection, version: Version, depth: int) -> dict[str, Any]:
+def _lineage(conn: sa.Connection, version: Version, actor: Actor, depth: int) -> dict[str, Any]:
     manifest = version.manifest
     return {
         "ref": version.ref,
@@ -43,15 +47,17 @@ def _lineage(conn: sa.Connection, version: Version, depth: int) -> dict[str, Any
         "owner": version.owner,
         "source": manifest.get("source"),
         "recipe": manifest.get("recipe"),
-        "made_by": _made_by(conn, version),
-        "inputs": [_input(conn, source, depth) for source in version.inputs],
+        "made_by": _made_by(conn, version, actor),
+        "inputs": [_input(conn, source, actor, depth) for source in version.inputs],
     }
 
 
-def _made_by(conn: sa.Connection, version: Version) -> dict[str, Any] | None:
+def _made_by(conn: sa.Connection, version: Version, actor: Actor) -> dict[str, Any] | None:
     if version.job_id is None:
         return None
     job: Job = get_job(conn, version.job_id)
+    if not policy.is_of(actor, job.owner):
+        return None
     data = job.params.get("data")
     return {
         "job": job.id,
@@ -64,15 +70,16 @@ def _made_by(conn: sa.Connection, version: Version) -> dict[str, Any] | None:
     }
 
 
-def _input(conn: sa.Connection, source: str, depth: int) -> dict[str, Any]:
-    if depth and (found := _version(conn, source)):
-        return _lineage(conn, found, depth - 1)
+def _input(conn: sa.Connection, source: str, actor: Actor, depth: int) -> dict[str, Any]:
+    found = _version(conn, source) if depth else None
+    if found is not None and policy.has_model(actor, found.ref):
+        return _lineage(conn, found, actor, depth - 1)
     return {"ref": source}
 
 
 def _version(conn: sa.Connection, source: str) -> Version | None:
     """Return the version that an input names, if it names one."""
-    if source.startswith("sha256:"):
+    if is_digest(source):
         return None
     for kind in KINDS:
         try:

@@ -154,3 +154,30 @@ async def test_a_version_made_of_others_is_traced_to_its_data(
     assert inner["org/elsewhere"] == {"ref": "org/elsewhere"}
     assert inner["base:1"]["inputs"] == [{"ref": data}]
     assert (await client.get("/api/v1/lineage/models/nothing")).status_code == 404
+
+
+async def test_a_job_is_told_to_its_owner_alone_and_a_denied_base_is_only_named(
+    client: httpx.AsyncClient, system: Any, new_client: NewClient
+) -> None:
+    from llmos.types import NewVersion
+
+    alice, bob = new_client("user", name="alice"), new_client("user", name="bob")
+    files = {"config.json": system.blobs.put_bytes(b"{}")}
+    data = {"secret.txt": (await alice.post("/api/v1/blobs", content=b"text")).json()["digest"]}
+    body = {"kind": "train", "name": "x", "params": {"data": data}}
+    job = (await alice.post("/api/v1/jobs", json=body)).json()
+    manifest = {"task": "generate", "engine": "echo", "architecture": "Echo", "model_type": "echo"}
+    base = NewVersion("model", "base", files, manifest, inputs=tuple(data.values()))
+    system.library.add(base, "alice", job["id"])
+    system.library.add(NewVersion("model", "tuned", files, manifest, inputs=("base:1",)), "alice")
+
+    async def base_seen_by(who: httpx.AsyncClient) -> dict[str, Any]:
+        (found,) = (await who.get("/api/v1/lineage/models/tuned")).json()["versions"]
+        return dict(found["inputs"][0])
+
+    for insider in (alice, client):
+        assert (await base_seen_by(insider))["made_by"]["data"] == data
+    seen = await base_seen_by(bob)
+    assert (seen["ref"], seen["made_by"]) == ("base:1", None)
+    limited = new_client("user", name="carol", models=["tuned"])
+    assert await base_seen_by(limited) == {"ref": "base:1"}

@@ -36,7 +36,7 @@ def router(system: System) -> APIRouter:
         for name in model.split("+"):
             version = await asyncio.to_thread(system.library.resolve, name)
             policy.check(actor, "models.read", version.ref)
-            found.append(await asyncio.to_thread(lineage_of, system.database, version))
+            found.append(await asyncio.to_thread(lineage_of, system.database, version, actor))
         return found
 
     @routes.get("/lineage/answers/{response_id}")
