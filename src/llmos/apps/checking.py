@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from llmos.apps.pipelines import Pipeline, Step, expanded, unresolved
+from llmos.apps.pipelines import Pipeline, Step, expanded, run_budget, unresolved
 from llmos.apps.references import OF_ALL, Reference, whole
 from llmos.apps.submitting import named_param
 from llmos.errors import LlmosError, RecipeError
@@ -28,10 +28,12 @@ async def check(pipeline: Pipeline, actor: Actor, submitter: Submitter) -> None:
         LlmosError: what the job would be refused with; the message begins with the line, and
             ``param`` is the key in the pipeline.
     """
+    budget = run_budget()
     for step in pipeline.steps:
         waiting = unresolved(step)
         try:
-            for number, params in enumerate(expanded(_with_one_value(step), _stand_in)):
+            jobs = await asyncio.to_thread(expanded, _with_one_value(step), _stand_in, budget)
+            for number, params in enumerate(jobs):
                 await asyncio.sleep(0)  # there may be hundreds: others come in between
                 if waiting:
                     submitter.check_given(step.kind, params, waiting)

@@ -15,15 +15,13 @@ from typing import Any
 
 import yaml
 
-from llmos.apps.pipelines import Lines
+from llmos.apps.pipelines import MAX_VALUES, Lines
 from llmos.errors import PipelineError, RecipeError
 from llmos.training import recipe as recipes
 from llmos.training.recipe import STARTER, YamlLoader
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
-MAX_VALUES = 50_000
-"""In a file, those that anchors repeat counted each time."""
 RECIPE, CHANGES, DATA, LINES = "recipe", "set", "data", "lines"
 _PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
@@ -92,7 +90,7 @@ class _Reader:
 
     def value(self, node: yaml.Node, path: str, depth: int) -> Any:
         """Return the value of a node that stands at ``path``. Raises PipelineError."""
-        self._num_values += 1
+        self._num_values += 1  # those that anchors repeat each time
         if depth > MAX_DEPTH:
             raise _at(node, f"values are nested more than {MAX_DEPTH} deep")
         if self._num_values > MAX_VALUES:

@@ -15,9 +15,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from llmos.apps.references import EACH, OF_ALL, OF_ONE, Lookup, Reference, find, resolve, whole
+from llmos.apps.references import (
+    EACH,
+    OF_ALL,
+    OF_ONE,
+    Budget,
+    Lookup,
+    Reference,
+    find,
+    resolve,
+    whole,
+)
 from llmos.errors import LlmosError, PipelineError
 from llmos.sdk.wire import PriorityName
 from llmos.training.complaints import WANTED
@@ -26,6 +37,14 @@ MAX_STEPS = 100
 MAX_JOBS = 500
 """Of one run, those of all its steps together."""
 MAX_NAME_CHARS = 128
+MAX_VALUES = 50_000
+"""Written down in one pipeline."""
+MAX_SOURCE_BYTES = 4 * 2**20
+"""Of one pipeline as JSON, its line numbers included."""
+MAX_JOB_CHARS = 2**20
+"""Of the params of one job, references written out."""
+MAX_RUN_CHARS = 16 * 2**20
+"""Of all a run's jobs together, and of what they fan out over."""
 _STEP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 Names = Annotated[
@@ -144,18 +163,45 @@ def parse(source: Mapping[str, Any]) -> Pipeline:
     return Pipeline(written.name, written.priority, ordered, lines)
 
 
-def expanded(step: Step, lookup: Lookup) -> list[dict[str, Any]]:
+def check_size(source: Mapping[str, Any]) -> None:
+    """Refuse plain values that are too many, or too long, for a pipeline. Raises PipelineError."""
+    num_bytes = len(msgspec.json.encode(source))
+    if num_bytes > MAX_SOURCE_BYTES:
+        raise PipelineError(
+            f"the pipeline has {num_bytes:,} bytes as JSON, over the limit of "
+            f"{MAX_SOURCE_BYTES:,}: upload what is long, and name it by its digest"
+        )
+    num_values = sum(_num_values(value) for key, value in source.items() if key != "lines")
+    if num_values > MAX_VALUES:
+        raise PipelineError(
+            f"the pipeline has {num_values:,} values, over the limit of {MAX_VALUES:,}"
+        )
+
+
+def _num_values(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_num_values, items))
+
+
+def run_budget() -> Budget:
+    """Return what the jobs of one run may take, see `expanded`."""
+    return Budget(MAX_RUN_CHARS, "the params of all jobs")
+
+
+def expanded(step: Step, lookup: Lookup, budget: Budget) -> list[dict[str, Any]]:
     """Return the params of each job that a step makes, in the order of its values.
 
     Args:
         lookup: what references to other steps stand for.
+        budget: the run's, for all its steps.
 
     Raises:
-        PipelineError: a reference in ``each`` does not stand for a list of values.
+        PipelineError: a reference in ``each`` does not stand for a list of values; or the params
+            of one job, or of all jobs, are too long.
     """
     values = {}
     for name, value in step.each.items():
-        values[name] = resolve(value, lookup)
+        values[name] = resolve(value, lookup, budget)
         if not isinstance(values[name], list) or not values[name]:
             raise PipelineError(
                 f"step {step.name}: each.{name} must be a list of values, not "
@@ -166,7 +212,11 @@ def expanded(step: Step, lookup: Lookup) -> list[dict[str, Any]]:
             f"step {step.name} would make over {MAX_JOBS} jobs, which is all a run may have"
         )
     return [
-        resolve(step.params, _with_each(dict(zip(values, combination, strict=True)), lookup))
+        resolve(
+            step.params,
+            _with_each(dict(zip(values, combination, strict=True)), lookup),
+            Budget(MAX_JOB_CHARS, f"the params of a job of step {step.name}", budget),
+        )
         for combination in itertools.product(*values.values())
     ]
 

@@ -1,7 +1,8 @@
 """References in the params of a pipeline's steps, such as ``${train.model}`` and ``${each.seed}``.
 
 A text that is nothing but a reference becomes the value it stands for; within a longer text the
-value is written out. ``$${`` is a plain ``${``.
+value is written out. ``$${`` is a plain ``${``. A reference is short and what it stands for may be
+long, so a `Budget` is asked before anything is written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ EACH = "each"
 OF_ONE = frozenset({"model", "result"})
 OF_ALL = frozenset({"models", "results"})
 WITH_KEY = frozenset({"result", "results"})
+VALUE_CHARS = 8
+"""What the shortest value takes, with what stands around it."""
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}$]*)\}|\$\{")
 _PART = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORMS = (
@@ -39,6 +42,41 @@ class Reference:
 
 
 Lookup = Callable[[Reference], Any]
+
+
+class Budget:
+    """How many characters some JSON values may still come to, references written out.
+
+    Args:
+        of: what the values are, for messages.
+        around: what is spent here is spent there too.
+    """
+
+    def __init__(self, num_chars: int, of: str, around: Budget | None = None) -> None:
+        self._most = self._left = num_chars
+        self._of = of
+        self._around = around
+
+    def spend(self, value: Any) -> None:
+        """Count a JSON value. Raises PipelineError: it is too much."""
+        self._take(VALUE_CHARS + (len(value) if isinstance(value, str) else 0))
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self.spend(key)
+                self.spend(item)
+        elif isinstance(value, list):
+            for item in value:
+                self.spend(item)
+
+    def _take(self, num_chars: int) -> None:
+        self._left -= num_chars
+        if self._left < 0:
+            raise PipelineError(
+                f"{self._of}, with what references stand for, would have more than "
+                f"{self._most:,} characters: upload what is long, and name it by its digest"
+            )
+        if self._around is not None:
+            self._around._take(num_chars)
 
 
 def find(value: Any, place: str) -> Iterator[tuple[str, Reference]]:
@@ -75,34 +113,41 @@ def whole(value: Any) -> Reference | None:
     return _reference(found) if found else None
 
 
-def resolve(value: Any, lookup: Lookup) -> Any:
+def resolve(value: Any, lookup: Lookup, budget: Budget) -> Any:
     """Return a JSON value with every reference replaced by what ``lookup`` says of it.
 
     Raises:
-        PipelineError: a list, a mapping or null would have to be written into a text.
+        PipelineError: a list, a mapping or null would have to be written into a text; or the value
+            is more than the budget.
     """
     match value:
         case str():
             if (reference := whole(value)) is not None:
-                return lookup(reference)
-            return _TOKEN.sub(lambda found: _written(found, lookup), value)
+                found = lookup(reference)
+                budget.spend(found)
+                return found
+            budget.spend(value)
+            return _TOKEN.sub(lambda found: _written(found, lookup, budget), value)
         case dict():
-            return {key: resolve(item, lookup) for key, item in value.items()}
+            for key in value:
+                budget.spend(key)
+            return {key: resolve(item, lookup, budget) for key, item in value.items()}
         case list():
-            return [resolve(item, lookup) for item in value]
+            return [resolve(item, lookup, budget) for item in value]
+    budget.spend(value)
     return value
 
 
-def _written(found: re.Match[str], lookup: Lookup) -> str:
+def _written(found: re.Match[str], lookup: Lookup, budget: Budget) -> str:
     reference = _reference(found)
     if reference is None:
         return "${"
     value = lookup(reference)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    raise PipelineError(f"{reference} is no text or number: it cannot be part of a longer text")
+    if not isinstance(value, str | bool | int | float):
+        raise PipelineError(f"{reference} is no text or number: it cannot be part of a longer text")
+    text = value if isinstance(value, str) else json.dumps(value)
+    budget.spend(text)
+    return text
 
 
 def _reference(found: re.Match[str]) -> Reference | None:

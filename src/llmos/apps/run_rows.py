@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,32 +22,23 @@ from llmos.storage.schema import jobs, runs
 _KEY = re.compile(rf"{RUN_KEY}[0-9]+:(?P<step>[^\[]+)\[(?P<number>[0-9]+)\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One row of the runs table. Times are Unix seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What whoever sees a run, or is told of it, is told: no steps. Times are Unix seconds."""
 
     id: int
     name: str
-    source: dict[str, Any]
-    """The pipeline as plain values; it was checked."""
     state: RunState
     error: dict[str, str] | None
     """``{"code", "message"}`` of why it failed."""
     schedule_id: int | None
     """What started it; None: a person."""
-    actor: Actor
-    """On whose terms its jobs are submitted."""
     owner: str
     created_at: float
     finished_at: float | None
 
-    @property
-    def pipeline(self) -> Pipeline:
-        """What it runs."""
-        return parse(self.source)
-
-    def summary(self) -> dict[str, Any]:
-        """Return what whoever sees this run, or is told of it, is told: no steps."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON."""
         return {
             "id": self.id,
             "name": self.name,
@@ -59,6 +51,25 @@ class Run:
         }
 
 
+SUMMARY = tuple(runs.c[field.name] for field in dataclasses.fields(RunSummary))
+"""The columns of it: a pipeline is long, so that many runs are listed without theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(RunSummary):
+    """One row of the runs table."""
+
+    source: dict[str, Any]
+    """The pipeline as plain values; it was checked."""
+    actor: Actor
+    """On whose terms its jobs are submitted."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What it runs."""
+        return parse(self.source)
+
+
 def key_of(run_id: int, step: str, number: int) -> str:
     """Return the idempotency key of job ``number`` of a step."""
     return f"{RUN_KEY}{run_id}:{step}[{number}]"
@@ -66,26 +77,23 @@ def key_of(run_id: int, step: str, number: int) -> str:
 
 def get_run(connection: Connection, run_id: int) -> Run:
     """Return the run. Raises RunNotFoundError."""
-    found = []
+    row = None
     if 0 < run_id <= MAX_ID:
-        found = find_runs(connection, select(runs).where(runs.c.id == run_id))
-    if not found:
+        row = connection.execute(select(runs).where(runs.c.id == run_id)).mappings().first()
+    if row is None:
         raise RunNotFoundError(
             f"There is no pipeline run {run_id}: `llmos pipeline list` shows those there are."
         )
-    return found[0]
+    values = dict(row)
+    values["source"] = values.pop("pipeline")
+    values["actor"] = Actor.from_dict(values["actor"])
+    return Run(**values | {"state": RunState(row["state"])})
 
 
-def find_runs(connection: Connection, query: Select[Any]) -> list[Run]:
-    """Run a query for whole rows of the runs table and return them as values."""
-    found = []
-    for row in connection.execute(query).mappings():
-        values = dict(row)
-        values["source"] = values.pop("pipeline")
-        values["state"] = RunState(values["state"])
-        values["actor"] = Actor.from_dict(values["actor"])
-        found.append(Run(**values))
-    return found
+def find_summaries(connection: Connection, query: Select[Any]) -> list[RunSummary]:
+    """Run a query for `SUMMARY` and return its rows as values."""
+    rows = connection.execute(query).mappings()
+    return [RunSummary(**{**row, "state": RunState(row["state"])}) for row in rows]
 
 
 def jobs_of(connection: Connection, run: Run) -> Jobs:

@@ -18,8 +18,17 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert, select, update
 
 from llmos.apps.checking import body_of, check
-from llmos.apps.pipelines import Pipeline, parse
-from llmos.apps.run_rows import Run, find_runs, get_run, jobs_of, key_of, open_runs
+from llmos.apps.pipelines import Pipeline, check_size, parse
+from llmos.apps.run_rows import (
+    SUMMARY,
+    Run,
+    RunSummary,
+    find_summaries,
+    get_run,
+    jobs_of,
+    key_of,
+    open_runs,
+)
 from llmos.apps.steps import Jobs, Problem, RunState, StepStatus, Wanted, look, statuses
 from llmos.errors import ConflictError, DiskFullError, LlmosError
 from llmos.kernel.transitions import KERNEL_ACTOR, LOST_STATES
@@ -86,11 +95,11 @@ class Runs:
         """Return a pipeline that could be started as it is; nothing is queued.
 
         Raises:
-            PipelineError: it is not well made; the message begins with the line.
+            PipelineError: it is not well made, or too large; the message begins with the line.
             LlmosError: one of its jobs would be refused, for a reason that is known already.
         """
         policy.check(actor, "jobs.write")
-        pipeline = parse(source)
+        pipeline = await asyncio.to_thread(_parsed, source)
         await check(pipeline, actor, self._submitter)
         return pipeline
 
@@ -143,14 +152,14 @@ class Runs:
 
     async def list(
         self, *, owner: str | None = None, before: int | None = None, limit: int = 100
-    ) -> builtins.list[Run]:
+    ) -> builtins.list[RunSummary]:
         """Return runs, the newest first: of one owner or all, with ids below ``before``."""
-        query = select(runs).order_by(runs.c.id.desc()).limit(limit)
+        query = select(*SUMMARY).order_by(runs.c.id.desc()).limit(limit)
         if owner is not None:
             query = query.where(runs.c.owner == owner)
         if before is not None:
             query = query.where(runs.c.id < before)
-        return await self._db.read(lambda connection: find_runs(connection, query))
+        return await self._db.read(lambda connection: find_summaries(connection, query))
 
     async def cancel(self, run_id: int, actor: Actor) -> Run:
         """End a run and all its jobs that have not ended.
@@ -208,7 +217,7 @@ class Runs:
                 await self._cancel_jobs(jobs, KERNEL_ACTOR)
             if run.state is not RunState.RUNNING:
                 return
-            pipeline = run.pipeline
+            pipeline = await asyncio.to_thread(lambda: run.pipeline)
             outlook = await asyncio.to_thread(look, pipeline, jobs)
             is_active, problem = outlook.is_active, outlook.problem
             for wanted in outlook.wanted:
@@ -306,14 +315,19 @@ class Runs:
         """Put the state that a run has come to into the outbox, in the transaction that changes
         it."""
         if self._outbox is not None:
-            run = get_run(connection, run_id)
+            (run,) = find_summaries(connection, select(*SUMMARY).where(runs.c.id == run_id))
             if self._outbox.wants(run.owner):
                 verb = "started" if run.state is RunState.RUNNING else str(run.state)
-                self._outbox.put(connection, run.owner, f"run.{verb}", run.summary(), now)
+                self._outbox.put(connection, run.owner, f"run.{verb}", run.to_dict(), now)
 
     def _told(self) -> None:
         if self._outbox is not None:
             self._outbox.wake()
+
+
+def _parsed(source: Mapping[str, Any]) -> Pipeline:
+    check_size(source)
+    return parse(source)
 
 
 def _all(jobs: Jobs) -> list[Job]:

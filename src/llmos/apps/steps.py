@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmos.apps.pipelines import MAX_JOBS, Pipeline, Step, expanded
+from llmos.apps.pipelines import MAX_JOBS, Pipeline, Step, expanded, run_budget
 from llmos.apps.references import OF_ALL, Lookup, Reference
 from llmos.errors import JobFailedError, PipelineError
 from llmos.kernel.jobs import Job, JobState
@@ -130,13 +130,14 @@ def _ready(pipeline: Pipeline, jobs: Jobs) -> Iterable[tuple[str, list[dict[str,
     """Yield the name of each step that need not wait any more and the params of all its jobs.
 
     Raises:
-        PipelineError: a reference leads to nothing that was made.
+        PipelineError: a reference leads to nothing that was made, or to too much.
     """
     done: dict[str, list[Job]] = {}
+    budget = run_budget()
     for step in pipeline.steps:
         if not done.keys() >= set(step.after):
             continue
-        params = expanded(step, _lookup(done))
+        params = expanded(step, _lookup(done), budget)
         yield step.name, params
         made = jobs.get(step.name, {})
         if _all_succeeded(made.values(), len(params)):

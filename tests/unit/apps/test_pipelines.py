@@ -5,7 +5,19 @@ from typing import Any
 import pytest
 
 from llmos.apps.pipeline_file import read
-from llmos.apps.pipelines import MAX_JOBS, Pipeline, expanded, parse, unresolved
+from llmos.apps.pipelines import (
+    MAX_JOB_CHARS,
+    MAX_JOBS,
+    MAX_RUN_CHARS,
+    MAX_SOURCE_BYTES,
+    MAX_VALUES,
+    Pipeline,
+    check_size,
+    expanded,
+    parse,
+    run_budget,
+    unresolved,
+)
 from llmos.errors import PipelineError
 
 WHOLE = """
@@ -54,7 +66,7 @@ def test_every_step_stands_after_those_it_waits_for_said_or_implied() -> None:
 
 def test_a_fan_out_makes_one_job_for_each_combination_in_order() -> None:
     sweep = made(WHOLE).steps[2]
-    assert [params["name"] for params in expanded(sweep, lambda _: None)] == [
+    assert [params["name"] for params in expanded(sweep, lambda _: None, run_budget())] == [
         "m-1-small",
         "m-1-large",
         "m-2-small",
@@ -67,13 +79,43 @@ def test_a_fan_out_makes_one_job_for_each_combination_in_order() -> None:
 def test_a_step_fans_out_over_what_another_made() -> None:
     judge = made(WHOLE).steps[3]
     values = {"${sweep.models}": ["a:1", "b:1"], "${quantize.model}": "q:1"}
-    jobs = expanded(judge, lambda reference: values[str(reference)])
+    jobs = expanded(judge, lambda reference: values[str(reference)], run_budget())
     assert jobs == [{"model": "a:1", "against": "q:1"}, {"model": "b:1", "against": "q:1"}]
     for wrong in ("a:1", [], None):
         with pytest.raises(PipelineError, match=r"step judge: each\.model must be a list"):
-            expanded(judge, lambda _, wrong=wrong: wrong)
+            expanded(judge, lambda _, wrong=wrong: wrong, run_budget())
     with pytest.raises(PipelineError, match=f"over {MAX_JOBS} jobs"):
-        expanded(judge, lambda _: ["x"] * (MAX_JOBS + 1))
+        expanded(judge, lambda _: ["x"] * (MAX_JOBS + 1), run_budget())
+
+
+def test_the_params_of_a_job_and_of_all_jobs_have_a_limit() -> None:
+    step = {"kind": "k", "each": {"v": ["y" * 1000]}, "params": {"p": "${each.v}" * 2000}}
+    (bomb,) = parse({"name": "x", "steps": {"a": step}}).steps
+    with pytest.raises(PipelineError, match=f"a job of step a, .* than {MAX_JOB_CHARS:,} char"):
+        expanded(bomb, lambda _: None, run_budget())
+    step = {
+        "kind": "k",
+        "each": {"v": [*range(30)]},
+        "params": {"p": "y" * 10**6, "v": "${each.v}"},
+    }
+    (wide,) = parse({"name": "x", "steps": {"a": step}}).steps
+    with pytest.raises(PipelineError, match=f"all jobs, .* than {MAX_RUN_CHARS:,} characters"):
+        expanded(wide, lambda _: None, run_budget())
+    step["each"] = {"v": [*range(15)]}
+    (fits,) = parse({"name": "x", "steps": {"a": step}}).steps
+    budget = run_budget()
+    assert len(expanded(fits, lambda _: None, budget)) == 15
+    with pytest.raises(PipelineError, match="all jobs"):
+        expanded(fits, lambda _: None, budget)
+
+
+def test_a_pipeline_has_a_limit_of_bytes_and_of_values() -> None:
+    check_size({"name": "x", "steps": {"a": [1] * (MAX_VALUES - 3)}, "lines": {"steps": 2}})
+    with pytest.raises(PipelineError, match=f"{MAX_VALUES + 1:,} values, over"):
+        check_size({"name": "x", "steps": {"a": [1] * (MAX_VALUES - 2)}})
+    for key in ("name", "lines"):
+        with pytest.raises(PipelineError, match=f"over the limit of {MAX_SOURCE_BYTES:,}"):
+            check_size({key: "\u00e9" * (MAX_SOURCE_BYTES // 2)})
 
 
 def test_params_that_wait_for_other_steps_are_known() -> None:

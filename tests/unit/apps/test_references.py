@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmos.apps.references import Reference, find, resolve, whole
+from llmos.apps.references import VALUE_CHARS, Budget, Reference, find, resolve, whole
 from llmos.errors import PipelineError
 
 VALUES = {
@@ -38,13 +38,49 @@ def lookup(reference: Reference) -> Any:
 def test_a_text_that_is_a_reference_becomes_its_value_and_within_text_it_is_written_out(
     value: Any, becomes: Any
 ) -> None:
-    assert resolve(value, lookup) == becomes
+    assert resolve(value, lookup, Budget(100, "it")) == becomes
 
 
 @pytest.mark.parametrize("text", ["all: ${sweep.models}", "at ${each.point}"])
 def test_what_is_no_text_or_number_cannot_be_written_into_a_text(text: str) -> None:
     with pytest.raises(PipelineError, match="cannot be part of a longer text"):
-        resolve(text, lookup)
+        resolve(text, lookup, Budget(100, "it"))
+
+
+@pytest.mark.parametrize(
+    ("value", "num_chars"),
+    [
+        ("12345", 5 + VALUE_CHARS),
+        ({"key": [1, None]}, 3 + 3 * VALUE_CHARS),
+        ("${sweep.models}", 6 + 3 * VALUE_CHARS),
+        ("a ${train.model}", 16 + 6 + 2 * VALUE_CHARS),
+        (["${each.point}"] * 2, 2 * (1 + 3 * VALUE_CHARS)),
+    ],
+)
+def test_what_references_stand_for_is_counted_wherever_it_is_written(
+    value: Any, num_chars: int
+) -> None:
+    resolve(value, lookup, Budget(num_chars, "it"))
+    for budget in (
+        Budget(num_chars - 1, "all of it"),
+        Budget(10**6, "a part", Budget(num_chars - 1, "all of it")),
+    ):
+        with pytest.raises(PipelineError, match=f"all of it, .* more than {num_chars - 1} "):
+            resolve(value, lookup, budget)
+
+
+def test_references_that_multiply_are_refused_before_they_are_written() -> None:
+    asked: list[Reference] = []
+
+    def long(reference: Reference) -> str:
+        asked.append(reference)
+        return "y" * 1000
+
+    for bomb in ("${each.v}" * 10_000, ["${each.v}"] * 10_000):
+        asked.clear()
+        with pytest.raises(PipelineError, match="upload what is long"):
+            resolve(bomb, long, Budget(100_000, "it"))
+        assert len(asked) <= 100
 
 
 def test_references_are_found_with_the_place_they_stand_at() -> None:

@@ -13,6 +13,8 @@ import pytest
 from sqlalchemy import select
 
 from llmos.apps.pipeline_file import read
+from llmos.apps.pipelines import MAX_SOURCE_BYTES
+from llmos.apps.run_rows import SUMMARY
 from llmos.apps.runs import Runs
 from llmos.apps.steps import RunState
 from llmos.apps.submitting import Submitter
@@ -26,6 +28,7 @@ from llmos.errors import (
     OutOfMemoryError,
     OverloadedError,
     PermissionDeniedError,
+    PipelineError,
     RunNotFoundError,
 )
 from llmos.kernel.events import EventBus, owners_topic
@@ -480,6 +483,23 @@ async def test_a_failed_job_of_one_run_is_no_others(world: World) -> None:
     assert [run.id for run in await world.runs.list(owner="bob")] == [other.id]
     assert [run.id for run in await world.runs.list()] == [other.id, one.id]
     assert [run.id for run in await world.runs.list(before=other.id)] == [one.id]
+
+
+async def test_a_pipeline_that_is_too_large_is_not_started(world: World) -> None:
+    large = source(CHAIN)
+    large["lines"] = {"x" * MAX_SOURCE_BYTES: 1}
+    with pytest.raises(PipelineError, match="upload what is long"):
+        await world.runs.start(ALICE, large)
+    assert await world.runs.list() == []
+
+
+async def test_runs_are_listed_and_told_without_their_pipelines(world: World) -> None:
+    run = await world.runs.start(ALICE, source(CHAIN))
+    (listed,) = await world.runs.list()
+    assert not hasattr(listed, "source")
+    assert listed.to_dict() == run.to_dict()
+    assert run.source == source(CHAIN)
+    assert "pipeline" not in {column.name for column in SUMMARY}
 
 
 async def test_a_run_that_is_not_there_is_said_so(world: World) -> None:

@@ -115,6 +115,23 @@ async def test_a_bad_pipeline_is_refused_and_nothing_is_queued(client: httpx.Asy
     assert (await client.get("/api/v1/jobs")).json()["data"] == []
 
 
+async def test_what_would_be_too_large_written_out_is_refused(client: httpx.AsyncClient) -> None:
+    long = {"v": ["y" * 50_000]}
+    for each, param in (
+        (long, "${each.v}" * 3000),
+        (long, ["${each.v}"] * 3000),
+        ({"v": [*range(500)]}, "y" * 50_000),
+    ):
+        step = {"kind": "train", "each": each, "params": {"recipe": {}, "p": param}}
+        pipeline = {"name": "x", "steps": {"a": step}}
+        for path in ("/api/v1/pipelines", "/api/v1/pipelines/check"):
+            response = await client.post(path, json={"pipeline": pipeline})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, "steps.a.params"), error
+            assert "would have more than" in error["message"]
+    assert (await client.get("/api/v1/jobs")).json()["data"] == []
+
+
 async def test_malformed_bodies_are_a_400(client: httpx.AsyncClient) -> None:
     steps = PIPELINE["steps"]
     for body in (

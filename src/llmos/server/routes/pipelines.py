@@ -37,7 +37,7 @@ def router(system: System) -> APIRouter:
 
     async def shown(run: Run) -> dict[str, Any]:
         steps = await runs.steps(run)
-        return run.summary() | {"steps": [_status_json(status) for status in steps]}
+        return run.to_dict() | {"steps": [_status_json(status) for status in steps]}
 
     @routes.post("/pipelines", status_code=202)
     async def run_pipeline(
@@ -65,7 +65,7 @@ def router(system: System) -> APIRouter:
         """The runs one may see, the newest first; ``before`` is the id to go on below."""
         owner = None if actor.role == "admin" else actor.owner
         found = await runs.list(owner=owner, before=before, limit=limit)
-        return JSONResponse({"data": [run.summary() for run in found]})
+        return JSONResponse({"data": [run.to_dict() for run in found]})
 
     @routes.get("/pipelines/{run_id}")
     async def read_run(
