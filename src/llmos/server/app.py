@@ -43,6 +43,7 @@ from llmos.server.routes import (
 from llmos.server.routes import memory as memory_routes
 from llmos.server.routes import system as system_routes
 from llmos.server.routes import usage as usage_routes
+from llmos.server.shares import Shares
 
 if TYPE_CHECKING:
     from llmos.system import System
@@ -51,6 +52,10 @@ DESCRIPTION = """An operating system for language models.
 
 Every address but /, /docs, /openapi.json, /health and /ready needs a key: send
 `Authorization: Bearer llmos_…`. An error is `{"error": {"message", "type", "code", "param"}}`."""
+
+MAX_OWNER_WATCHERS = 20
+"""Streams of events, or of the log, that an owner may follow at once: each costs a read of the
+database for every event, and some have no end."""
 
 
 class ErrorDetail(BaseModel):
@@ -90,6 +95,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     cache = KeyCache(system.keys)
+    watchers = Shares(MAX_OWNER_WATCHERS, "streams of events")
     routers = (
         openai.router(system),
         responses.router(system),
@@ -105,13 +111,13 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         lineage.router(system),
         tasks.router(system),
         routing.router(system),
-        jobs.router(system, lifetime),
+        jobs.router(system, lifetime, watchers),
         pipelines.router(system),
         schedules.router(system),
         webhooks.router(system),
         blobs.router(system),
         keys.router(system, cache),
-        system_routes.router(system, lifetime),
+        system_routes.router(system, lifetime, watchers),
         memory_routes.router(system),
         metrics.router(system),
         usage_routes.router(system),

@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,6 +30,7 @@ from llmos.errors import (
 from llmos.security.actors import KEYLESS
 from llmos.security.guard import allowed_hosts, check_host, check_origin, is_loopback
 from llmos.server.errors import error_response
+from llmos.server.shares import Shares
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +43,9 @@ OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 UPLOADS = {"/api/v1/blobs": sys.maxsize, "/v1/files": MAX_FILE_BYTES + 2**16}
 """Paths whose bodies are files, and the most bytes that are of use there, a form's own included."""
 MAX_LIVE_REQUESTS = 1000
-"""Requests under way at once; those beyond are answered 429."""
+"""Requests under way at once, without those of running jobs; those beyond are answered 429."""
+MAX_OWNER_REQUESTS = 400
+"""Of these, of one owner."""
 KEY_CACHE_S = 1.0
 """A key is looked up again after this long; revoking one counts at once (``KeyCache.clear``)."""
 MAX_CACHED_KEYS = 4096
@@ -115,6 +119,7 @@ class Gate:
         self._hosts = allowed_hosts(settings.host, settings.allowed_hosts)
         self._trusts_loopback = trusts_loopback(settings)
         self._num_live = 0
+        self._shares = Shares(MAX_OWNER_REQUESTS, "requests")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -136,10 +141,12 @@ class Gate:
                 _add_headers(MutableHeaders(scope=message), request_id)
             await send(message)
 
-        self._num_live += 1
+        num_counted = 0 if _is_own(scope) else 1
+        self._num_live += num_counted
         try:
             receive = await self._admit(scope, receive)
-            await self._app(scope, receive, send_marked)
+            with self._share(scope):
+                await self._app(scope, receive, send_marked)
         except LlmosError as error:
             await error_response(error, scope["path"])(scope, receive, send_marked)
         except Exception:  # the server's boundary: say nothing of what went wrong but where to look
@@ -150,13 +157,13 @@ class Gate:
                 )
                 await error_response(hidden, scope["path"])(scope, receive, send_marked)
         finally:
-            self._num_live -= 1
+            self._num_live -= num_counted
             _log_request(scope, status, time.monotonic() - begun)
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """Pass or refuse; returns a ``receive`` that enforces the limit on the body."""
         headers = Headers(scope=scope)
-        if "is_own" in scope["state"]:  # what a job asks, which knows its actor: see `asks`
+        if _is_own(scope):  # what a job asks, which knows its actor: see `asks`
             return _limited(receive, headers, self._settings.max_body_bytes)
         method, path, host = scope["method"], scope["path"], headers.get("host")
         check_host(host, self._hosts)
@@ -175,6 +182,12 @@ class Gate:
         if method == "POST" and path in UPLOADS:
             limit = min(self._settings.max_upload_bytes, UPLOADS[path])
         return _limited(receive, headers, limit)
+
+    def _share(self, scope: Scope) -> AbstractContextManager[None]:
+        """Return what counts an admitted request; where nobody knows whose it is, or a job asks,
+        nothing does."""
+        actor = scope["state"].get("actor")
+        return nullcontext() if actor is None or _is_own(scope) else self._shares.taken(actor.owner)
 
     async def _actor(self, headers: Headers) -> Actor:
         """Return whose key it is; without any key, who has none, where that is let in."""
@@ -208,7 +221,12 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _is_quiet(scope: Scope) -> bool:
-    return scope["method"] in {"GET", "HEAD"} or "is_own" in scope["state"]
+    return scope["method"] in {"GET", "HEAD"} or _is_own(scope)
+
+
+def _is_own(scope: Scope) -> bool:
+    """Whether a running job asks, and no client."""
+    return "is_own" in scope["state"]
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +67,7 @@ class EventStream(Response):
         until: for events that may be long in coming: the answer begins at once, and ends, without
             ``[DONE]``, when this is set.
         framing: how the events are written.
+        share: entered while they are sent; what it raises is the answer.
         send_timeout_s: how long a client may take to take something.
     """
 
@@ -75,6 +76,7 @@ class EventStream(Response):
         events: AsyncGenerator[Event, None],
         until: asyncio.Event | None = None,
         framing: Framing = SSE,
+        share: AbstractContextManager[None] | None = None,
         send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=framing.media_type)
@@ -82,6 +84,7 @@ class EventStream(Response):
         self._events = events
         self._until = until
         self._framing = framing
+        self._share = share or nullcontext()
         self._send_timeout_s = send_timeout_s
         self._first: Event | None = None
         self._has_begun = False
@@ -112,12 +115,12 @@ class EventStream(Response):
             except TimeoutError:
                 raise ClientGoneError from None
 
-        work = (
-            self._send(send_in_time)
-            if self._until is None
-            else self._send_until(send_in_time, self._until)
-        )
-        with contextlib.suppress(ClientGoneError):
+        with self._share, contextlib.suppress(ClientGoneError):
+            work = (
+                self._send(send_in_time)
+                if self._until is None
+                else self._send_until(send_in_time, self._until)
+            )
             await unless_gone(receive, work)
 
     async def _send(self, send: Send) -> None:

@@ -359,6 +359,49 @@ async def test_too_many_requests_at_once_are_turned_away(
     assert response.headers["retry-after"]
 
 
+async def test_one_owners_requests_leave_room_for_others_and_jobs_take_none(
+    system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_OWNER_REQUESTS", 2)
+    monkeypatch.setattr(gate, "MAX_LIVE_REQUESTS", 3)
+    entered, ends, under_way = asyncio.Queue[None](), asyncio.Event(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        entered.put_nowait(None)
+        await ends.wait()
+
+    reader = SimpleNamespace(authenticate=lambda text: Actor("k", text, "user"))
+    gated = gate.Gate(app, keys=KeyCache(reader), settings=system.settings)
+
+    async def status_of(owner: str, is_own: bool = False) -> int | None:
+        """Send a request, of a job where ``is_own``; None: it is under way."""
+        statuses = []
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        state = {"actor": Actor("k", owner, "user"), "is_own": True} if is_own else {}
+        headers = [(b"host", b"127.0.0.1:8642"), (b"authorization", f"Bearer {owner}".encode())]
+        scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers, "state": state}
+        asking = asyncio.ensure_future(gated(scope, lambda: None, send))
+        entering = asyncio.ensure_future(entered.get())
+        await asyncio.wait({asking, entering}, return_when=asyncio.FIRST_COMPLETED)
+        if entering.done():
+            under_way.append(asking)
+            return None
+        entering.cancel()
+        return int(statuses[0])
+
+    assert [await status_of("alice", is_own=True) for _ in range(5)] == [None] * 5
+    assert [await status_of("alice") for _ in range(3)] == [None, None, 429]
+    assert [await status_of("bob"), await status_of("carol")] == [None, 429]
+    assert await status_of("carol", is_own=True) is None
+    ends.set()
+    await asyncio.gather(*under_way)
+    assert await status_of("alice") is None, "what has ended counts no more"
+    await asyncio.gather(*under_way)
+
+
 async def test_the_log_names_who_asked_for_what_but_not_the_text(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from tests.unit.training.tiny import make_recipe
 from llmos.errors import DiskFullError
 from llmos.kernel.jobs import JobEvent
 from llmos.security.actors import Actor
+from llmos.server.app import MAX_OWNER_WATCHERS
 from llmos.server.lifetime import Lifetime
 from llmos.server.routes.jobs import event_json
 from llmos.training import jobs as training_jobs
@@ -244,6 +245,37 @@ async def test_the_log_is_read_from_its_end(client: httpx.AsyncClient, system: A
 async def test_shutdown_sets_the_end(client: httpx.AsyncClient, lifetime: Lifetime) -> None:
     assert (await client.post("/api/v1/shutdown")).status_code == 202
     assert lifetime.ending.is_set()
+
+
+async def test_one_owners_watchers_have_a_limit_and_leave_the_others_theirs(
+    new_client: NewClient, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribed, subscribe = asyncio.Queue[str](), system.kernel.events.subscribe
+
+    def noted(topic: str) -> Any:
+        subscribed.put_nowait(topic)
+        return subscribe(topic)
+
+    monkeypatch.setattr(system.kernel.events, "subscribe", noted)
+    mine, other, admin = new_client("user", name="me"), new_client("user"), new_client("admin")
+    job = (await mine.post("/api/v1/jobs", json=JOB)).json()
+    paths = [f"/api/v1/jobs/{job['id']}/events", *["/api/v1/events"] * (MAX_OWNER_WATCHERS - 1)]
+    following = [asyncio.create_task(mine.get(path)) for path in paths]
+    for _ in paths:
+        await subscribed.get()
+    for path in paths[:2]:
+        refused = await mine.get(path)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert "20 streams of events under way" in refused.json()["error"]["message"]
+        assert (await mine.get(path, params={"follow": False})).status_code == 200
+    following.append(asyncio.create_task(other.get("/api/v1/events")))
+    await mine.post(f"/api/v1/jobs/{job['id']}/cancel")
+    assert (await following[0]).status_code == 200
+    following[0] = asyncio.create_task(mine.get("/api/v1/events"))
+    for _ in range(2):
+        await subscribed.get()
+    await admin.post("/api/v1/shutdown")
+    assert [(await response).status_code for response in following] == [200] * len(following)
 
 
 async def test_whoever_follows_is_let_go_at_the_end(

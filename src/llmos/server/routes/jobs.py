@@ -19,6 +19,7 @@ from llmos.security.actors import Actor
 from llmos.server.access import allow, while_valid
 from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
+from llmos.server.shares import Shares
 from llmos.server.sse import RESUMABLE, Event, EventStream
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ LastEventId = Annotated[int | None, Header(ge=0, le=MAX_ID)]
 """What a browser sends that takes a stream up again."""
 
 
-def router(system: System, lifetime: Lifetime) -> APIRouter:
+def router(system: System, lifetime: Lifetime, watchers: Shares) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/api/v1", tags=["jobs"], route_class=BodyRoute)
     kernel = system.kernel
@@ -111,7 +112,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         await owned(job_id, actor, "jobs.read")
         events = job_events(kernel, job_id, _resumed(after, last_event_id) or 0, follow)
         events = while_valid(events, system.keys, actor)
-        return EventStream(events, until=lifetime.ending, framing=RESUMABLE)
+        share = watchers.taken(actor.owner) if follow else None
+        return EventStream(events, until=lifetime.ending, framing=RESUMABLE, share=share)
 
     @routes.get("/events")
     async def read_all_events(
@@ -127,7 +129,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
         if after is None:
             after = await kernel.jobs.newest_event_id()
         events = while_valid(all_events(kernel, owner, after, follow), system.keys, actor)
-        return EventStream(events, until=lifetime.ending, framing=RESUMABLE)
+        share = watchers.taken(actor.owner) if follow else None
+        return EventStream(events, until=lifetime.ending, framing=RESUMABLE, share=share)
 
     return routes
 

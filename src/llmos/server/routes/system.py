@@ -24,6 +24,7 @@ from llmos.server.bodies import BodyRoute
 from llmos.server.lifetime import Lifetime
 from llmos.server.response_store import ResponseStore
 from llmos.server.routes.jobs import job_json
+from llmos.server.shares import Shares
 from llmos.server.sse import Event, EventStream
 from llmos.types import Priority
 
@@ -39,7 +40,7 @@ LOG_TAIL_BYTES = 4 * 2**20
 LOG_POLL_S = 0.25
 
 
-def router(system: System, lifetime: Lifetime) -> APIRouter:
+def router(system: System, lifetime: Lifetime, watchers: Shares) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["system"], route_class=BodyRoute)
 
@@ -103,7 +104,8 @@ def router(system: System, lifetime: Lifetime) -> APIRouter:
                 "This server keeps no log file: it runs in the foreground of a terminal."
             )
         found = while_valid(_log_lines(path, lines, follow), system.keys, actor)
-        return EventStream(found, until=lifetime.ending)
+        share = watchers.taken(actor.owner) if follow else None
+        return EventStream(found, until=lifetime.ending, share=share)
 
     @routes.post("/api/v1/shutdown", status_code=202)
     async def shutdown(actor: Annotated[Actor, allow("system.manage")]) -> JSONResponse:
