@@ -141,6 +141,9 @@ def set_route(
 def remove(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The route's name.")],
+    owner: Annotated[
+        str | None, typer.Option(metavar="OWNER", help="Whose it is, if not your own.")
+    ] = None,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -148,9 +151,10 @@ def remove(
 
     Examples:
       llmos route rm support
+      llmos route rm support --owner alice
     """
     with open_client(*_place(context, server, home)) as client:
-        client.remove_route(name)
+        client.remove_route(name, owner)
     typer.echo(f"{name} is removed")
 
 

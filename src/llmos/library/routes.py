@@ -1,12 +1,13 @@
 """Routes: names that clients ask for, the models behind each with their weights, the fallbacks.
 
-A user's route serves that user alone, one that an admin made serves everyone. Who may use the
-models behind it, is looked at when a request comes.
+A user's route serves that user alone, one that an admin made everyone who has none of that name.
+Who may use the models behind it, is looked at when a request comes.
 Writing blocks on the database: call it off the event loop.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,15 @@ from llmos.errors import (
 from llmos.library.bases import Finder, resolve_pair
 from llmos.library.refs import ModelRef, is_name
 from llmos.security import audit, policy
-from llmos.security.actors import OPERATORS, Actor
+from llmos.security.actors import Actor
 from llmos.storage.database import Database
 from llmos.storage.schema import routes, task_defaults, versions
 
 MAX_MODELS = 16
 """Behind one route, and as many fallbacks."""
 MAX_WEIGHT = 1e6
+MAX_ROUTES = 100
+"""Of one owner."""
 OPERATOR = "admin"
 """Owner of the routes that admins make, whatever their keys are called."""
 
@@ -52,10 +55,6 @@ class Route:
     owner: str
     updated_at: float
 
-    def serves(self, actor: Actor) -> bool:
-        """Whether this actor's requests for the name mean this route."""
-        return self.owner in OPERATORS or self.owner == actor.owner
-
 
 class Routes:
     """Every route of one home, in memory and in the database.
@@ -76,37 +75,45 @@ class Routes:
         self._library = library
         self._clock = clock
         self._reserved = reserved
-        self._by_name: Mapping[str, Route] = {}
+        self._changing = threading.Lock()
+        self._by_key: Mapping[tuple[str, str], Route] = {}  # owner and name; never changed, swapped
+        self._names: frozenset[str] = frozenset()
 
     def load(self) -> None:
         """Read every route."""
         rows = self._db.read_sync(lambda conn: conn.execute(sa.select(routes)).all())
-        self._by_name = {row.name: _route(row) for row in rows}
+        self._keep({(row.owner, row.name): _route(row) for row in rows})
+
+    def _keep(self, by_key: Mapping[tuple[str, str], Route]) -> None:
+        self._by_key, self._names = by_key, frozenset(name for _, name in by_key)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._by_name
+        return name in self._names
 
     def find(self, name: str, actor: Actor) -> Route | None:
-        """Return the route that this actor's requests for ``name`` mean, if any."""
-        route = self._by_name.get(name)
-        return route if route is not None and route.serves(actor) else None
+        """Return the route that this actor's requests for ``name`` mean, if any: its own before an
+        operator's."""
+        routes = self._by_key
+        return routes.get((actor.owner, name)) or routes.get((OPERATOR, name))
 
     def shown_to(self, actor: Actor) -> list[Route]:
         """Return those that serve the actor, an admin's all, by name."""
-        shown = (it for it in self._by_name.values() if actor.role == "admin" or it.serves(actor))
-        return sorted(shown, key=lambda route: route.name)
+        is_admin = actor.role == "admin"
+        shown = (it for it in self._by_key.values() if is_admin or self.find(it.name, actor) is it)
+        return sorted(shown, key=lambda route: (route.name, route.owner))
 
     def put(
         self, name: str, targets: Sequence[Target], fallbacks: Sequence[str], actor: Actor
     ) -> Route:
-        """Make a route, or replace it.
+        """Make a route, or replace the owner's own of that name.
 
         Raises:
             InvalidNameError: the name is none, or one that llmos gives a meaning.
-            ConflictError: a model, an adapter or a task has the name.
+            ConflictError: a model, an adapter or a task has the name, or the owner has as many
+                routes as one may have.
             ModelNotFoundError: a model is not there.
             InvalidRequestError: the models cannot stand in for each other, or there are too many.
-            PermissionDeniedError: the route is another owner's, or a model is not for this key.
+            PermissionDeniedError: a model is not for this key.
         """
         if not is_name(name) or name in self._reserved:
             reason = "llmos itself gives it a meaning" if is_name(name) else "it is no plain name"
@@ -117,36 +124,43 @@ class Routes:
             )
         self._check_models(targets, fallbacks, actor)
         now = self._clock()
-        owner = OPERATOR if actor.role == "admin" else actor.owner
-        made = Route(name, tuple(targets), tuple(fallbacks), owner, now)
+        made = Route(name, tuple(targets), tuple(fallbacks), _owner_of(actor), now)
 
         def change(conn: sa.Connection) -> None:
             _check_free(conn, name)
-            _check_owner(conn, name, actor)
-            conn.execute(routes.delete().where(routes.c.name == name))
+            if not _removed(conn, made.owner, name):
+                _check_number(conn, made.owner)
             conn.execute(routes.insert().values(**_row(made)))
             detail = {key: _row(made)[key] for key in ("targets", "fallbacks")}
             audit.record(conn, actor.id, "routes.set", name, detail, now)
 
-        self._db.write_sync(change)
-        self.load()
+        with self._changing:
+            self._db.write_sync(change)
+            self._keep({**self._by_key, (made.owner, name): made})
         return made
 
-    def remove(self, name: str, actor: Actor) -> None:
-        """Remove a route. Raises NotFoundError, or PermissionDeniedError: it is another's."""
-        now = self._clock()
+    def remove(self, name: str, actor: Actor, owner: str | None = None) -> None:
+        """Remove a route of the actor's own, or of another owner.
+
+        Raises:
+            NotFoundError: there is none.
+            PermissionDeniedError: the owner is another, and the actor no admin.
+        """
+        now, whose = self._clock(), owner or _owner_of(actor)
+        policy.check(actor, "routes.write", name, owner=whose)
 
         def change(conn: sa.Connection) -> None:
-            if not _check_owner(conn, name, actor):
+            if not _removed(conn, whose, name):
                 raise NotFoundError(
-                    f"there is no route {name[:80]!r}: `llmos route list` shows those there are",
+                    f"{whose[:80]} has no route {name[:80]!r}: `llmos route list` shows those "
+                    "there are",
                     param="name",
                 )
-            conn.execute(routes.delete().where(routes.c.name == name))
-            audit.record(conn, actor.id, "routes.remove", name, {}, now)
+            audit.record(conn, actor.id, "routes.remove", name, {"owner": whose}, now)
 
-        self._db.write_sync(change)
-        self.load()
+        with self._changing:
+            self._db.write_sync(change)
+            self._keep({key: one for key, one in self._by_key.items() if key != (whose, name)})
 
     def _check_models(
         self, targets: Sequence[Target], fallbacks: Sequence[str], actor: Actor
@@ -228,9 +242,21 @@ def _check_free(conn: sa.Connection, name: str) -> None:
         )
 
 
-def _check_owner(conn: sa.Connection, name: str, actor: Actor) -> bool:
-    """Return whether there is such a route. Raises PermissionDeniedError: it is another's."""
-    owner = conn.execute(sa.select(routes.c.owner).where(routes.c.name == name)).scalar()
-    if owner is not None:
-        policy.check(actor, "routes.write", name, owner=owner)
-    return owner is not None
+def _check_number(conn: sa.Connection, owner: str) -> None:
+    """Refuse one more route. Raises ConflictError."""
+    mine = sa.select(sa.func.count()).where(routes.c.owner == owner)
+    if conn.execute(mine).scalar_one() >= MAX_ROUTES:
+        raise ConflictError(
+            f"{owner} has {MAX_ROUTES} routes, which is all one may have: remove some with "
+            "`llmos route rm`"
+        )
+
+
+def _removed(conn: sa.Connection, owner: str, name: str) -> bool:
+    """Remove a route; returns whether there was one."""
+    of_owner = (routes.c.owner == owner, routes.c.name == name)
+    return conn.execute(routes.delete().where(*of_owner)).rowcount > 0
+
+
+def _owner_of(actor: Actor) -> str:
+    return OPERATOR if actor.role == "admin" else actor.owner

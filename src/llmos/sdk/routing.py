@@ -32,9 +32,10 @@ class Routing:
         }
         return self.transport.json("PUT", f"/api/v1/routes/{quote(name, safe='')}", json=body)
 
-    def remove_route(self, name: str) -> Json:
-        """Remove a route."""
-        return self.transport.json("DELETE", f"/api/v1/routes/{quote(name, safe='')}")
+    def remove_route(self, name: str, owner: str | None = None) -> Json:
+        """Remove a route of one's own; an admin may name another ``owner``."""
+        path = f"/api/v1/routes/{quote(name, safe='')}"
+        return self.transport.json("DELETE", path, params=given({"owner": owner}))
 
     def explain_route(
         self, text: str, model: str = "auto", task: str = "chat", **more: Any

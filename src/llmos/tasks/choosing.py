@@ -124,7 +124,7 @@ class Choosing:
         if default is not None and (default.is_chosen or name not in RESERVED):
             return await self._tried(actor, name, default.model, kinds, need)
         if name not in RESERVED:
-            return None  # another user's route
+            return None  # other users' route
         wanted = frozenset(kinds) & TASK_NAMES.get(name, frozenset(kinds))
         if not wanted:
             raise UnsupportedTaskError(

@@ -62,8 +62,8 @@ class StubClient:
         self.asked.append(arguments)
         return ROUTE
 
-    def remove_route(self, name: str) -> None:
-        self.asked.append(name)
+    def remove_route(self, name: str, owner: str | None) -> None:
+        self.asked.append((name, owner))
 
     def explain_route(self, *arguments: Any, **more: Any) -> dict[str, Any]:
         self.asked.append((*arguments, {k: v for k, v in more.items() if v is not None}))
@@ -98,7 +98,9 @@ def test_a_route_is_set_and_removed(client: StubClient, capsys: pytest.CaptureFi
     assert main.invoke(set_it) == 0
     assert "support now means a:1=9 b=1, else c" in capsys.readouterr().out
     assert main.invoke(["route", "rm", "support"]) == 0
-    assert client.asked == [("support", {"a:1": 9.0, "b": 1.0}, ["c"]), "support"]
+    assert main.invoke(["route", "rm", "support", "--owner", "alice"]) == 0
+    made = ("support", {"a:1": 9.0, "b": 1.0}, ["c"])
+    assert client.asked == [made, ("support", None), ("support", "alice")]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from llmos.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
+from llmos.library import routes as module
 from llmos.library.artifacts import Library
 from llmos.library.routes import MAX_MODELS, Routes, Target
 from llmos.security.actors import SYSTEM, Actor
@@ -78,11 +79,42 @@ def test_a_users_route_serves_that_user_alone(routes: Routes) -> None:
     assert routes.find("support", ADMIN) is None
     assert [route.name for route in routes.shown_to(ADMIN)] == ["support"]
     assert routes.shown_to(BOB) == []
-    for change in (lambda: put(routes, actor=BOB), lambda: routes.remove("support", BOB)):
-        with pytest.raises(PermissionDeniedError, match="another owner"):
-            change()
-    put(routes, actor=ADMIN)
-    assert routes.find("support", BOB) is not None
+    with pytest.raises(NotFoundError, match="bob has no route"):
+        routes.remove("support", BOB)
+    with pytest.raises(PermissionDeniedError, match="another owner"):
+        routes.remove("support", BOB, "alice")
+    routes.remove("support", ADMIN, "alice")
+    assert routes.find("support", ALICE) is None
+    assert "support" not in routes
+
+
+def test_each_owner_has_names_of_its_own_and_they_go_before_an_operators(routes: Routes) -> None:
+    alices, admins = put(routes, actor=ALICE), put(routes, fallbacks=[])
+    assert routes.find("support", ALICE) is alices
+    assert routes.find("support", BOB) is routes.find("support", ADMIN) is admins
+    assert (routes.shown_to(ALICE), routes.shown_to(BOB)) == ([alices], [admins])
+    assert routes.shown_to(ADMIN) == [admins, alices]
+    bobs = put(routes, actor=BOB)
+    assert routes.find("support", BOB) is bobs
+    routes.remove("support", ALICE)
+    assert routes.find("support", ALICE) is admins
+    routes.load()
+    assert routes.shown_to(ADMIN) == [admins, bobs]
+
+
+def test_an_owner_has_so_many_routes_and_may_go_on_changing_them(
+    routes: Routes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROUTES", 2)
+    for name in ("one", "two"):
+        put(routes, name, ALICE)
+    with pytest.raises(ConflictError, match="alice has 2 routes, which is all"):
+        put(routes, "three", ALICE)
+    assert routes.find("three", ALICE) is None
+    assert put(routes, "two", ALICE, fallbacks=[]).fallbacks == ()
+    put(routes, "three", BOB)
+    routes.remove("one", ALICE)
+    put(routes, "three", ALICE)
 
 
 def test_a_route_hides_no_model_and_no_task(routes: Routes, library: Library) -> None:

@@ -25,6 +25,7 @@ def test_each_call_is_one_request_with_what_was_given(
     assert client.routes() == [1]  # type: ignore[comparison-overlap]
     client.set_route("a b", {"m:1": 9, "n": 1}, ["m:1"])
     client.remove_route("support")
+    client.remove_route("support", "alice")
     client.explain_route("hi", task="translate", source_lang="en", target_lang="zh", max_cost=None)
     client.feedback(False, model="m:1", language="zh")
     client.feedback(True, response_id="resp_1")
@@ -35,6 +36,7 @@ def test_each_call_is_one_request_with_what_was_given(
         ("GET", "/api/v1/routes", None),
         ("PUT", "/api/v1/routes/a%20b", {"targets": targets, "fallbacks": ["m:1"]}),
         ("DELETE", "/api/v1/routes/support", None),
+        ("DELETE", "/api/v1/routes/support?owner=alice", None),
         (
             "POST",
             "/api/v1/routes/explain",

@@ -49,7 +49,7 @@ def app(system: Any) -> Any:
 def no_routes(system: Any) -> Iterator[None]:
     yield
     for route in system.choosing.routes.shown_to(SYSTEM):
-        system.choosing.routes.remove(route.name, SYSTEM)
+        system.choosing.routes.remove(route.name, SYSTEM, route.owner)
 
 
 def told(response: httpx.Response) -> dict[str, Any]:
@@ -381,14 +381,31 @@ async def test_a_route_is_made_listed_used_and_removed(
     assert (await user.get("/api/v1/routes")).json()["data"] == [made]
     why = told(await ask(user, "support"))
     assert (why["name"], why["rule"], why["model"]) == ("support", "weights", "talker:1")
-    assert (await user.delete("/api/v1/routes/support")).status_code == 403
-    assert (await user.put("/api/v1/routes/support", json=ROUTE)).status_code == 403
+    assert (await user.delete("/api/v1/routes/support")).status_code == 404
+    theirs = await user.delete("/api/v1/routes/support", params={"owner": "admin"})
+    assert theirs.status_code == 403
     assert (await client.delete("/api/v1/routes/support")).status_code == 200
     gone = await client.delete("/api/v1/routes/support")
     assert (gone.status_code, gone.json()["error"]["param"]) == (404, "name")
     assert (await ask(user, "support")).status_code == 404
     actions = [event["action"] for event in (await client.get("/api/v1/audit")).json()["data"]]
     assert {"routes.set", "routes.remove"} <= set(actions)
+
+
+async def test_a_name_that_one_took_is_not_taken_from_others(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    first, second = new_client("user", name="first"), new_client("user", name="second")
+    for who, model in ((first, "talker"), (second, "caller"), (client, "slow")):
+        body = {"targets": [{"model": model}]}
+        assert (await who.put("/api/v1/routes/support", json=body)).status_code == 200
+    for who, model in ((first, "talker:1"), (second, "caller:1"), (client, "slow:1")):
+        assert told(await ask(who, "support"))["model"] == model
+    assert len((await client.get("/api/v1/routes")).json()["data"]) == 3
+    for owner in ("first", "second"):
+        gone = await client.delete("/api/v1/routes/support", params={"owner": owner})
+        assert gone.status_code == 200
+    assert told(await ask(first, "support"))["model"] == "slow:1"
 
 
 @pytest.mark.parametrize(

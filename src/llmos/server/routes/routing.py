@@ -54,10 +54,12 @@ def router(system: System) -> APIRouter:
 
     @paths.delete("/routes/{name}")
     async def remove_route(
-        name: str, actor: Annotated[Actor, allow("routes.write")]
+        name: str,
+        actor: Annotated[Actor, allow("routes.write")],
+        owner: str | None = None,
     ) -> JSONResponse:
-        """Remove a route."""
-        await asyncio.to_thread(choosing.routes.remove, name, actor)
+        """Remove a route of one's own; an admin may name another ``owner``."""
+        await asyncio.to_thread(choosing.routes.remove, name, actor, owner)
         return JSONResponse({"name": name, "removed": True})
 
     @paths.post("/routes/explain")
