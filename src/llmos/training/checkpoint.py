@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from llmos.storage.files import sync_directory, sync_file
 
 KEEP = 2
-WEIGHTS, OPTIMIZER, BEST, STATE, DIGESTS = (
+WEIGHTS, OPTIMIZER, BEST, AVERAGE, STATE, DIGESTS = (
     "weights.safetensors",
     "optimizer.safetensors",
     "best.safetensors",
+    "average.safetensors",
     "state.json",
     "digests.json",
 )
@@ -46,6 +47,8 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     best_weights: Weights | None = None
+    average: Weights | None = None
+    """The moving average of the weights, where the recipe wants one."""
     seconds: float = 0.0
     unreported: list[float] = field(default_factory=list)
     """Losses of the last steps that are in no point of the curve yet."""
@@ -82,6 +85,8 @@ def save(
     _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
     if progress.best_weights is not None:
         _save_tensors(progress.best_weights, temporary / BEST)
+    if progress.average is not None:
+        _save_tensors(progress.average, temporary / AVERAGE)
     state = {
         "step": progress.step,
         "curve": progress.curve,
@@ -133,16 +138,21 @@ def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             optimizer.state[parameter] = state
     state = json.loads((directory / STATE).read_text())
     _set_random_state(state["random"])
-    best = directory / BEST
+    best, average = directory / BEST, directory / AVERAGE
     return Progress(
         step=state["step"],
         curve=state["curve"],
         best_loss=state["best_loss"],
         best_step=state["best_step"],
         best_weights=load_file(best) if best.exists() else None,
+        average=load_file(average, device=_device_of(model)) if average.exists() else None,
         seconds=state["seconds"],
         unreported=state.get("unreported", []),  # an older one is of a reported step
     )
+
+
+def _device_of(model: nn.Module) -> str:
+    return str(next(model.parameters()).device)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Weights:

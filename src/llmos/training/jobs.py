@@ -14,8 +14,10 @@ from llmos.training.recipe import Recipe, parse
 TRAIN = "train"
 """The job kind's name."""
 RUNTIME_BYTES = 400 * 2**20
-BYTES_PER_PARAMETER = 16
-"""Float32 weights, gradients and AdamW's two moments."""
+BYTES_PER_PARAMETER = 8
+"""Float32 weights and gradients."""
+STATE_BYTES = {"sgd": 0, "rmsprop": 4, "adam": 8, "adamw": 8, "adafactor": 0, "lion": 4, "muon": 8}
+"""What an optimizer keeps for each parameter, momentum not counted; Muon may have AdamW for all."""
 BYTES_PER_STORED_PARAMETER = 2
 """At least, in a library model."""
 ACTIVATIONS_PER_WIDTH = 40
@@ -95,7 +97,7 @@ def estimate_bytes(params: dict[str, Any]) -> int:
         parameters = weights // BYTES_PER_STORED_PARAMETER
     tokens = recipe.batch_size * recipe.max_length
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
-    return RUNTIME_BYTES + BYTES_PER_PARAMETER * parameters + activations
+    return RUNTIME_BYTES + _bytes_per_parameter(recipe) * parameters + activations
 
 
 def subject(params: dict[str, Any]) -> str:
@@ -105,6 +107,12 @@ def subject(params: dict[str, Any]) -> str:
         return f"{recipe.objective} {params['base']['ref']}"
     width, layers = _width(recipe.model.config), _layers(recipe.model.config)
     return f"{recipe.objective} {str(recipe.model.architecture)[:80]} {layers}x{width}"
+
+
+def _bytes_per_parameter(recipe: Recipe) -> int:
+    kind, momentum = recipe.optimizer.kind, recipe.optimizer.momentum
+    state_bytes = STATE_BYTES[kind] + (4 if momentum and kind in ("sgd", "rmsprop") else 0)
+    return BYTES_PER_PARAMETER + state_bytes + (4 if recipe.ema is not None else 0)
 
 
 def _name(given: Any, recipe: Recipe) -> str:

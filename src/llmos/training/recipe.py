@@ -28,6 +28,9 @@ OBJECTIVES: dict[str, Objective] = {
     "classify": "sequence_classification",
     "entities": "token_classification",
 }
+OptimizerKind = Literal["sgd", "rmsprop", "adam", "adamw", "adafactor", "lion", "muon"]
+Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plateau"]
+MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 STARTER = "starter:"
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
@@ -77,12 +80,22 @@ class DataSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW with linear warm-up, then a cosine from `learning_rate` to `min_learning_rate`."""
+    """The optimizer, and its learning rate: a linear warm-up, then a schedule."""
 
+    kind: OptimizerKind = "adamw"
     learning_rate: float = Field(gt=0)
+    schedule: Schedule = "cosine"
     min_learning_rate: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Of the descent that ends `wsd`; a tenth of the steps unless told."""
+    patience: int = Field(default=3, ge=1)
+    """Validations without a better loss after which `plateau` lowers the rate."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """What `plateau` multiplies it by."""
     weight_decay: float = Field(default=0.1, ge=0)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Of SGD and RMSprop (none unless told) and Muon (0.95)."""
     betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
     epsilon: float = Field(default=1e-8, gt=0)
     grad_clip: float = Field(default=1.0, ge=0)
@@ -151,6 +164,10 @@ class Recipe(Section):
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Validations without a better loss after which training ends."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Of a moving average of the weights (0.999), which is what is validated and published."""
     publish: Literal["last", "best"] = "last"
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     generation: GenerationSection = GenerationSection()
@@ -169,6 +186,11 @@ class Recipe(Section):
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
             raise ValueError("optimizer.min_learning_rate is above optimizer.learning_rate")
+        if self.optimizer.momentum is not None and self.optimizer.kind not in MOMENTUM_KINDS:
+            raise ValueError(
+                f"optimizer.momentum is for {', '.join(sorted(MOMENTUM_KINDS))}; "
+                f"{self.optimizer.kind} has optimizer.betas"
+            )
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
         if missing and self.starter is None:
             raise ValueError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +20,9 @@ from llmos.training import checkpoint
 from llmos.training.checkpoint import Progress
 from llmos.training.objectives import Objective, loss_sum
 from llmos.training.offload import offload
-from llmos.training.optimizers import adamw, learning_rate, set_learning_rate
+from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
+from llmos.training.schedules import learning_rate, num_no_better, validation_losses
 
 REPORTS = 200
 MAX_STEPS_UNREPORTED = 50
@@ -74,34 +76,42 @@ class Trainer:
     clock: Callable[[], float] = time.perf_counter
     progress: Progress = field(default_factory=Progress)
     _losses: list[Tensor] = field(default_factory=list)
+    _gradient_norm: Tensor | None = None
     _tokens: int = 0
     _last: float = 0.0
 
     def run(self) -> Progress:
         """Train to the last step, going on from the newest checkpoint where there is one.
 
+        The model is left with the weights of the last step, or with their moving average where the
+        recipe wants one.
+
         Raises:
             DivergedError: a loss was not finite; the message names the step.
             CancelledError: the job was cancelled, or preempted: then a checkpoint was written.
         """
         recipe = self.recipe
-        optimizer = adamw(self.model, recipe.optimizer)
-        self.context.on_hold(lambda: offload(self.model, optimizer, self._best_weights()))
+        optimizer = build_optimizer(self.model, recipe.optimizer)
+        self.context.on_hold(lambda: offload(self.model, optimizer, self._kept_weights()))
         resumed = checkpoint.load_latest(self.directory, self.model, optimizer, self.context.log)
         if resumed is not None:
             self.progress = resumed
             self.context.log(f"going on from the checkpoint of step {resumed.step}")
+        elif recipe.ema is not None:
+            self.progress.average = self._copied_weights()
         sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
         self._last = self._now()
-        while self.progress.step < recipe.steps:
+        while not self._is_over():
             step = self.progress.step
-            set_learning_rate(optimizer, learning_rate(step, recipe.steps, recipe.optimizer))
+            set_learning_rate(optimizer, self._rate(step))
             micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
             self._step(optimizer, [sampler.rows(number) for number in micro])
             self.progress.step = step + 1
             self._keep_up(optimizer, validation_rows)
+        if self.progress.average is not None:
+            checkpoint.set_weights(self.model, self.progress.average)
         return self.progress
 
     def validation_loss(self, batches: list[IntArray]) -> float:
@@ -121,22 +131,68 @@ class Trainer:
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
             self._tokens += batch.num_tokens
-        if self.recipe.optimizer.grad_clip:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grad_norm_(trained, self.recipe.optimizer.grad_clip)
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        limit = self.recipe.optimizer.grad_clip or math.inf
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Let the moving average follow the weights: by less in the first steps, while it is still
+        made of what the training began with."""
+        if self.recipe.ema is None or self.progress.average is None:
+            return
+        step = self.progress.step
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))
+        weights = checkpoint.weights_of(self.model)
+        with torch.no_grad():
+            for name, average in self.progress.average.items():
+                if average.is_floating_point():
+                    average.lerp_(weights[name], 1.0 - decay)
+                else:
+                    average.copy_(weights[name])
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the model's weights be their moving average meanwhile, where there is one."""
+        if self.progress.average is None:
+            yield
+            return
+        own = self._copied_weights()
+        checkpoint.set_weights(self.model, self.progress.average)
+        try:
+            yield
+        finally:
+            checkpoint.set_weights(self.model, own)
+
+    def _is_over(self) -> bool:
+        if self.progress.step >= self.recipe.steps:
+            return True
+        patience = self.recipe.early_stopping
+        return patience is not None and num_no_better(self._validations()) >= patience
+
+    def _rate(self, step: int) -> float:
+        section = self.recipe.optimizer
+        validations = self._validations() if section.schedule == "plateau" else ()
+        return learning_rate(step, self.recipe.steps, section, validations)
+
+    def _validations(self) -> list[float]:
+        return validation_losses(self.progress.curve)
 
     def _keep_up(self, optimizer: torch.optim.Optimizer, validation: list[IntArray]) -> None:
         """Report, validate and checkpoint where it is time."""
         recipe, step = self.recipe, self.progress.step
         is_last = step == recipe.steps
         validates = is_last or step % recipe.eval_every == 0
-        leaves = self.context.is_leaving and not is_last
         checkpoints = is_last or step % recipe.checkpoint_every == 0
         if validates or checkpoints or step == 1 or step % _report_every(recipe.steps) == 0:
             self._report(validation if validates else None)
+        if not is_last and self._is_over():
+            is_last = checkpoints = True
+            self.context.log(f"no better since step {self.progress.best_step}: ended at {step}")
+        leaves = self.context.is_leaving and not is_last
         if checkpoints or leaves:
             self._note_time()
             self.progress.unreported = self._pending()
@@ -146,17 +202,20 @@ class Trainer:
 
     def _report(self, validation: list[IntArray] | None) -> None:
         step, steps = self.progress.step, self.recipe.steps
+        assert self._gradient_norm is not None, "a step came before"
         loss = self._mean_of_pending()
         seconds = max(self._now() - self._last, 1e-9)
         point = {
             "step": float(step),
             "loss": loss,
-            "learning_rate": learning_rate(step - 1, steps, self.recipe.optimizer),
+            "learning_rate": self._rate(step - 1),
+            "gradient_norm": float(self._gradient_norm),
             "tokens_per_s": self._tokens / seconds,
         }
         if validation is not None:
-            point["validation_loss"] = self.validation_loss(validation)
-            self._note_best(point["validation_loss"])
+            with self._averaged():
+                point["validation_loss"] = self.validation_loss(validation)
+                self._note_best(point["validation_loss"])
         self.progress.curve.append(point)
         self._note_time()
         self._tokens = 0
@@ -190,15 +249,19 @@ class Trainer:
         self.progress.seconds += now - self._last
         self._last = now
 
-    def _best_weights(self) -> list[Tensor]:
-        return [*(self.progress.best_weights or {}).values()]
+    def _kept_weights(self) -> list[Tensor]:
+        progress = self.progress
+        return [*(progress.best_weights or {}).values(), *(progress.average or {}).values()]
+
+    def _copied_weights(self) -> checkpoint.Weights:
+        weights = checkpoint.weights_of(self.model)
+        return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     def _note_best(self, loss: float) -> None:
         if loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             if self.recipe.publish == "best":
-                weights = checkpoint.weights_of(self.model)
-                self.progress.best_weights = {k: t.detach().clone() for k, t in weights.items()}
+                self.progress.best_weights = self._copied_weights()
 
     def _validation_batches(self, limit: int | None) -> list[IntArray]:
         return evaluation_batches(self.objective, self.validation, self.recipe.batch_size, limit)

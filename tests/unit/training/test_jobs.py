@@ -78,6 +78,10 @@ def test_the_estimate_grows_with_the_model_and_the_batch() -> None:
     wide = {"architecture": "llama", "config": {"hidden_size": 1024, "num_hidden_layers": 24}}
     assert estimate(model=wide) > small + 4 * 10**9
     assert estimate(batch_size=512) > small
+    cheap, averaged = {"learning_rate": 0.1, "kind": "sgd"}, estimate(model=wide, ema=0.9)
+    parameters = 12 * 24 * 1024**2 + 300 * 1024
+    assert estimate(model=wide) - estimate(model=wide, optimizer=cheap) == 8 * parameters
+    assert averaged - estimate(model=wide) == 4 * parameters
     negative = {
         "architecture": "llama",
         "config": {"hidden_size": 64, "num_hidden_layers": -(10**9)},

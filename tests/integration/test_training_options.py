@@ -1,0 +1,93 @@
+"""Optimizers, schedules, averages and early ends, each through the whole training job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.training.tiny import make_job, make_recipe
+
+from llmos.errors import CancelledError
+from llmos.kernel.protocol import JobLog, JobMetric
+from llmos.training import handler
+from llmos.training.recipe import OptimizerKind
+
+STEPS = 8
+DROPOUT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
+
+
+def recipe(optimizer: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    model = {"architecture": "gpt2", "config": DROPOUT}
+    quick = {"steps": STEPS, "checkpoint_every": STEPS, "eval_every": 1, "publish": "best"}
+    section = {"learning_rate": 1e-2, **optimizer}
+    return make_recipe("generate", model=model, optimizer=section, **(quick | changes))
+
+
+@pytest.mark.parametrize("kind", get_args(OptimizerKind))
+def test_any_optimizer_goes_on_to_the_very_weights(kind: str, tmp_path: Path) -> None:
+    """With a rate that follows the validation losses and an average that follows the weights."""
+    its = recipe({"kind": kind, "schedule": "plateau", "patience": 1}, ema=0.9)
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    context, _ = make_job(tmp_path / "left", its)
+    num_batches, wait = 0, context.wait_while_paused
+
+    def leave_in_step_4() -> None:
+        nonlocal num_batches
+        num_batches += 1
+        if num_batches == 4:
+            context.leave()
+        wait()
+
+    context.wait_while_paused = leave_in_step_4  # type: ignore[method-assign]
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    handler.run(make_job(tmp_path / "left", its)[0])
+    for name in ("weights", "optimizer", "average", "best"):
+        whole, left = (
+            tmp_path / run / "checkpoint" / "checkpoints" / "step-00000008" / f"{name}.safetensors"
+            for run in ("whole", "left")
+        )
+        assert whole.read_bytes() == left.read_bytes()
+
+
+def test_what_is_published_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    context, sent = make_job(tmp_path, recipe({}, ema=0.99, publish="last"))
+    result = handler.run(context)
+    kept = tmp_path / "checkpoint" / "checkpoints" / "step-00000008"
+    average, last = (load_file(kept / f"{name}.safetensors") for name in ("average", "weights"))
+    files = dict(result.artifacts[0].files)
+    published = load_file(context.blobs.materialize(files, tmp_path / "m") / "model.safetensors")
+    assert all(torch.equal(tensor, average[name]) for name, tensor in published.items())
+    assert not torch.equal(average["transformer.wte.weight"], last["transformer.wte.weight"])
+    told = [m.values["validation_loss"] for m in sent if isinstance(m, JobMetric)]
+    points = json.loads((tmp_path / "m" / "loss.json").read_text())["points"]
+    assert [point["validation_loss"] for point in points] == told
+
+
+def test_training_ends_early_where_nothing_gets_better(tmp_path: Path) -> None:
+    its = recipe({"learning_rate": 1.0, "kind": "sgd"}, early_stopping=2, steps=500)
+    context, sent = make_job(tmp_path, its)
+    result = handler.run(context)
+    losses = [m.values["validation_loss"] for m in sent if isinstance(m, JobMetric)]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 500
+    assert result.artifacts[0].manifest["source"]["published_step"] == best + 1
+    lines = [message.line for message in sent if isinstance(message, JobLog)]
+    assert f"no better since step {best + 1}: ended at {best + 3}" in lines
+    again, sent = make_job(tmp_path, its)
+    handler.run(again)
+    assert not [m for m in sent if isinstance(m, JobMetric)], "it had ended"
+
+
+def test_the_gradient_is_told_before_it_is_cut(tmp_path: Path) -> None:
+    norms = {}
+    for limit in (0.0, 1e-3):
+        context, sent = make_job(tmp_path / str(limit), recipe({"grad_clip": limit}, steps=1))
+        handler.run(context)
+        [point] = [m.values for m in sent if isinstance(m, JobMetric)]
+        norms[limit] = point["gradient_norm"]
+    assert norms[0.0] == norms[1e-3] > 1e-3
