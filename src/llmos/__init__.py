@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmos.models.families import Family
     from llmos.sdk.client import Client
     from llmos.sdk.connect import Endpoint
     from llmos.sdk.models import Model
     from llmos.settings import Settings
 
-__all__ = ["__version__", "connect", "load_model"]
+__all__ = ["__version__", "architectures", "connect", "load_model"]
 
 
 def __getattr__(name: str) -> str:
@@ -75,3 +76,11 @@ def load_model(name: str, *, url: str | None = None, api_key: str | None = None)
 
     client = connect(url, api_key)
     return Model(client, client.model(name))
+
+
+def architectures() -> list[Family]:
+    """Return the kinds of network that can be trained from scratch, each with a line of account and
+    its paper. A recipe names one as ``model.architecture``."""
+    from llmos.models.families import FAMILIES
+
+    return list(FAMILIES)

@@ -1,29 +1,59 @@
-"""The first 50 steps of the char-gpt recipe on its own text follow a committed loss curve."""
+"""The first 50 steps of a recipe of each family follow a committed loss curve.
+
+``python tests/integration/test_training_golden.py NAME …`` writes the curves anew.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from tests.unit.training.tiny import make_job
-
-from llmos.kernel.protocol import JobMetric
-from llmos.training import handler
-from llmos.training.recipe import load, override
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parent / "golden" / "char_gpt_loss.json"
+sys.path.insert(0, str(ROOT))
+
+from tests.unit.training.tiny import make_job  # noqa: E402
+
+from llmos.kernel.protocol import JobMetric  # noqa: E402
+from llmos.training import handler  # noqa: E402
+from llmos.training.recipe import load, override  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = ["steps=50", "eval_every=25", "eval_batches=4", "optimizer.warmup_steps=10"]
+SETTINGS += ["evaluate.splits=[]"]
+SMALLER = {
+    "char-gpt": ["eval_batches=20"],
+    "char-lstm": ["batch_size=4"],
+    "text-cnn": ["batch_size=16", "data.rows=1000"],
+}
+"""Recipes with a curve, and what makes 50 steps of them a matter of a second or two."""
 
 
-def test_char_gpt_learns_as_it_always_has(tmp_path: Path) -> None:
-    settings = ["steps=50", "eval_every=25", "optimizer.warmup_steps=10"]
-    recipe = override(load(ROOT / "recipes" / "char-gpt.yaml"), settings)
-    context, sent = make_job(tmp_path, recipe)
+def curves(name: str, directory: Path) -> dict[str, list[float]]:
+    """Train 50 steps; return the losses of all of them and the validation losses."""
+    recipe = override(load(ROOT / "recipes" / f"{name}.yaml"), [*SETTINGS, *SMALLER[name]])
+    context, sent = make_job(directory, recipe)
     handler.run(context)
-    points = [message for message in sent if isinstance(message, JobMetric)]
-    losses = [point.values["loss"] for point in points]
-    validation = [p.values["validation_loss"] for p in points if "validation_loss" in p.values]
-    golden = json.loads(GOLDEN.read_text())
-    assert losses == pytest.approx(golden["loss"], rel=0.01)
-    assert validation == pytest.approx(golden["validation_loss"], rel=0.01)
+    points = [message.values for message in sent if isinstance(message, JobMetric)]
+    names = ("loss", "validation_loss")
+    return {name: [point[name] for point in points if name in point] for name in names}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_recipe_learns_as_it_always_has(name: str, tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    found = curves(name, tmp_path)
+    assert len(found["loss"]) == 50
+    assert found["loss"] == pytest.approx(golden["loss"], rel=0.01)
+    assert found["validation_loss"] == pytest.approx(golden["validation_loss"], rel=0.01)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or SMALLER:
+        with tempfile.TemporaryDirectory() as temporary:
+            found = curves(wanted, Path(temporary))
+        (GOLDEN / f"{wanted}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(wanted, found["loss"][0], found["loss"][-1])

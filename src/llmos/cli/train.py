@@ -1,4 +1,4 @@
-"""`llmos train`: send a recipe off as a job and watch it learn."""
+"""`llmos train`: send a recipe off as a job and watch it learn; and what a recipe can train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import note, print_json
+from llmos.cli.output import note, print_json, print_table
 from llmos.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's command to the command line."""
+    """Add this module's commands to the command line."""
     app.command("train", rich_help_panel="Train")(train)
+    app.command("architectures", rich_help_panel="Train")(architectures)
 
 
 def train(
@@ -67,6 +68,32 @@ def train(
         if not detach:
             job = _watch(client, job["id"])
     _report(job, as_json)
+
+
+def architectures(as_json: JsonOption = False) -> None:
+    """List the kinds of network that can be trained from scratch.
+
+    Examples:
+      llmos architectures
+      llmos train char-lstm --set data.path=FILE.txt --name my-lstm
+    """
+    import dataclasses
+
+    import llmos
+
+    found = llmos.architectures()
+    if as_json:
+        print_json([dataclasses.asdict(one) for one in found])
+        return
+    print_table(
+        ("architecture", "recipe", "tasks", "account", "paper"),
+        (
+            (one.architecture, one.recipe, " ".join(one.tasks), one.account, one.paper)
+            for one in found
+        ),
+        empty="there are none",
+    )
+    note("`llmos train RECIPE --name NAME` trains one; docs/models has a page for each")
 
 
 def checked_recipe(path: Path, changes: list[str]) -> dict[str, Any]:

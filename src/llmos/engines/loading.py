@@ -15,6 +15,7 @@ import transformers
 
 from llmos.engines import base
 from llmos.errors import InvalidModelError
+from llmos.models.registry import register
 
 Model = Any
 """A transformers PreTrainedModel, which carries no types."""
@@ -29,6 +30,7 @@ def load_pretrained(
         InvalidModelError: the directory does not hold a model of this kind.
         torch.OutOfMemoryError: the device has no room for it.
     """
+    register()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     options = {"dtype": getattr(torch, base.compute_dtype(manifest, device)), **options}

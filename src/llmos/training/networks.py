@@ -9,26 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
+from llmos.models.registry import AUTO_CLASSES, register
 from llmos.training.recipe import Recipe
 
-CLASSES: dict[str, Any] = {
-    "causal_lm": AutoModelForCausalLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-    "sequence_classification": AutoModelForSequenceClassification,
-    "token_classification": AutoModelForTokenClassification,
-}
+register()
+CLASSES: dict[str, Any] = AUTO_CLASSES
 POSITIONS = ("max_position_embeddings", "n_positions")
 
 

@@ -1,0 +1,1 @@
+"""Networks that transformers lacks, as models of transformers: its Auto classes load them."""

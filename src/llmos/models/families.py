@@ -1,0 +1,87 @@
+"""The kinds of network that llmos trains from scratch, for people and for the recipes. Torch-free.
+
+Those that transformers has are used as they are; the others are modules beside this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of network.
+
+    Attributes:
+        architecture: what a recipe calls it, ``model.architecture``.
+        account: what it is, in one line.
+        tasks: of recipes that it can have.
+        paper: where it was first described.
+        recipe: one to begin with.
+        module: of ours, with the classes; None where transformers has it.
+        classes: of that module, a config and one for each objective.
+    """
+
+    architecture: str
+    account: str
+    tasks: tuple[str, ...]
+    paper: str
+    recipe: str
+    module: str | None = None
+    config: str = ""
+    classes: tuple[tuple[str, str], ...] = ()
+
+
+FAMILIES = (
+    Family(
+        "gpt2",
+        "a Transformer decoder with learned positions: writes text token by token",
+        ("generate", "chat"),
+        "Radford et al., 2019, Language Models are Unsupervised Multitask Learners",
+        "char-gpt",
+    ),
+    Family(
+        "llama",
+        "a Transformer decoder with rotary positions, SwiGLU and RMSNorm, heads in groups",
+        ("generate", "chat"),
+        "Touvron et al., 2023, arXiv:2302.13971",
+        "starter-chat",
+    ),
+    Family(
+        "marian",
+        "a Transformer encoder-decoder: one text to another, as translation",
+        ("translate",),
+        "Vaswani et al., 2017, arXiv:1706.03762",
+        "starter-translate",
+    ),
+    Family(
+        "modernbert",
+        "a Transformer encoder: classes of texts, labels of words",
+        ("classify", "entities"),
+        "Warner et al., 2024, arXiv:2412.13663",
+        "starter-sentiment",
+    ),
+    Family(
+        "recurrent",
+        "a network with a state that reads token by token: RNN, LSTM or GRU",
+        ("generate", "chat", "classify"),
+        "Hochreiter and Schmidhuber, 1997, Long Short-Term Memory",
+        "char-lstm",
+        "llmos.models.recurrent",
+        "RecurrentConfig",
+        (
+            ("causal_lm", "RecurrentForCausalLM"),
+            ("sequence_classification", "RecurrentForSequenceClassification"),
+        ),
+    ),
+    Family(
+        "convolutional",
+        "filters over windows of a text, the strongest answer of each: quick classes",
+        ("classify",),
+        "Kim, 2014, arXiv:1408.5882",
+        "text-cnn",
+        "llmos.models.convolutional",
+        "ConvolutionalConfig",
+        (("sequence_classification", "ConvolutionalForSequenceClassification"),),
+    ),
+)

@@ -1,0 +1,37 @@
+"""Networks of our own are trained, listed, shown and asked like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import Llmos
+
+QUICK = ("steps=20", "batch_size=8", "eval_every=10", "eval_batches=1", "optimizer.warmup_steps=5")
+
+
+def trained(llmos: Llmos, recipe: str, *changes: str) -> str:
+    sets = [part for change in (*QUICK, *changes) for part in ("--set", change)]
+    llmos.ok("train", recipe, *sets, "--name", f"my-{recipe}")
+    return f"my-{recipe}"
+
+
+def test_a_recurrent_network_writes(llmos: Llmos, play: Path) -> None:
+    changes = ("model.config.cell=gru", "model.config.hidden_size=32", f"data.path={play}")
+    name = trained(llmos, "char-lstm", *changes)
+    assert "recurrent" in llmos.ok("show", name)
+    options = ("--max-tokens", "150", "--temperature", "0")
+    text = llmos.ok("run", name, "ROMEO:", *options)
+    assert len(text.rstrip("\n")) > 100, "it goes on past its context"
+    assert llmos.ok("run", name, "ROMEO:", *options) == text
+
+
+def test_a_convolutional_network_classifies(llmos: Llmos) -> None:
+    name = trained(llmos, "text-cnn", "data.rows=200", "evaluate.splits=[]")
+    answer = llmos.ok("classify", "这家餐厅很好吃", "--model", name)
+    assert answer.split()[0] in {"negative", "neutral", "positive"}
+
+
+def test_what_there_is_is_told(llmos: Llmos) -> None:
+    told = {one["architecture"] for one in llmos.json("architectures")}
+    assert {"gpt2", "recurrent", "convolutional"} <= told
+    assert "Kim, 2014" in llmos.ok("architectures")

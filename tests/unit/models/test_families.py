@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import llmos
+from llmos.models.families import FAMILIES, Family
+from llmos.models.registry import AUTO_CLASSES, register
+from llmos.training.recipe import OBJECTIVES, load, parse
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+def test_a_family_is_what_it_says(family: Family) -> None:
+    register()
+    recipe = parse(load(ROOT / "recipes" / f"{family.recipe}.yaml"))
+    assert recipe.model.architecture == family.architecture
+    assert recipe.task in family.tasks
+    config = CONFIG_MAPPING[family.architecture]
+    assert config.model_type == family.architecture
+    for task in family.tasks:
+        assert config in AUTO_CLASSES[OBJECTIVES[task]]._model_mapping
+    if family.module is not None:
+        assert config is getattr(importlib.import_module(family.module), family.config)
+        page = ROOT / "docs" / "models" / f"{family.architecture}.md"
+        assert family.paper in page.read_text("utf-8")
+
+
+def test_they_are_told_in_python() -> None:
+    assert llmos.architectures() == list(FAMILIES)
