@@ -204,7 +204,7 @@ def _assemble(
     commit = _commit_to(library, deployments, clock)
     kernel = _kernel(settings, database, plugins, commit, webhooks, clock)
     kernel.jobs.on_end(deploying.listener(deployments))
-    submitter = Submitter(kernel.jobs, library, blobs)
+    submitter = Submitter(kernel.jobs, library, blobs, deployments)
     tasks = TaskContext(
         library,
         kernel.fleet,
@@ -219,7 +219,7 @@ def _assemble(
     telemetry = kernel.fleet.telemetry
     canaries = Canaries(deployments)
     choosing = open_choosing(database, tasks, telemetry, clock, random.Random(), trials=canaries)
-    runs = Runs(database, kernel.jobs, submitter, clock, outbox=webhooks)
+    runs = Runs(database, kernel.jobs, submitter, clock, keys.actor_of, outbox=webhooks)
     return System(
         settings=settings,
         lock=lock,

@@ -5,13 +5,14 @@ models and the uploaded files. Nothing is queued.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
-from llmos.apps.pipelines import Pipeline, Step, expanded, run_budget, unresolved
-from llmos.apps.references import OF_ALL, Reference, whole
+from llmos.apps.expected import check_gates, expected, will_be_measured
+from llmos.apps.pipelines import Pipeline, Step, run_budget, unresolved
 from llmos.apps.submitting import named_param
 from llmos.errors import LlmosError, RecipeError
+from llmos.library.deploying import DEPLOY
 from llmos.sdk.wire import JobBody
 
 if TYPE_CHECKING:
@@ -31,14 +32,18 @@ async def check(pipeline: Pipeline, actor: Actor, submitter: Submitter) -> None:
     budget = run_budget()
     for step in pipeline.steps:
         waiting = unresolved(step)
+        promised = functools.partial(will_be_measured, pipeline, step)
         try:
-            jobs = await asyncio.to_thread(expanded, _with_one_value(step), _stand_in, budget)
+            jobs = await asyncio.to_thread(expected, step, budget)
             for number, params in enumerate(jobs):
                 await asyncio.sleep(0)  # there may be hundreds: others come in between
-                if waiting:
-                    submitter.check_given(step.kind, params, waiting)
-                else:
-                    await submitter.check(actor, body_of(pipeline, step, number, params))
+                if not waiting:
+                    body = body_of(pipeline, step, number, params)
+                    await submitter.check(actor, body, promised)
+                    continue
+                await submitter.check_given(actor, step.kind, params, waiting)
+                if step.kind == DEPLOY and "gates" not in waiting:
+                    check_gates(pipeline, step, params)
         except LlmosError as error:
             raise pipeline.lines.located(_place(step, error), error) from None
 
@@ -47,22 +52,6 @@ def body_of(pipeline: Pipeline, step: Step, number: int, params: dict[str, Any])
     """Return the request for job ``number`` of a step."""
     name = f"{pipeline.name}/{step.label(number)}"
     return JobBody(kind=step.kind, name=name, params=params, priority=pipeline.priority)
-
-
-def _with_one_value(step: Step) -> Step:
-    """Return the step with one value in the place of each list that another step makes."""
-    each = {name: _one_value(values) for name, values in step.each.items()}
-    return dataclasses.replace(step, each=each)
-
-
-def _one_value(values: Any) -> Any:
-    reference = whole(values)
-    return values if reference is None else [reference.step]
-
-
-def _stand_in(reference: Reference) -> Any:
-    """Return what stands for something not made yet: the step's name, as good as any model's."""
-    return [reference.step] if reference.field in OF_ALL else reference.step
 
 
 def _place(step: Step, error: LlmosError) -> str:

@@ -7,7 +7,7 @@ HTTP, pipelines and schedules all submit here, so that a job is checked alike wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +19,9 @@ from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoun
 from llmos.evaluation.jobs import EVALUATE
 from llmos.kernel.idempotency import Idempotency
 from llmos.kernel.jobs import check_sendable
+from llmos.library import deploying
 from llmos.library.bases import base_params, find_base
+from llmos.library.deploying import DEPLOY
 from llmos.library.files import ADAPTER_FILE
 from llmos.library.jobs import check_import
 from llmos.library.quantized import DTYPES
@@ -29,9 +31,12 @@ from llmos.storage.blobs import is_digest
 from llmos.training.jobs import TRAIN, wanted_base
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from llmos.kernel.jobs import Job
     from llmos.kernel.queue import JobQueue
     from llmos.library.artifacts import Library
+    from llmos.library.deployments import Deployments
     from llmos.library.versions import Version
     from llmos.sdk.wire import JobBody
     from llmos.security.actors import Actor
@@ -44,6 +49,11 @@ NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
 FILLED_IN = frozenset({"base", "task"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
+ACTS_LATER = frozenset({EVALUATE, DEPLOY})
+"""Kinds of job that do something on the terms of whoever submitted them, once they run."""
+
+Promised = Callable[[str], bool]
+"""Whether a metric will have been measured by the time a job runs."""
 
 RUN_KEY = "run:"
 """How the idempotency keys of the jobs that are steps of runs begin."""
@@ -65,10 +75,13 @@ def _check_key(key: str, run_id: int | None) -> None:
 class Submitter:
     """Completes and checks jobs for actors, and queues them."""
 
-    def __init__(self, jobs: JobQueue, library: Library, blobs: BlobStore) -> None:
+    def __init__(
+        self, jobs: JobQueue, library: Library, blobs: BlobStore, deployments: Deployments
+    ) -> None:
         self._jobs = jobs
         self._library = library
         self._blobs = blobs
+        self._deployments = deployments
 
     async def submit(
         self,
@@ -77,6 +90,7 @@ class Submitter:
         *,
         run_id: int | None = None,
         idempotency_key: str | None = None,
+        also: Callable[[Connection, Job], object] | None = None,
     ) -> Job:
         """Queue a job for an actor; returns it.
 
@@ -84,11 +98,12 @@ class Submitter:
             run_id: the pipeline run it is a step of.
             idempotency_key: an owner's second request with the same one gets the job of the first.
                 Those that begin with ``run:`` are for the steps of runs.
+            also: called in the transaction that makes the job; what it raises, undoes that.
 
         Raises:
             InvalidRequestError: the key cannot be one.
             PermissionDeniedError: the actor may not submit jobs, or none of this priority, or may
-                not read a model that this one is made of.
+                not read a model that this one is made of, or not change what it would change.
             ConflictError: its name is not the actor's to add to, a job in ``after`` failed, or
                 another request came with the same idempotency key.
             NotFoundError: a model, a job or an uploaded file that it names is not there.
@@ -103,7 +118,8 @@ class Submitter:
             idempotency = Idempotency.of(idempotency_key, request)
             if known := await self._jobs.submitted(actor.owner, idempotency):
                 return known
-        params = await self._completed(actor, body.kind, dict(body.params))
+        promised = _all if body.after else _none  # a job before this one may measure anything
+        params = await self._completed(actor, body.kind, dict(body.params), promised)
         return await self._jobs.submit(
             body.kind,
             params,
@@ -114,35 +130,55 @@ class Submitter:
             actor=actor.id,
             run_id=run_id,
             idempotency=idempotency,
-            asker=actor.to_dict() if body.kind == EVALUATE else None,
+            asker=actor.to_dict() if body.kind in ACTS_LATER else None,
+            also=also,
         )
 
-    async def check(self, actor: Actor, body: JobBody) -> None:
+    async def check(self, actor: Actor, body: JobBody, promised: Promised) -> None:
         """Raise what `submit` would, ``after`` not looked at; nothing is queued."""
         policy.check(actor, "jobs.write")
         policy.priority_for(actor, body.priority)
         kind = self._jobs.kind(body.kind)
-        params = kind.schema(await self._completed(actor, body.kind, dict(body.params)))
+        params = await self._completed(actor, body.kind, dict(body.params), promised)
+        params = kind.schema(params)
         check_sendable(body.name, params)
         self._jobs.estimate(kind, params)
 
-    def check_given(self, kind: str, params: dict[str, Any], waiting: Collection[str]) -> None:
+    async def check_given(
+        self, actor: Actor, kind: str, params: dict[str, Any], waiting: Collection[str]
+    ) -> None:
         """Raise what is wrong with params of which some, named in ``waiting``, have no value yet.
 
-        Only complaints that name one of the others count, so not every mistake is found.
+        Of the schema's complaints only those that name one of the others count, so not every
+        mistake is found.
 
         Raises:
             InvalidRequestError: there is no such kind, or its schema refuses one of the others.
+            LlmosError: a model or a file that the others name is not there, or not the actor's to
+                use.
         """
         schema = self._jobs.kind(kind).schema
-        given = params.keys() - set(waiting) - FILLED_IN
+        known = {key: value for key, value in params.items() if key not in waiting}
         try:
             schema(params)
         except InvalidRequestError as error:
-            if named_param(error) in given:
+            if named_param(error) in known.keys() - FILLED_IN:
                 raise
+        if kind == TRAIN:
+            await self._trained_base(actor, known)
+        elif kind == QUANTIZE and "model" in known:
+            await self._quantized_base(actor, known)
+        elif kind == EVALUATE and "model" in known:
+            await self._evaluated(actor, known)
+        elif kind == DEPLOY and isinstance(model := known.get("model"), str):
+            await self._readable(actor, model, "model")
+        await self._keep_files(actor, known)
+        if kind in MAKES_A_MODEL and isinstance(name := known.get("name"), str):
+            await self._check_name(actor, kind, name)
 
-    async def _completed(self, actor: Actor, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _completed(
+        self, actor: Actor, kind: str, params: dict[str, Any], promised: Promised
+    ) -> dict[str, Any]:
         """Return the params with what the server fills in, once they are known to be the actor's
         to ask for."""
         await self._keep_files(actor, params)
@@ -154,6 +190,9 @@ class Submitter:
             params |= await self._quantized_base(actor, params)
         elif kind == EVALUATE:
             params |= await self._evaluated(actor, params)
+        elif kind == DEPLOY:
+            check = deploying.check_now
+            await asyncio.to_thread(check, self._deployments, params, actor, promised)
         elif kind == BATCH:
             raise InvalidRequestError("POST /v1/batches makes the jobs of batches", param="kind")
         return await self._checked_target(actor, kind, params)
@@ -265,7 +304,7 @@ class Submitter:
         name of that is another's.
 
         Raises:
-            ConflictError: the name is not the actor's to add to.
+            PermissionDeniedError, ConflictError: the name is not the actor's to add to.
             LlmosError: what the kind's schema raises.
         """
         known = self._jobs.kinds.get(kind)
@@ -274,10 +313,10 @@ class Submitter:
         checked = known.schema(params)
         name, dtype = checked.get("name"), checked.get("dtype", "auto")
         if not isinstance(name, str):
+            policy.check(actor, "models.write")
             return params
+        await self._check_name(actor, kind, name)
         check = self._library.check_name
-        made = "model" if kind in (TRAIN, QUANTIZE) else None
-        await asyncio.to_thread(check, name, actor.owner, made)
         if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
             names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]
             try:
@@ -288,6 +327,17 @@ class Submitter:
                     raise
                 return params | {"dtype": "stored"}
         return params
+
+    async def _check_name(self, actor: Actor, kind: str, name: str) -> None:
+        """Refuse a name that the actor may not add a version to.
+
+        Raises:
+            PermissionDeniedError: its key is for other actions or models.
+            ConflictError: the name is another owner's, or of something else.
+        """
+        policy.check(actor, "models.write", name)
+        made = "model" if kind in (TRAIN, QUANTIZE) else None
+        await asyncio.to_thread(self._library.check_name, name, actor.owner, made)
 
     async def _keep_files(self, actor: Actor, params: dict[str, Any]) -> None:
         """Keep the files that a request names from being swept before the job reads them. What is
@@ -308,3 +358,11 @@ class Submitter:
                         f"{digest}.",
                         param=f"params.{param}",
                     )
+
+
+def _all(metric: str) -> bool:
+    return True
+
+
+def _none(metric: str) -> bool:
+    return False

@@ -14,7 +14,15 @@ from llmos.plugins.hookspecs import hookimpl
 
 EVALUATE = "evaluate"
 """The job kind's name."""
-TASKS = frozenset({"generate", "chat", "translate", "classify", "entities"})
+METRICS = {
+    "generate": re.compile(r"loss|perplexity|tokens"),
+    "chat": re.compile(r"loss|perplexity|tokens"),
+    "translate": re.compile(r"bleu(_[\w-]+)?|exact_match"),
+    "classify": re.compile(r"accuracy|f1|f1_by_class/.+"),
+    "entities": re.compile(r"precision|recall|f1"),
+}
+"""The numbers that evaluating a model of a task leaves, as gates name them."""
+TASKS = frozenset(METRICS)
 """Tasks whose answers can be held against a dataset."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PARAMS = frozenset({"model", "task", "data", "dataset", "rows", "fields"})
@@ -47,14 +55,8 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, str):
         raise InvalidRequestError("model must be the name of a model", param="model")
     ModelRef.parse(model)
-    if task not in TASKS:
-        raise InvalidRequestError(
-            f"a model for {str(task)[:80]!r} cannot be evaluated on a dataset: only those for "
-            f"{', '.join(sorted(TASKS))}",
-            param="model",
-        )
     path, digest = _data(params.get("data"))
-    dataset = params.get("dataset") or _stem(path)
+    dataset = dataset_of(params)
     if not isinstance(dataset, str) or not is_name(dataset):
         raise InvalidRequestError(
             f"{str(dataset)[:80]!a} cannot name a dataset: use letters, digits, '.', '_' and '-'",
@@ -63,14 +65,31 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     rows = params.get("rows")
     if rows is not None and (type(rows) is not int or rows < 1):
         raise InvalidRequestError("rows must be a whole number above 0", param="rows")
+    fields = _fields(params.get("fields"))
+    # Judged last: before a pipeline runs, the model may be all that is not known.
+    if not isinstance(task, str) or task not in TASKS:
+        raise InvalidRequestError(
+            f"a model for {str(task)[:80]!r} cannot be evaluated on a dataset: only those for "
+            f"{', '.join(sorted(TASKS))}",
+            param="model",
+        )
     return {
         "model": model,
         "task": task,
         "data": {path: digest},
         "dataset": dataset,
         "rows": rows,
-        "fields": _fields(params.get("fields")),
+        "fields": fields,
     }
+
+
+def dataset_of(params: dict[str, Any]) -> Any:
+    """Return what an evaluate request calls its dataset: by name, else by its one file's.
+
+    Raises:
+        InvalidRequestError: it has not one file.
+    """
+    return params.get("dataset") or _stem(_data(params.get("data"))[0])
 
 
 def _data(data: Any) -> tuple[str, str]:

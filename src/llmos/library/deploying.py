@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from llmos.errors import InvalidRequestError
+from llmos.errors import InvalidRequestError, LlmosError, PermissionDeniedError
 from llmos.kernel.jobs import Job, JobKind
 from llmos.library.canary import Rules
 from llmos.library.deployments import Deployments, check_name
 from llmos.library.gates import parse_gates
 from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
-from llmos.security.actors import OPERATORS, Actor
+from llmos.security.actors import Actor
 from llmos.types import JobResult
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def check_deploy(params: dict[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(params) - _KEYS):
         raise InvalidRequestError(f"{unknown[0]!r} is no field of a deploy job", param=unknown[0])
     model, alias = params.get("model"), params.get("alias", "production")
-    if not isinstance(model, str) or not isinstance(alias, str):
-        raise InvalidRequestError("model and alias must be names", param="model")
+    if not isinstance(model, str):
+        raise InvalidRequestError("model must be the name of a model", param="model")
+    if not isinstance(alias, str):
+        raise InvalidRequestError("alias must be a name", param="alias")
     ModelRef.parse(model)
     check_name(alias)
     gates, weight = params.get("gates"), params.get("weight", 1.0)
@@ -61,6 +63,37 @@ def check_deploy(params: dict[str, Any]) -> dict[str, Any]:
     return {"model": model, "alias": alias, "gates": gates, "rules": rules, "weight": weight}
 
 
+def check_now(
+    deployments: Deployments,
+    params: dict[str, Any],
+    actor: Actor,
+    promised: Callable[[str], bool],
+) -> None:
+    """Refuse a request that could not do what it asks for, as far as that is known before it runs.
+
+    Args:
+        promised: whether a metric that a version does not have will have been measured by then.
+
+    Raises:
+        LlmosError: as `check_deploy` and `Deployments.check`.
+    """
+    wanted = check_deploy(params)
+    rules = None if wanted["rules"] is None else _rules(wanted["rules"])
+    try:
+        deployments.check(
+            wanted["model"],
+            wanted["alias"],
+            actor,
+            gates=wanted["gates"],
+            rules=rules,
+            weight=wanted["weight"],
+            promised=promised,
+        )
+    except LlmosError as error:
+        error.param = error.param or "model"
+        raise
+
+
 def run(context: JobContext) -> JobResult:
     """Leave everything to `commit`."""
     return JobResult({"model": context.params["model"], "alias": context.params["alias"]})
@@ -70,15 +103,18 @@ def commit(conn: sa.Connection, deployments: Deployments, job: Job) -> None:
     """Move the alias inside the transaction that ends the job.
 
     Raises:
+        PermissionDeniedError: nobody's terms were kept with the job.
         GateFailedError: a gate does not hold; and what else `Deployments.deploy` raises.
     """
+    if job.asker is None:
+        raise PermissionDeniedError(f"Job {job.id} may not deploy anything: submit it again.")
     params = job.params
     rules = params["rules"]
     deployments.deploy_in(
         conn,
         params["model"],
         params["alias"],
-        Actor(job.owner, job.owner, "admin" if job.owner in OPERATORS else "user"),
+        Actor.from_dict(job.asker),
         params["gates"],
         None if rules is None else _rules(rules),
         params["weight"],
@@ -102,4 +138,8 @@ def _rules(given: Any) -> Rules:
         )
     if not all(type(value) in (int, float) for value in given.values()):
         raise InvalidRequestError("rules must be numbers", param="rules")
-    return Rules(**given)
+    try:
+        return Rules(**given)
+    except InvalidRequestError as error:
+        error.param = f"rules.{error.param}"
+        raise

@@ -111,34 +111,36 @@ class Deployments:
         weight: float = 1.0,
     ) -> tuple[Deployment, tuple[Check, ...]]:
         """`deploy` inside the caller's write transaction; `load` when that has ended."""
-        check_name(alias)
-        if not 0.0 < weight <= 1.0:
-            raise InvalidRequestError(
-                f"weight must be above 0 and at most 1, not {weight:g}.", param="weight"
-            )
-        version = finding.find(conn, ModelRef.parse(ref), "model")
-        policy.check(actor, "models.write", version.ref, owner=version.owner)
-        check_alias(conn, version, alias, actor)
-        old = find_deployment(conn, version.namespace, version.name, alias)
-        parsed = parse_gates(old.gates if gates is None and old else tuple(gates or ()))
-        checks = _checked(conn, version, old, parsed, actor)
-        new = Deployment(
-            namespace=version.namespace,
-            name=version.name,
-            alias=alias,
-            number=version.number,
-            candidate=None,
-            weight=0.0,
-            gates=tuple(map(str, parsed)),
-            rules=rules or (old.rules if old else Rules()),
-            owner=old.owner if old else actor.owner,
-            updated_at=self._clock(),
-        )
-        if weight < 1.0:
-            new = _with_candidate(new, old, weight)
+        version, old, new, wanted = self._wanted(conn, ref, alias, actor, gates, rules, weight)
+        checks = _held(conn, version, old, wanted, actor)
+        require(checks, version.ref)
         action = "canary" if weight < 1.0 else "deploy"
         self._keep(conn, old, new, action, version.number, actor, "; ".join(map(str, checks)))
         return new, checks
+
+    def check(
+        self,
+        ref: str,
+        alias: str,
+        actor: Actor,
+        *,
+        gates: Sequence[str] | None = None,
+        rules: Rules | None = None,
+        weight: float = 1.0,
+        promised: Callable[[str], bool],
+    ) -> None:
+        """Raise what `deploy` would, but for a gate that does not hold: it may, later.
+
+        Args:
+            promised: whether a metric will be there by then, so that it is not looked for.
+        """
+
+        def read(conn: sa.Connection) -> None:
+            version, old, _, wanted = self._wanted(conn, ref, alias, actor, gates, rules, weight)
+            left = [gate for gate in wanted if not promised(gate.metric)]
+            _held(conn, version, old, left, actor)
+
+        self._db.read_sync(read)
 
     def promote(self, ref: str, actor: Actor) -> tuple[Deployment, tuple[Check, ...]]:
         """Let the alias ``name@alias`` mean its candidate.
@@ -154,7 +156,8 @@ class Deployments:
             if old.candidate is None:
                 raise ConflictError(f"{old.ref} has no candidate: there is nothing to promote.")
             candidate = version_of(conn, old, old.candidate)
-            checks = _checked(conn, candidate, old, parse_gates(old.gates), actor)
+            checks = _held(conn, candidate, old, parse_gates(old.gates), actor)
+            require(checks, candidate.ref)
             new = dataclasses.replace(
                 old, number=old.candidate, candidate=None, weight=0.0, updated_at=self._clock()
             )
@@ -238,6 +241,44 @@ class Deployments:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _wanted(
+        self,
+        conn: sa.Connection,
+        ref: str,
+        alias: str,
+        actor: Actor,
+        gates: Sequence[str] | None,
+        rules: Rules | None,
+        weight: float,
+    ) -> tuple[Version, Deployment | None, Deployment, tuple[Gate, ...]]:
+        """Return the version to deploy, the deployment there is, the one there would be, and what
+        the version must pass for that."""
+        check_name(alias)
+        if not 0.0 < weight <= 1.0:
+            raise InvalidRequestError(
+                f"weight must be above 0 and at most 1, not {weight:g}.", param="weight"
+            )
+        version = finding.find(conn, ModelRef.parse(ref), "model")
+        policy.check(actor, "models.write", version.ref, owner=version.owner)
+        check_alias(conn, version, alias, actor)
+        old = find_deployment(conn, version.namespace, version.name, alias)
+        parsed = parse_gates(old.gates if gates is None and old else tuple(gates or ()))
+        new = Deployment(
+            namespace=version.namespace,
+            name=version.name,
+            alias=alias,
+            number=version.number,
+            candidate=None,
+            weight=0.0,
+            gates=tuple(map(str, parsed)),
+            rules=rules or (old.rules if old else Rules()),
+            owner=old.owner if old else actor.owner,
+            updated_at=self._clock(),
+        )
+        if weight < 1.0:
+            new = _with_candidate(new, old, weight)
+        return version, old, new, parsed
+
     def _write(self, change: Callable[[sa.Connection], T]) -> T:
         """Change deployments, and know which have a candidate from then on."""
         value = self._db.write_sync(change)
@@ -269,22 +310,20 @@ class Deployments:
         audit.record(conn, actor.id, f"deployments.{action}", new.ref, values, new.updated_at)
 
 
-def _checked(
+def _held(
     conn: sa.Connection,
     version: Version,
     old: Deployment | None,
     gates: Sequence[Gate],
     actor: Actor,
 ) -> tuple[Check, ...]:
-    """Return what became of the gates of a version that an actor wants in the place of ``old``'s.
-    Raises GateFailedError, and what `check_gates` raises."""
+    """Hold a version that an actor wants in the place of ``old``'s against gates. Raises as
+    `check_gates`."""
     believed = {actor.owner} if old is None else {actor.owner, old.owner}
     current = None
     if old is not None:
         current = measured(conn, version_of(conn, old, old.number), believed)
-    checks = check_gates(gates, measured(conn, version, believed), current)
-    require(checks, version.ref)
-    return checks
+    return check_gates(gates, measured(conn, version, believed), current)
 
 
 def check_name(alias: str) -> None:

@@ -19,6 +19,7 @@ from llmos.kernel.events import EVERYONES_JOBS
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
 from llmos.library.artifacts import Library
+from llmos.library.deployments import Deployments
 from llmos.security.actors import Actor
 from llmos.settings import Settings
 from llmos.storage.blobs import BlobStore
@@ -67,8 +68,11 @@ class Home:
             rng=random.Random(0),
         )
         self.ended = RunsEnded()
-        submitter = Submitter(self.kernel.jobs, self.library, blobs)
-        self.runs = Runs(self.database, self.kernel.jobs, submitter, time.time, outbox=self.ended)
+        deployments = Deployments(self.database, time.time)
+        submitter = Submitter(self.kernel.jobs, self.library, blobs, deployments)
+        self.runs = Runs(
+            self.database, self.kernel.jobs, submitter, time.time, lambda _: None, outbox=self.ended
+        )
 
     async def start(self) -> None:
         await self.kernel.start()

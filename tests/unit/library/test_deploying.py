@@ -13,6 +13,7 @@ from llmos.library.artifacts import Library
 from llmos.library.deploying import check_deploy, commit, listener, llmos_job_kinds
 from llmos.library.deployments import Deployments
 from llmos.library.gates import GateFailedError
+from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryDatabase
 from llmos.types import NewVersion, Priority
 
@@ -32,7 +33,7 @@ def job(owner: str = "alice", **params: Any) -> Job:
         priority=Priority.STANDARD, owner=owner, created_at=0.0, queued_at=0.0, started_at=0.0,
         finished_at=None, not_before=0.0, attempt=1, failures=0, max_attempts=1, fence=1,
         lease_expires_at=None, cancel_requested=False, reserved_bytes=0, threads=1, progress=None,
-        error=None, result=None,
+        error=None, result=None, asker=Actor("k", owner, "user").to_dict(),
     )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_what_is_left_out_has_its_default() -> None:
     [
         ({}, "model"),
         ({"model": 3}, "model"),
-        ({"model": "m", "alias": None}, "model"),
+        ({"model": "m", "alias": None}, "alias"),
         ({"model": "m", "gate": "a >= 1"}, "gate"),
         ({"model": "m", "gates": "a >= 1"}, "gates"),
         ({"model": "m", "gates": ["a > 1"]}, "gates"),
@@ -61,7 +62,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"model": "m", "rules": []}, "rules"),
         ({"model": "m", "rules": {"speed": 1}}, "rules"),
         ({"model": "m", "rules": {"min_requests": "1"}}, "rules"),
-        ({"model": "m", "rules": {"min_requests": 0}}, "min_requests"),
+        ({"model": "m", "rules": {"min_requests": 0}}, "rules.min_requests"),
     ],
 )
 def test_words_that_mean_nothing_are_refused_with_their_field(

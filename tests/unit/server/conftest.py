@@ -140,8 +140,8 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
     choosing = open_choosing(
         database, tasks, telemetry, time.time, random.Random(0), trials=canaries
     )
-    submitter = Submitter(kernel.jobs, library, blobs)
-    runs = Runs(database, kernel.jobs, submitter, time.time)
+    submitter = Submitter(kernel.jobs, library, blobs, deployments)
+    runs = Runs(database, kernel.jobs, submitter, time.time, keys.actor_of)
     await kernel.start()
     await runs.open()
     await choosing.start()
