@@ -2,7 +2,8 @@
 
 What a run should do next follows from its pipeline and its jobs (`steps.look`), so it can be asked
 at any time: whenever one of its jobs has ended, and at start for all that ended while nobody
-listened. A job is made once, by its key ``run:<run>:<step>[<number>]``.
+listened. A job is made once, by its key ``run:<run>:<step>[<number>]``, and none for a run that is
+not running any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -30,7 +32,8 @@ from llmos.apps.run_rows import (
     open_runs,
 )
 from llmos.apps.steps import Jobs, Problem, RunState, StepStatus, Wanted, look, statuses
-from llmos.errors import ConflictError, DiskFullError, LlmosError
+from llmos.errors import ConflictError, DiskFullError, LlmosError, QuotaExceededError
+from llmos.kernel.jobs import ACTIVE_STATES
 from llmos.kernel.transitions import KERNEL_ACTOR, LOST_STATES
 from llmos.security import audit, policy
 from llmos.storage.schema import runs
@@ -45,6 +48,13 @@ if TYPE_CHECKING:
 
 RETRY_S = 2.0
 """After this a run is looked at again that could not go on for a reason that may pass."""
+QUOTA_RETRY_S = 15.0
+"""The same where a quota is used up, which takes longer to pass."""
+MAX_UNDER_WAY = 8
+"""Runs that are advanced at a time: one with hundreds of jobs to submit holds no other up."""
+
+KeyCheck = Callable[[str], object]
+"""Takes a key's id; raises AuthenticationError where that has expired or was revoked. Blocks."""
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +63,7 @@ class Runs:
 
     Args:
         clock: Unix seconds.
+        check_key: asked before each job, about the key on whose terms a run goes on.
         outbox: takes ``run.started``, ``run.succeeded`` and the like, for whoever asked for them.
     """
 
@@ -62,6 +73,7 @@ class Runs:
         jobs: JobQueue,
         submitter: Submitter,
         clock: Callable[[], float],
+        check_key: KeyCheck,
         *,
         outbox: Outbox | None = None,
     ) -> None:
@@ -69,25 +81,30 @@ class Runs:
         self._jobs = jobs
         self._submitter = submitter
         self._clock = clock
+        self._check_key = check_key
         self._outbox = outbox
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._due: set[int] = set()
-        self._wake = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._is_open = False
         jobs.on_end(self._job_ended)
 
     async def open(self) -> None:
         """Go on with every run that was under way when the last server ended."""
         self._due.update(await self._db.read(open_runs))
-        self._wake.set()
-        self._loop = asyncio.create_task(self._advance_due(), name="pipelines")
+        self._is_open = True
+        self._begin_due()
 
     async def close(self) -> None:
         """Submit nothing more; runs go on at the next `open`."""
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+        self._is_open = False
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- for whoever asks ------------------------------------------------------------------------
 
@@ -115,6 +132,7 @@ class Runs:
 
         Raises:
             PipelineError, LlmosError: as `check`; nothing was started.
+            QuotaExceededError: its owner may queue no more now; nothing was started.
         """
         pipeline = await self.check(actor, source)
         now = self._clock()
@@ -129,6 +147,7 @@ class Runs:
         }
 
         def change(connection: Connection) -> int:
+            self._jobs.admit(connection, actor.owner)
             key = connection.execute(insert(runs).values(row)).inserted_primary_key
             assert key is not None
             run_id = int(key[0])
@@ -168,18 +187,19 @@ class Runs:
             RunNotFoundError: there is no such run.
             ConflictError: it has succeeded or failed.
         """
+        run = await self.get(run_id)
+        if run.state is RunState.RUNNING:  # without the lock: who submits its jobs stops at once
+            run = await self._set(run, RunState.CANCELLED, actor.id, "pipeline.cancel")
+        if run.state is not RunState.CANCELLED:
+            raise ConflictError(f"Run {run_id} has {run.state} already.")
         async with self._lock(run_id):
-            run = await self.get(run_id)
-            if run.state is RunState.RUNNING:
-                await self._set(run, RunState.CANCELLED, actor.id, "pipeline.cancel")
-            elif run.state is not RunState.CANCELLED:
-                raise ConflictError(f"Run {run_id} has {run.state} already.")
             await self._cancel_jobs(await self._jobs_of(run), actor.id)
         return await self.get(run_id)
 
     async def retry(self, run_id: int, actor: Actor) -> Run:
         """Go on with a run that failed or was cancelled: its failed jobs run again, what succeeded
-        stays, steps that were not begun follow.
+        stays, steps that were not begun follow. They do so on the terms of the actor, where the run
+        is the actor's own.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -198,7 +218,8 @@ class Runs:
             for job in jobs:
                 if job.state in LOST_STATES:
                     await self._jobs.retry(job.id, actor.id)
-            await self._set(run, RunState.RUNNING, actor.id, "pipeline.retry")
+            terms = actor if actor.owner == run.owner else run.actor
+            await self._set(run, RunState.RUNNING, actor.id, "pipeline.retry", terms=terms)
         return await self._go_on(run_id)
 
     # -- going on --------------------------------------------------------------------------------
@@ -220,60 +241,87 @@ class Runs:
             pipeline = await asyncio.to_thread(lambda: run.pipeline)
             outlook = await asyncio.to_thread(look, pipeline, jobs)
             is_active, problem = outlook.is_active, outlook.problem
-            for wanted in outlook.wanted:
-                problem = await self._submit(run, pipeline, wanted)
-                if problem is not None:
-                    break
-                is_active = True
+            try:
+                for wanted in outlook.wanted:
+                    problem = await self._submit(run, pipeline, wanted)
+                    if problem is not None:
+                        break
+                    is_active = True
+            except _IsOverError:
+                return
             if problem is not None and not is_active:
                 await self._set(run, RunState.FAILED, KERNEL_ACTOR, "pipeline.finish", problem)
             elif outlook.is_done:
                 await self._set(run, RunState.SUCCEEDED, KERNEL_ACTOR, "pipeline.finish")
 
     async def _submit(self, run: Run, pipeline: Pipeline, wanted: Wanted) -> Problem | None:
-        """Submit a job, or return why it cannot be. Raises LlmosError where that may pass."""
+        """Submit a job, or return why it cannot be.
+
+        Raises:
+            LlmosError: it cannot, for a reason that may pass.
+            _IsOverError: the run was cancelled meanwhile.
+        """
         body = body_of(pipeline, wanted.step, wanted.number, wanted.params)
         key = key_of(run.id, wanted.step.name, wanted.number)
+
+        def check(connection: Connection, job: Job) -> None:
+            if connection.scalar(select(runs.c.state).where(runs.c.id == run.id)) != run.state:
+                raise _IsOverError
+
         try:
-            await self._submitter.submit(run.actor, body, run_id=run.id, idempotency_key=key)
+            await asyncio.to_thread(self._check_key, run.actor.id)
+            await self._submitter.submit(
+                run.actor, body, run_id=run.id, idempotency_key=key, also=check
+            )
         except LlmosError as error:
-            if error.retryable or isinstance(error, DiskFullError):
+            if error.retryable or isinstance(error, DiskFullError | QuotaExceededError):
                 raise
             return {"code": error.code, "message": f"step {wanted.label}: {error.message}"}
         return None
 
     async def _job_ended(self, job: Job) -> None:
         if job.run_id is not None:
-            self._due.add(job.run_id)
-            self._wake.set()
+            self._look_again(job.run_id)
 
     async def _go_on(self, run_id: int) -> Run:
-        """Advance a run now; should whoever asks leave meanwhile, the loop does."""
+        """Advance a run now; should whoever asks leave meanwhile, it goes on by itself."""
         self._look_again(run_id)
         await self._try_to_advance(run_id)
         return await self.get(run_id)
 
-    async def _advance_due(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._due:
-                await self._try_to_advance(self._due.pop())
+    def _look_again(self, run_id: int) -> None:
+        if timer := self._timers.pop(run_id, None):
+            timer.cancel()
+        self._due.add(run_id)
+        self._begin_due()
+
+    def _begin_due(self) -> None:
+        """Advance the runs that are due, each by itself, as many at a time as may be."""
+        for run_id in sorted(self._due - self._under_way.keys()) if self._is_open else ():
+            if len(self._under_way) >= MAX_UNDER_WAY:
+                return
+            self._due.remove(run_id)
+            task = asyncio.create_task(self._try_to_advance(run_id), name=f"run-{run_id}")
+            self._under_way[run_id] = task
+            task.add_done_callback(functools.partial(self._done, run_id))
+
+    def _done(self, run_id: int, _: asyncio.Task[None]) -> None:
+        del self._under_way[run_id]
+        self._begin_due()
 
     async def _try_to_advance(self, run_id: int) -> None:
         """Advance a run; when that fails, it is tried again in a while."""
         try:
             await self.advance(run_id)
-        except Exception as error:  # the top loop of runs, and what a start leaves to it
+        except Exception as error:  # the top of what goes on by itself, and what a start leaves
             if isinstance(error, LlmosError):
                 log.warning("run %d waits: %s", run_id, error.message)
             else:
                 log.exception("run %d could not be looked at", run_id)
-            asyncio.get_running_loop().call_later(RETRY_S, self._look_again, run_id)
-
-    def _look_again(self, run_id: int) -> None:
-        self._due.add(run_id)
-        self._wake.set()
+            wait_s = QUOTA_RETRY_S if isinstance(error, QuotaExceededError) else RETRY_S
+            if run_id not in self._timers:
+                later = asyncio.get_running_loop().call_later
+                self._timers[run_id] = later(wait_s, self._look_again, run_id)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -285,10 +333,15 @@ class Runs:
         return await self._db.read(lambda connection: jobs_of(connection, run))
 
     async def _cancel_jobs(self, jobs: Jobs, actor_id: str) -> None:
-        for job in _all(jobs):
-            if not job.state.is_final:
-                with contextlib.suppress(ConflictError):  # it has just ended
-                    await self._jobs.cancel(job.id, actor_id)
+        """Cancel what has not ended, what runs first; side by side, so that they share commits."""
+
+        async def cancel(job: Job) -> None:
+            with contextlib.suppress(ConflictError):  # it has just ended
+                await self._jobs.cancel(job.id, actor_id)
+
+        left = [job for job in _all(jobs) if not job.state.is_final]
+        left.sort(key=lambda job: job.state not in ACTIVE_STATES)
+        await asyncio.gather(*map(cancel, left))
 
     async def _set(
         self,
@@ -297,19 +350,31 @@ class Runs:
         actor_id: str,
         action: str,
         problem: Problem | None = None,
-    ) -> None:
-        """Bring a run to another state; the caller holds its lock."""
+        terms: Actor | None = None,
+    ) -> Run:
+        """Bring a run to another state, unless it has come to one meanwhile; return it as it is
+        then.
+
+        Args:
+            terms: those on which it goes on; None: as before.
+        """
         now = self._clock()
         finished_at = None if state is RunState.RUNNING else now
-        values = {"state": state, "error": problem, "finished_at": finished_at}
+        values: dict[str, Any] = {"state": state, "error": problem, "finished_at": finished_at}
+        if terms is not None:
+            values["actor"] = terms.to_dict()
 
-        def change(connection: Connection) -> None:
-            connection.execute(update(runs).where(runs.c.id == run.id).values(values))
-            audit.record(connection, actor_id, action, f"run:{run.id}", {"state": str(state)}, now)
-            self._tell(connection, run.id, now)
+        def change(connection: Connection) -> Run:
+            known = (runs.c.id == run.id, runs.c.state == run.state)
+            if connection.execute(update(runs).where(*known).values(values)).rowcount:
+                detail = {"state": str(state)}
+                audit.record(connection, actor_id, action, f"run:{run.id}", detail, now)
+                self._tell(connection, run.id, now)
+            return get_run(connection, run.id)
 
-        await self._db.write(change)
+        changed = await self._db.write(change)
         self._told()
+        return changed
 
     def _tell(self, connection: Connection, run_id: int, now: float) -> None:
         """Put the state that a run has come to into the outbox, in the transaction that changes
@@ -328,6 +393,10 @@ class Runs:
 def _parsed(source: Mapping[str, Any]) -> Pipeline:
     check_size(source)
     return parse(source)
+
+
+class _IsOverError(Exception):
+    """A job was wanted of a run that is not running any more."""
 
 
 def _all(jobs: Jobs) -> list[Job]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
+from llmos.apps import runs as runs_module
 from llmos.apps.pipeline_file import read
 from llmos.apps.pipelines import MAX_SOURCE_BYTES
 from llmos.apps.run_rows import SUMMARY
@@ -20,6 +21,7 @@ from llmos.apps.steps import RunState
 from llmos.apps.submitting import Submitter
 from llmos.compression import jobs as compression_jobs
 from llmos.errors import (
+    AuthenticationError,
     ConflictError,
     DataError,
     DiskFullError,
@@ -29,19 +31,23 @@ from llmos.errors import (
     OverloadedError,
     PermissionDeniedError,
     PipelineError,
+    QuotaExceededError,
     RunNotFoundError,
 )
+from llmos.evaluation import jobs as evaluation_jobs
 from llmos.kernel.events import EventBus, owners_topic
 from llmos.kernel.jobs import Job, JobKind, JobState
 from llmos.kernel.queue import JobQueue
+from llmos.library import deploying
 from llmos.library.artifacts import Library
+from llmos.library.deployments import Deployments
 from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
 from llmos.storage.schema import audit as audit_table
 from llmos.storage.schema import runs as runs_table
 from llmos.training import jobs as training_jobs
-from llmos.types import JobResult, Priority
+from llmos.types import JobResult, NewVersion, Priority
 
 ALICE = Actor("k1", "alice", "user")
 CHAIN = """
@@ -71,12 +77,18 @@ KINDS = {
     "make": JobKind("make", "m:f", make_schema, lambda params: params.get("bytes", 0)),
     **{kind.name: kind for kind in training_jobs.llmos_job_kinds()},
     **{kind.name: kind for kind in compression_jobs.llmos_job_kinds()},
+    **{kind.name: kind for kind in evaluation_jobs.llmos_job_kinds()},
+    **{kind.name: kind for kind in deploying.llmos_job_kinds()},
 }
 
 
 def source(text: str) -> dict[str, Any]:
     values, lines = read(text, "file.yaml")
     return values | {"lines": lines}
+
+
+class Killed(BaseException):
+    """The server is, in the middle of something."""
 
 
 class Outbox:
@@ -102,9 +114,15 @@ class World:
         self.database = database
         self.blobs = MemoryBlobStore()
         self.library = Library(database, self.blobs, lambda: 1000.0, directory)
+        self.deployments = Deployments(database, lambda: 1000.0)
         self.outbox = Outbox()
         self.bus = EventBus()
+        self.dead_keys: set[str] = set()
         self.start()
+
+    def check_key(self, key_id: str) -> None:
+        if key_id in self.dead_keys:
+            raise AuthenticationError(f"the key {key_id!r} was revoked")
 
     def start(self) -> None:
         """Begin anew on the same database; nobody listens to what ends until `runs.open`."""
@@ -117,8 +135,15 @@ class World:
             audit=audit.record,
             capacity_bytes=10**12,
         )
-        submitter = Submitter(self.queue, self.library, self.blobs)
-        self.runs = Runs(self.database, self.queue, submitter, lambda: 1000.0, outbox=self.outbox)
+        self.submitter = Submitter(self.queue, self.library, self.blobs, self.deployments)
+        self.runs = Runs(
+            self.database,
+            self.queue,
+            self.submitter,
+            lambda: 1000.0,
+            self.check_key,
+            outbox=self.outbox,
+        )
 
     async def jobs(self) -> list[Job]:
         return sorted(await self.queue.list(), key=lambda job: job.id)
@@ -321,11 +346,11 @@ async def test_a_kill_in_the_middle_of_a_cancellation_leaves_no_job_behind(
     run = await world.runs.start(ALICE, source(CHAIN))
 
     async def killed(*_: Any) -> Job:
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(JobQueue, "cancel", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             await world.runs.cancel(run.id, ALICE)
     assert (await world.named("first")).state is JobState.QUEUED
     world.start()
@@ -356,7 +381,8 @@ async def test_what_may_pass_is_waited_for_and_what_will_not_fails_the_run(
     refusal: LlmosError
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "submit", refuse)
-        for refusal in (OverloadedError("the queue is full"), DiskFullError()):
+        passing = OverloadedError("it is busy"), QuotaExceededError("the queue is full")
+        for refusal in (*passing, DiskFullError()):
             with pytest.raises(type(refusal)):
                 await world.runs.advance(run.id)
             assert await world.state(run.id) is RunState.RUNNING
@@ -369,6 +395,181 @@ async def test_what_may_pass_is_waited_for_and_what_will_not_fails_the_run(
     }
     assert (await world.runs.retry(run.id, ALICE)).state is RunState.RUNNING
     assert len(await world.jobs()) == 3
+
+
+def full(connection: Connection, owner: str) -> None:
+    raise QuotaExceededError("your queue is full")
+
+
+async def test_a_run_that_finds_the_queue_full_goes_on_once_it_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "QUOTA_RETRY_S", 0.0)
+    await world.runs.open()
+    run = await world.runs.start(ALICE, source(CHAIN))
+    refused = asyncio.Event()
+
+    def refuse_once(connection: Connection, owner: str) -> None:
+        if not refused.is_set():
+            loop.call_soon_threadsafe(refused.set)
+            full(connection, owner)
+
+    loop = asyncio.get_running_loop()
+    world.queue.admit = refuse_once
+    with world.bus.subscribe(owners_topic("alice")) as events:
+        first = (await world.named("first")).id
+        await world.succeed("first")
+        async for event in events:
+            if event.job_id != first:
+                break
+    assert refused.is_set()
+    assert await world.state(run.id) is RunState.RUNNING
+    await world.runs.close()
+
+
+async def test_a_run_whose_first_job_finds_the_queue_full_is_not_begun(world: World) -> None:
+    world.queue.admit = full
+    with pytest.raises(QuotaExceededError):
+        await world.runs.start(ALICE, source(CHAIN))
+    assert (await world.jobs(), await world.num_runs()) == ([], 0)
+
+
+async def test_a_run_submits_nothing_for_a_key_that_was_revoked(world: World) -> None:
+    run = await world.runs.start(ALICE, source(CHAIN))
+    world.dead_keys.add("k1")
+    await world.succeed("first")
+    await world.runs.advance(run.id)
+    ended = await world.runs.get(run.id)
+    assert ended.error == {
+        "code": "invalid_api_key",
+        "message": "step second[0]: the key 'k1' was revoked",
+    }
+    await world.runs.retry(run.id, dataclasses.replace(ALICE, id="k9", owner="admin", role="admin"))
+    assert await world.state(run.id) is RunState.FAILED
+    going = await world.runs.retry(run.id, dataclasses.replace(ALICE, id="k2"))
+    assert (going.state, going.actor.id) == (RunState.RUNNING, "k2")
+    assert len(await world.jobs()) == 3
+
+
+async def test_a_run_is_cancelled_in_the_middle_of_a_fan_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await world.runs.start(ALICE, source(CHAIN))
+    await world.succeed("first")
+    submit = Submitter.submit
+    asked = asyncio.Event()
+
+    async def slow(self: Submitter, actor: Actor, body: Any, **given: Any) -> Job:
+        if body.name == "chain/second[1]":
+            asked.set()
+            while await world.state(run.id) is RunState.RUNNING:
+                pass
+        return await submit(self, actor, body, **given)
+
+    monkeypatch.setattr(Submitter, "submit", slow)
+    advancing = asyncio.create_task(world.runs.advance(run.id))
+    await asked.wait()
+    cancelled = await world.runs.cancel(run.id, ALICE)
+    await advancing
+    assert (cancelled.state, cancelled.error) == (RunState.CANCELLED, None)
+    assert [job.name for job in await world.jobs()] == ["chain/first", "chain/second[0]"]
+    assert (await world.named("second[0]")).state is JobState.CANCELLED
+
+
+async def test_a_runs_jobs_are_cancelled_side_by_side_and_what_runs_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "name: chain\nsteps:\n  s: {kind: make, each: {n: [1, 2, 3]}, params: {n: '${each.n}'}}"
+    run = await world.runs.start(ALICE, source(text))
+    await world.queue.claim((await world.named("s[2]")).id, 30.0, 1)
+    cancel = JobQueue.cancel
+    begun: list[int] = []
+    all_begun = asyncio.Event()
+
+    async def together(self: JobQueue, job_id: int, actor: str) -> Job:
+        begun.append(job_id)
+        if len(begun) == 3:
+            all_begun.set()
+        await all_begun.wait()
+        return await cancel(self, job_id, actor)
+
+    monkeypatch.setattr(JobQueue, "cancel", together)
+    await world.runs.cancel(run.id, ALICE)
+    numbers = [job.id for job in await world.jobs()]
+    assert begun == [numbers[2], numbers[0], numbers[1]]
+
+
+async def test_a_run_that_takes_long_to_submit_holds_no_other_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, other = [await world.runs.start(ALICE, source(CHAIN)) for _ in range(2)]
+    advance = Runs.advance
+    never = asyncio.Event()
+
+    async def stuck(self: Runs, run_id: int) -> None:
+        await (never.wait() if run_id == slow.id else advance(self, run_id))
+
+    monkeypatch.setattr(Runs, "advance", stuck)
+    for job in await world.jobs():
+        claimed = await world.queue.claim(job.id, 30.0, 1)
+        assert claimed is not None
+        result = JobResult({"value": 1})
+        await world.queue.complete(job.id, claimed.fence, result, lambda *_: ["first:1"])
+    with world.bus.subscribe(owners_topic("alice")) as events:
+        await world.runs.open()
+        made = await world.queue.get((await anext(events)).job_id)
+    assert made.run_id == other.id
+    await world.runs.close()
+
+
+EVALUATED = """
+name: x
+steps:
+  small:
+    kind: quantize
+    params: {model: m}
+  judge:
+    kind: evaluate
+    params:
+      model: ${small.model}
+      data: {news.txt: DIGEST}
+      rows: 5
+  ship:
+    kind: deploy
+    after: judge
+    params:
+      model: ${small.model}
+      gates: [news/loss <= current * 1.1]
+"""
+
+
+async def test_the_last_steps_of_a_pipeline_are_checked_before_the_first_runs(
+    world: World,
+) -> None:
+    files = {"config.json": world.blobs.put_bytes(b"{}")}
+    manifest = {"task": "generate", "engine": "native", "architecture": "A", "model_type": "a"}
+    world.library.add(NewVersion("model", "m", files, manifest), "alice")
+    good = EVALUATED.replace("DIGEST", world.blobs.put_bytes(b"news").digest)
+    assert len((await world.runs.check(ALICE, source(good))).steps) == 3
+    literal = good.replace("model: ${small.model}", "model: m:1")
+    await world.runs.check(ALICE, source(literal))
+    for bad, line, says in (
+        (EVALUATED.replace("DIGEST", "sha256:" + "0" * 64), 11, "was not uploaded"),
+        (good.replace("rows: 5", "rows: 0"), 12, "rows must be"),
+        (good.replace("news/loss", "no/such"), 18, "'no/such' will not have been measured"),
+        (good.replace("news/loss", "news/f1x"), 18, "'news/f1x' will not have been measured"),
+        (literal.replace("news/loss", "no/such"), 18, "m:1 has no metric 'no/such'"),
+        (
+            literal.replace("      model: m:1\n      gates", "      model: n\n      gates"),
+            17,
+            "'n'",
+        ),
+    ):
+        with pytest.raises(LlmosError) as caught:
+            await world.runs.check(ALICE, source(bad))
+        assert caught.value.message.startswith(f"line {line}: "), caught.value.message
+        assert says in caught.value.message
+    assert (await world.jobs(), await world.num_runs()) == ([], 0)
 
 
 async def test_a_fan_out_over_what_is_not_made_yet_passes_the_check(world: World) -> None:
@@ -463,10 +664,9 @@ async def test_a_run_may_do_what_its_starter_may(world: World) -> None:
 async def test_the_keys_of_a_runs_jobs_are_nobody_elses(world: World) -> None:
     from llmos.sdk.wire import JobBody
 
-    submitter = Submitter(world.queue, world.library, world.blobs)
     body = JobBody(kind="make", name="x")
     with pytest.raises(InvalidRequestError, match="steps of pipelines"):
-        await submitter.submit(ALICE, body, idempotency_key="run:1:first[0]")
+        await world.submitter.submit(ALICE, body, idempotency_key="run:1:first[0]")
     assert await world.jobs() == []
 
 
