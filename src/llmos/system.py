@@ -21,7 +21,8 @@ import psutil
 from sqlalchemy import Connection
 
 from llmos.apps import batch_jobs
-from llmos.apps.batch_store import commit_batch
+from llmos.apps.batch_ends import BatchEnds
+from llmos.apps.batch_store import Batches, commit_batch
 from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
 from llmos.compression import jobs as compression_jobs
@@ -129,6 +130,8 @@ class System:
     kernel: Kernel
     submitter: Submitter
     runs: Runs
+    batches: Batches
+    batch_ends: BatchEnds
     tasks: TaskContext
     pins: Pins
     canaries: Canaries
@@ -142,6 +145,7 @@ class System:
         await self.webhooks.open()
         await self.kernel.start()
         await self.runs.open()
+        await self.batch_ends.start()
         await self.tasks.templates.start()
         await self.choosing.start()
         await self.pins.start()
@@ -152,6 +156,7 @@ class System:
         """Stop workers (their jobs stay queued) and engines, flush the database, free the home."""
         await self.schedules.stop()
         await self.deliveries.stop()
+        await self.batch_ends.stop()
         await self.runs.close()
         await self.pins.stop()
         await self.kernel.stop()
@@ -220,6 +225,7 @@ def _assemble(
     canaries = Canaries(deployments)
     choosing = open_choosing(database, tasks, telemetry, clock, random.Random(), trials=canaries)
     runs = Runs(database, kernel.jobs, submitter, clock, keys.actor_of, outbox=webhooks)
+    batches = Batches(database, kernel.jobs, clock)
     return System(
         settings=settings,
         lock=lock,
@@ -233,6 +239,8 @@ def _assemble(
         kernel=kernel,
         submitter=submitter,
         runs=runs,
+        batches=batches,
+        batch_ends=BatchEnds(batches, kernel.jobs, kernel.workers, blobs, kernel.commit),
         tasks=tasks,
         pins=Pins(tasks, parse_names(settings.pinned), kernel.fleet.pin),
         canaries=canaries,

@@ -185,6 +185,42 @@ def test_a_cancelled_batch_ends_in_seconds_and_keeps_what_is_done(ai: openai.Ope
     assert len(output) + len(errors) == 2000
 
 
+def test_a_batch_that_is_held_for_the_quota_is_cancelled_in_seconds_all_the_same(
+    server: EchoServer, ai: openai.OpenAI
+) -> None:
+    with Client(server.url, server.key) as admin:
+        key = admin.create_key("spender")["key"]
+        with client_of(server, key) as spender:
+            batch = begin(spender, slow_rows(2000))
+            under_way(spender, batch.id)
+            admin.set_quota("spender", {"compute_s_per_day": 0})
+            until(
+                lambda: [job["held"] for job in admin.ps()["jobs"] if job["id"] == batch.job_id],
+                lambda held: held == [["quota"]],
+            )
+            spender.batches.cancel(batch.id)
+            begun = time.monotonic()
+            done = ended(spender, batch.id)
+    assert time.monotonic() - begun < 5
+    assert done.status == "cancelled"
+    assert done.request_counts.completed > 0
+
+
+def test_a_batch_ends_soon_after_its_key_was_revoked(server: EchoServer, ai: openai.OpenAI) -> None:
+    with Client(server.url, server.key) as admin:
+        made = admin.create_key("leaky")
+        with client_of(server, made["key"]) as leaky:
+            batch = begin(leaky, slow_rows(2000))
+            under_way(ai, batch.id)
+        admin.revoke_key(made["id"])
+        begun = time.monotonic()
+        done = ended(ai, batch.id)
+        assert time.monotonic() - begun < 5
+    errors = lines(ai, done.error_file_id)
+    assert (done.status, len(errors)) == ("cancelled", 2000 - done.request_counts.completed)
+    assert {line["error"]["code"] for line in errors} == {"invalid_api_key"}
+
+
 def processes(server: EchoServer, module: str) -> list[psutil.Process]:
     """Return the server's child processes that run a module."""
     found = []

@@ -2,7 +2,7 @@
 
 A row that was answered is kept by the journal and never asked again; one that was not, for whatever
 was killed meanwhile, is asked again by the next attempt. A busy server (429, 503) is asked again
-when it says; any other error is the row's own.
+when it says; a key that is no longer good ends the batch; any other error is the row's own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import msgspec
 from llmos.apps.batch_jobs import BatchParams, Counts
 from llmos.apps.batch_journal import Journal, open_journal
 from llmos.apps.batch_rows import answer_line, error_line, is_json, read_rows
-from llmos.errors import CancelledError, DataError, DiskFullError
+from llmos.errors import AuthenticationError, CancelledError, DataError, DiskFullError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import Answer
+from llmos.storage.blobs import BlobStore
 from llmos.types import JobResult
 
 WINDOW_ROWS = 128
@@ -80,19 +81,46 @@ def run_batch(
     journal = open_journal(context.checkpoint_dir, context.attempt)
     if journal.ended_as is None:
         with context.blobs.open(params.digest) as file:
-            ended_as = _Asking(context, params, journal, file, clock, monotonic).run()
+            asking = _Asking(context, params, journal, file, clock, monotonic)
+            ended_as = asking.run()
             _report(context, params, journal, is_finalizing=True)
             if ended_as != "completed":
-                _write_unasked(params, journal, file, ended_as)
+                _write_unasked(params, journal, file, asking.refusal or _UNASKED[ended_as])
         journal.seal(ended_as)
+    return _result(journal, context.blobs, clock)
+
+
+def end_batch(
+    params: BatchParams,
+    checkpoint_dir: Path,
+    attempt: int,
+    blobs: BlobStore,
+    ended_as: Literal["expired", "cancelled"],
+    clock: Callable[[], float],
+) -> JobResult:
+    """End a batch as an attempt that asks nothing more; return the files of what is done.
+
+    Raises:
+        CorruptBlobError, NotFoundError: the input file is damaged or gone.
+        DiskFullError: there is no room.
+    """
+    journal = open_journal(checkpoint_dir, attempt)
+    if journal.ended_as is None:
+        with blobs.open(params.digest) as file:
+            _write_unasked(params, journal, file, _UNASKED[ended_as])
+        journal.seal(ended_as)
+    return _result(journal, blobs, clock)
+
+
+def _result(journal: Journal, blobs: BlobStore, clock: Callable[[], float]) -> JobResult:
     return JobResult(
         summary={
             "ended_as": journal.ended_as,
             "completed": journal.completed,
             "failed": journal.failed,
             "finalizing_at": clock(),
-            "output": _stored(context, journal.output_path),
-            "errors": _stored(context, journal.errors_path),
+            "output": _stored(blobs, journal.output_path),
+            "errors": _stored(blobs, journal.errors_path),
         }
     )
 
@@ -119,6 +147,9 @@ class _Asking:
 
     Answers come from another thread, through a queue; a look at the batch itself is asked as the
     rows are, and comes without a row.
+
+    Attributes:
+        refusal: code and message where the key that it asks with is no longer good.
     """
 
     def __init__(
@@ -146,6 +177,7 @@ class _Asking:
         self._is_known = False
         self._is_cancelled = False
         self._flushed_at = monotonic()
+        self.refusal: tuple[str, str] | None = None
 
     def run(self) -> EndedAs:
         """Ask until nothing is left, or the batch is to end before; return how it ended.
@@ -167,15 +199,17 @@ class _Asking:
         return ended_as
 
     def _ended_as(self) -> EndedAs | None:
+        if self.refusal is not None:
+            return "cancelled"
         if self._is_known and self._next is None and not self._num_open and not self._later:
             return "completed"
+        if self._clock() >= self._params.expires_at:
+            return "expired"
         try:
             self._context.raise_if_cancelled()
         except CancelledError:
             return "cancelled"
-        if self._is_cancelled:
-            return "cancelled"
-        return "expired" if self._clock() >= self._params.expires_at else None
+        return "cancelled" if self._is_cancelled else None
 
     def _look(self) -> None:
         """Look at the batch once in a while."""
@@ -215,10 +249,18 @@ class _Asking:
             except queue.Empty:
                 return
             wait_s = 0.0
-            if row is None:
+            if answer.status == AuthenticationError.status:
+                self._refused(row, answer)
+            elif row is None:
                 self._take_look(answer)
             else:
                 self._take_row(row, answer)
+
+    def _refused(self, row: _Row | None, answer: Answer) -> None:
+        """Note that the batch's key has expired or was revoked: a row it asks for is not asked."""
+        error = msgspec.json.decode(answer.body)["error"]
+        self.refusal = error["code"], error["message"]
+        self._num_open -= row is not None
 
     def _take_look(self, answer: Answer) -> None:
         self._is_looking = False
@@ -270,10 +312,10 @@ def _again_s(answer: Answer, tries: int) -> float | None:
 
 
 def _write_unasked(
-    params: BatchParams, journal: Journal, file: BinaryIO, ended_as: EndedAs
+    params: BatchParams, journal: Journal, file: BinaryIO, why: tuple[str, str]
 ) -> None:
-    """Write down every row that was not answered, and why."""
-    code, message = _UNASKED[ended_as]
+    """Write down every row that was not answered, and why: a code and a message."""
+    code, message = why
     file.seek(0)
     for row in _rows(file, journal.done):
         line = error_line(row_id(params, row.number), row.custom_id, code, message)
@@ -290,9 +332,9 @@ def _report(
     context.progress(num_done, params.num_rows, str(counts))
 
 
-def _stored(context: JobContext, path: Path) -> dict[str, Any] | None:
+def _stored(blobs: BlobStore, path: Path) -> dict[str, Any] | None:
     """Store a finished file; None where it has no lines."""
     if not path.stat().st_size:
         return None
-    ref = context.blobs.put_file(path, link=True)
+    ref = blobs.put_file(path, link=True)
     return {"digest": ref.digest, "size": ref.size}

@@ -6,6 +6,7 @@ end the row is completed in the very transaction that completes the job.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from llmos.apps.batch_files import insert_upload, new_upload
 from llmos.apps.batch_jobs import BATCH, Counts
 from llmos.errors import ConflictError, InvalidRequestError, NotFoundError
 from llmos.kernel.job_rows import find_jobs
-from llmos.kernel.jobs import Job, JobState
+from llmos.kernel.jobs import FINAL_STATES, Job, JobState
 from llmos.kernel.transitions import KERNEL_ACTOR
 from llmos.security import audit
 from llmos.storage.schema import batches, jobs
@@ -112,7 +113,9 @@ class Batches:
     def __init__(self, db: Database, queue: JobQueue, clock: Callable[[], float]) -> None:
         self._db = db
         self._jobs = queue
-        self._clock = clock
+        self.clock = clock
+        self.on_cancel: Callable[[], None] = lambda: None
+        """Called when a batch that has begun is to end; who ends it puts its own function here."""
 
     async def create(
         self, actor: Actor, wanted: NewBatch, upload: Upload, found: BatchFile
@@ -124,7 +127,7 @@ class Batches:
         Raises:
             LlmosError: what the queue refuses.
         """
-        now, batch_id = self._clock(), f"batch_{uuid.uuid4().hex}"
+        now, batch_id = self.clock(), f"batch_{uuid.uuid4().hex}"
         row = {
             "id": batch_id,
             "endpoint": wanted.endpoint,
@@ -205,7 +208,7 @@ class Batches:
             return batch
         if batch.is_over:
             raise ConflictError(f"Batch {batch_id} has {batch.status} already.")
-        now = self._clock()
+        now = self.clock()
 
         def change(conn: sa.Connection) -> None:
             first = (batches.c.cancelling_at.is_(None), batches.c.ended_as.is_(None))
@@ -216,7 +219,24 @@ class Batches:
         await self._db.write(change)
         if batch.job.attempt == 0:  # no worker would look: the job is what there is to end
             await self._jobs.cancel(batch.job_id, actor.id)
+        else:
+            self.on_cancel()
         return await self.get(batch_id)
+
+    async def to_end(self, now: float) -> tuple[Sequence[Batch], float]:
+        """Return the batches that go on though they were cancelled, or their time is over, and when
+        that of the next one is; infinity: there is none."""
+        is_open = batches.c.ended_as.is_(None) & jobs.c.state.not_in(FINAL_STATES)
+        is_due = batches.c.cancelling_at.is_not(None) | (batches.c.expires_at <= now)
+        both = sa.join(batches, jobs, batches.c.job_id == jobs.c.id)
+        due = sa.select(batches).select_from(both).where(is_open, is_due)
+        next_at = sa.select(sa.func.min(batches.c.expires_at)).select_from(both)
+        next_at = next_at.where(is_open, ~is_due)
+
+        def read(conn: sa.Connection) -> tuple[Sequence[Batch], float]:
+            return _find(conn, due), conn.scalar(next_at) or math.inf
+
+        return await self._db.read(read)
 
 
 def commit_batch(conn: sa.Connection, job: Job, result: JobResult, now: float) -> None:

@@ -74,13 +74,20 @@ class Attempts:
         """
         self._listeners.append(listener)
 
-    async def claim(self, job_id: int, lease_s: float, threads: int) -> Job | None:
+    async def claim(
+        self, job_id: int, lease_s: float, threads: int, *, at_once: bool = False
+    ) -> Job | None:
         """Take a queued job for a new attempt; None when it is not to be had any more.
 
         Args:
             threads: recorded at the first start; later attempts keep that number.
+            at_once: take also one that waits out a failure, or that was paused and has no attempt.
         """
-        return await self._change(lambda change: change.start(job_id, lease_s, threads))
+
+        def change(change: JobChange) -> Job | None:
+            return change.start(job_id, lease_s, threads, at_once=at_once)
+
+        return await self._change(change)
 
     async def report(
         self,

@@ -45,22 +45,29 @@ def is_due(not_before: ColumnElement[float]) -> ColumnElement[bool]:
 
 _THIS_ID: BindParameter[int] = bindparam("this_id")
 _JOB = Statement(select(jobs).where(jobs.c.id == _THIS_ID))
-_START_JOB = Statement(
-    update(jobs)
-    .where(
-        jobs.c.id == _THIS_ID,
-        jobs.c.state == JobState.QUEUED,
-        is_due(jobs.c.not_before),
+
+
+def _start(*conditions: ColumnElement[bool]) -> Statement:
+    """Return what gives a job that fits ``conditions`` to a new attempt."""
+    return Statement(
+        update(jobs)
+        .where(jobs.c.id == _THIS_ID, *conditions)
+        .values(
+            state=JobState.RUNNING,
+            fence=jobs.c.fence + 1,
+            attempt=jobs.c.attempt + 1,
+            lease_expires_at=bindparam("lease_until"),
+            started_at=func.coalesce(jobs.c.started_at, bindparam("now")),
+            threads=case((jobs.c.threads == 0, bindparam("num_threads")), else_=jobs.c.threads),
+        )
+        .returning(jobs)
     )
-    .values(
-        state=JobState.RUNNING,
-        fence=jobs.c.fence + 1,
-        attempt=jobs.c.attempt + 1,
-        lease_expires_at=bindparam("lease_until"),
-        started_at=func.coalesce(jobs.c.started_at, bindparam("now")),
-        threads=case((jobs.c.threads == 0, bindparam("num_threads")), else_=jobs.c.threads),
-    )
-    .returning(jobs)
+
+
+_START_JOB = _start(jobs.c.state == JobState.QUEUED, is_due(jobs.c.not_before))
+_START_WAITING = _start(
+    or_(jobs.c.state == JobState.QUEUED, jobs.c.state == JobState.PAUSED),
+    jobs.c.lease_expires_at.is_(None),
 )
 ACTIVE = select(jobs).where(jobs.c.state.in_(ACTIVE_STATES), jobs.c.lease_expires_at.is_not(None))
 """The jobs that an attempt holds."""
@@ -122,16 +129,22 @@ def insert_job(connection: Connection, values: Mapping[str, Any], after: tuple[i
 
 
 def start_job(
-    connection: Connection, job_id: int, now: float, lease_until: float, threads: int
+    connection: Connection,
+    job_id: int,
+    now: float,
+    lease_until: float,
+    threads: int,
+    at_once: bool,
 ) -> Job | None:
-    """Take a queued job for a new attempt; None when it is not to be had any more."""
+    """Take a queued job for a new attempt; None when it is not to be had any more. With ``at_once``
+    also one that waits out a failure, or that was paused and has no attempt."""
     wanted = {
         "this_id": job_id,
         "now": now,
         "lease_until": lease_until,
         "num_threads": threads,
     }
-    rows = _START_JOB.run(connection, wanted)
+    rows = (_START_WAITING if at_once else _START_JOB).run(connection, wanted)
     return _job_of(rows[0], _after(connection, job_id)) if rows else None
 
 

@@ -107,9 +107,13 @@ class JobChange:
             raise fenced(job.id, job.fence)
         return updated
 
-    def start(self, job_id: int, lease_s: float, threads: int) -> Job | None:
-        """Take a queued job for a new attempt; None when it is not to be had any more."""
-        job = start_job(self.connection, job_id, self.now, self.now + lease_s, threads)
+    def start(
+        self, job_id: int, lease_s: float, threads: int, *, at_once: bool = False
+    ) -> Job | None:
+        """Take a queued job for a new attempt; None when it is not to be had any more. With
+        ``at_once`` also one that waits out a failure, or that was paused and has no attempt."""
+        lease_until = self.now + lease_s
+        job = start_job(self.connection, job_id, self.now, lease_until, threads, at_once)
         if job is None:
             return None
         self.record(job, "state", _state_data(job))

@@ -131,5 +131,5 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
     metered = metered_paths(app.state.routes)
     app.add_middleware(Metering, accounts=system.kernel.accounts, paths=metered)
     app.add_middleware(Gate, keys=cache, settings=system.settings)
-    system.kernel.workers.answerer = RouteAnswers(app)
+    system.kernel.workers.answerer = RouteAnswers(app, system.keys.actor_of)
     return app

@@ -1,16 +1,19 @@
 """Answers what running jobs ask by the routes themselves, as clients' requests but for the network.
 
 An ask is checked, counted against quotas and answered as a request of whoever submitted the job. It
-runs at the job's class, and may not ask for a better one.
+runs at the job's class, and may not ask for a better one. Once the key has expired or was revoked,
+it is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llmos.errors import PermissionDeniedError
+from llmos.errors import AuthenticationError, PermissionDeniedError
 from llmos.kernel.protocol import Answer, JobAsk
 from llmos.security.actors import Actor
 from llmos.server.errors import error_response
@@ -21,15 +24,30 @@ if TYPE_CHECKING:
     from llmos.kernel.jobs import Job
 
 
+KEY_CHECKED_S = 1.0
+"""A job's key is looked up again after this long."""
+MAX_CHECKED_KEYS = 4096
+
+
 class RouteAnswers:
     """An `Answerer` over the application.
 
     Args:
         app: the whole of it, the gate included, which takes the actor from here.
+        check_key: takes a key's id; raises AuthenticationError where it is no longer good. Blocks.
+        monotonic: seconds.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        check_key: Callable[[str], object],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
+        self._check_key = check_key
+        self._monotonic = monotonic
+        self._checks: dict[str, tuple[float, asyncio.Task[object]]] = {}
 
     async def __call__(self, job: Job, ask: JobAsk) -> Answer:
         """Answer what a job asks; errors are answers with their status."""
@@ -37,10 +55,24 @@ class RouteAnswers:
             refusal = PermissionDeniedError(f"Job {job.id} may not ask the server for anything.")
             return Answer(refusal.status, bytes(error_response(refusal, ask.path).body))
         actor = Actor.from_dict(job.asker)
+        try:
+            await self._checked(actor.id)
+        except AuthenticationError as error:
+            return Answer(error.status, bytes(error_response(error, ask.path).body))
         actor = dataclasses.replace(actor, best_priority=max(job.priority, actor.best_priority))
         exchange = _Exchange(ask.body or b"")
         await self._app(_scope(ask, actor), exchange.receive, exchange.send)
         return exchange.answer()
+
+    async def _checked(self, key_id: str) -> None:
+        """Look a key up, once a second for all who ask with it. Raises AuthenticationError."""
+        now, known = self._monotonic(), self._checks.get(key_id)
+        if known is None or now - known[0] >= KEY_CHECKED_S:
+            if len(self._checks) >= MAX_CHECKED_KEYS:
+                self._checks.clear()
+            look_up = asyncio.to_thread(self._check_key, key_id)
+            self._checks[key_id] = known = now, asyncio.create_task(look_up)
+        await asyncio.shield(known[1])
 
 
 def _scope(ask: JobAsk, actor: Actor) -> Scope:

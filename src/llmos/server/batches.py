@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from llmos.apps.batch_files import KEPT_S, Files
 from llmos.apps.batch_rows import MAX_FILE_BYTES, BatchFile, check_file
-from llmos.apps.batch_store import Batch, Batches, NewBatch
+from llmos.apps.batch_store import Batch, NewBatch
 from llmos.errors import InvalidRequestError, NotFoundError
 from llmos.security import policy
 from llmos.security.actors import Actor
@@ -22,6 +22,7 @@ from llmos.server.files import page
 from llmos.tasks.chat import CHAT_TASKS
 from llmos.tasks.embed import EMBED_TASKS
 from llmos.tasks.generate import GENERATE_TASKS
+from llmos.tasks.suitability import Need
 
 if TYPE_CHECKING:
     from llmos.apps.batch_files import Upload
@@ -40,7 +41,7 @@ def router(system: System) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1/batches", tags=["OpenAI"], route_class=BodyRoute)
     files = Files(system.database, system.keys.clock)
-    batches = Batches(system.database, system.kernel.jobs, system.keys.clock)
+    batches = system.batches
 
     async def owned(batch_id: str, actor: Actor, action: str) -> Batch:
         batch = await batches.get(batch_id)
@@ -55,7 +56,7 @@ def router(system: System) -> APIRouter:
         policy.check(actor, "batches.read")  # its job asks how it stands
         upload = await _readable(files, body.input_file_id, actor)
         found = await asyncio.to_thread(_check, system, upload, body.endpoint)
-        await served_for(system.tasks, actor, found.model, TASKS[body.endpoint])
+        await _check_model(system, actor, found.model, body.endpoint)
         kept = body.output_expires_after
         wanted = NewBatch(
             body.endpoint,
@@ -121,6 +122,17 @@ async def _readable(files: Files, file_id: str, actor: Actor) -> Upload:
             param="input_file_id",
         )
     return upload
+
+
+async def _check_model(system: System, actor: Actor, name: str, endpoint: str) -> None:
+    """Refuse a name that no row could be answered by: no model's, task's or route's that the actor
+    may use. Raises as `served_for` and `Choosing.choose`."""
+    kinds, choosing = TASKS[endpoint], system.choosing
+    if choosing.may_choose(name):
+        need = Need(prompt_tokens=1, is_chat=kinds is CHAT_TASKS)
+        if await choosing.choose(actor, name, kinds, need) is not None:
+            return
+    await served_for(system.tasks, actor, name, kinds)
 
 
 def _check(system: System, upload: Upload, endpoint: str) -> BatchFile:

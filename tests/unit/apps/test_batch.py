@@ -243,6 +243,29 @@ def test_who_cancels_the_job_gets_what_is_done_too(tmp_path: Path) -> None:
     assert result.summary["completed"] == 2
 
 
+def test_a_batch_whose_key_was_revoked_ends_with_what_is_done(tmp_path: Path) -> None:
+    gone = Answer(401, b'{"error": {"code": "invalid_api_key", "message": "it was revoked"}}')
+    server = Server(
+        tmp_path, 6, lambda custom_id, times: good(custom_id, 1) if int(custom_id) <= 2 else gone
+    )
+    result = server.run()
+    assert result.summary["ended_as"] == "cancelled"
+    assert (result.summary["completed"], result.summary["failed"]) == (2, 0)
+    rest = server.lines(result, "errors")
+    assert ids(rest) == all_ids(6)[2:]
+    for line in rest:
+        assert line["error"] == {"code": "invalid_api_key", "message": "it was revoked"}
+        assert line["response"] is None
+
+
+def test_a_batch_whose_key_was_revoked_before_it_began_asks_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path, 2)
+    server.batch_status = 401
+    server.batch = {"error": {"code": "invalid_api_key", "message": "it was revoked"}}
+    result = server.run()
+    assert (result.summary["ended_as"], server.asked) == ("cancelled", {})
+
+
 def test_an_attempt_that_is_to_leave_keeps_what_is_done_for_the_next(tmp_path: Path) -> None:
     server = Server(
         tmp_path, 9, lambda custom_id, times: good(custom_id, 1) if int(custom_id) <= 2 else None

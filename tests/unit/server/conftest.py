@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from llmos.apps.batch_store import Batches
 from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
 from llmos.kernel.jobs import JobKind
@@ -157,6 +158,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         kernel=kernel,
         submitter=submitter,
         runs=runs,
+        batches=Batches(database, kernel.jobs, time.time),
         tasks=tasks,
         choosing=choosing,
         webhooks=webhooks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from llmos.apps import batch_jobs
 from llmos.kernel.jobs import Job
 from llmos.kernel.protocol import Answer, JobAsk
 from llmos.kernel.quotas import Limits
 from llmos.security.actors import Actor
 from llmos.server.app import create_app
+from llmos.server.asks import KEY_CHECKED_S, RouteAnswers
 from llmos.types import Priority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,9 +37,9 @@ def app(system: Any) -> Any:
 
 
 @pytest.fixture
-def answerer(system: Any, app: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(system.kernel.jobs.kinds, "ask", batch_jobs.KIND)
-    return system.kernel.workers.answerer
+def answerer(app: Any) -> RouteAnswers:
+    """Answers, the keys of whoever asks being good."""
+    return RouteAnswers(app, lambda key_id: None)
 
 
 async def job_of(
@@ -125,6 +126,32 @@ async def test_asks_run_at_the_jobs_class_and_in_no_better_one(
 async def test_a_job_that_was_given_no_terms_may_ask_nothing(system: Any, answerer: Any) -> None:
     answer = await answerer(await job_of(system, None), complete())
     assert (answer.status, error(answer)["code"]) == (403, "permission_denied")
+
+
+async def test_a_key_that_is_revoked_is_refused_within_a_second(system: Any, app: Any) -> None:
+    now, looks = 0.0, 0
+
+    def look_up(key_id: str) -> object:
+        nonlocal looks
+        looks += 1
+        return system.keys.actor_of(key_id)
+
+    info, _ = system.keys.create("rita")
+    job = await job_of(system, Actor(info.id, "rita", "user"))
+    answerer = RouteAnswers(app, look_up, lambda: now)
+    answers = await asyncio.gather(*(answerer(job, complete()) for _ in range(5)))
+    assert ({answer.status for answer in answers}, looks) == ({200}, 1)
+    system.keys.revoke(info.id)
+    now += KEY_CHECKED_S
+    for _ in range(2):
+        answer = await answerer(job, complete())
+        assert (answer.status, error(answer)["code"]) == (401, "invalid_api_key")
+    assert looks == 2
+
+
+async def test_the_server_looks_the_keys_of_jobs_up(system: Any, app: Any) -> None:
+    answer = await system.kernel.workers.answerer(await job_of(system), complete())
+    assert answer.status == 401
 
 
 async def test_backpressure_says_when_to_come_again(system: Any, answerer: Any) -> None:

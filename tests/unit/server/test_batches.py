@@ -49,6 +49,7 @@ def hands(system: Any) -> Iterator[Clock]:
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system.keys, "clock", clock)
+        patch.setattr(system.batches, "clock", clock)
         patch.setitem(system.kernel.jobs.kinds, "batch", batch_jobs.KIND)
         yield clock
 
@@ -342,6 +343,20 @@ async def test_a_model_that_cannot_answer_is_refused_at_once(
     file = (await upload(client, rows("a", model=model))).json()
     response = await begin(client, file["id"])
     assert (response.status_code, response.json()["error"]["param"]) == (status, "model")
+
+
+async def test_a_batch_may_ask_for_any_name_that_its_rows_may(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    route = {"targets": [{"model": "talker"}]}
+    assert (await admin.put("/api/v1/routes/support", json=route)).status_code == 200
+    for name in ("support", "auto", "chat", "talker:1"):
+        file = (await upload(client, rows("a", model=name))).json()
+        made = await begin(client, file["id"])
+        assert (made.status_code, made.json().get("model")) == (200, name), made.text
+    file = (await upload(client, rows("a", model="translate"))).json()
+    refused = await begin(client, file["id"])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
 async def test_a_batch_is_made_by_its_route_alone(client: httpx.AsyncClient, system: Any) -> None:

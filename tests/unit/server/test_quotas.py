@@ -200,7 +200,7 @@ async def test_what_a_job_asks_is_limited_by_its_owners_tokens_but_not_by_its_pa
     asker = Actor("k", owner, "user").to_dict()
     job: Any = SimpleNamespace(id=1, asker=asker, priority=Priority.BATCH)
     ask = JobAsk(1, "/v1/completions", json.dumps(COMPLETION).encode())
-    answers = [await RouteAnswers(app)(job, ask) for _ in range(2)]
+    answers = [await RouteAnswers(app, lambda key_id: None)(job, ask) for _ in range(2)]
     assert [answer.status for answer in answers] == [200, 429]
     assert json.loads(answers[1].body)["error"]["code"] == "quota_exceeded"
     assert answers[1].retry_after_s is not None
