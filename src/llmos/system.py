@@ -209,6 +209,7 @@ def _assemble(
     commit = _commit_to(library, deployments, clock)
     kernel = _kernel(settings, database, plugins, commit, webhooks, clock)
     kernel.jobs.on_end(deploying.listener(deployments))
+    kernel.jobs.next_job = compression_jobs.next_job
     submitter = Submitter(kernel.jobs, library, blobs, deployments)
     tasks = TaskContext(
         library,

@@ -166,11 +166,14 @@ def test_an_exported_one_can_be_imported_again_and_a_damaged_one_cannot(
     llmos.ok("rm", "again")
 
 
-def test_an_import_can_be_quantised_in_the_same_job(world: World) -> None:
+def test_an_import_can_be_quantised_in_the_same_command(world: World) -> None:
     add_tokenizer(make_decoder(world.folder / "qwen3", "qwen3", torch.bfloat16))
     said = world.llmos.ok("import", world.folder / "qwen3", "--name", "both", "--dtype", "int8")
     assert "both:1 is ready" in said and "both-int8:1 is ready" in said
     assert world.llmos.json("show", "both")["runs_as"] == "both-int8:1"
+    quantizing, importing = world.llmos.json("jobs")[:2]
+    assert (quantizing["kind"], importing["kind"]) == ("quantize", "import")
+    assert quantizing["compute_s"] > 0, "computing is a job's of its own"
     world.llmos.ok("import", world.folder / "llama", "--name", "plain")
     # The same content as ``llama``, and so the same quantised version.
     assert world.llmos.json("show", "plain")["runs_as"] == "llama-int8:1"
@@ -221,7 +224,8 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(
     assert "only models that generate text" in llmos.refused("quantize", "starter-sentiment")
     assert "did you mean" in llmos.refused("quantize", "lama")
     assert "int8 or int4" in llmos.refused("quantize", "llama", "--to", "int2")
-    assert not any(row["name"].startswith("gpt3") for row in llmos.json("list"))
+    made = [row["name"] for row in llmos.json("list") if row["name"].startswith("gpt3")]
+    assert made == ["gpt3"], "the model itself is there all the same"
     assert llmos.json("show", "mixtral")["runs_as"] == "mixtral:1"
 
 

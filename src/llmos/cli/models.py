@@ -218,8 +218,7 @@ def import_model(
             job = client.import_model(
                 directory, wanted, on_progress, task=task, base=base, dtype=dtype
             )
-        job = follow_job(client, job["id"], "importing")
-    _report_made(job, as_json)
+        _report_made(client, follow_job(client, job["id"], "importing"), as_json)
 
 
 def pull(
@@ -245,16 +244,31 @@ def pull(
 
     with open_client(server, home) as client:
         job = client.pull(repo, name=name, revision=revision, task=task, base=base, dtype=dtype)
-        job = follow_job(client, job["id"], "pulling")
-    _report_made(job, as_json)
+        _report_made(client, follow_job(client, job["id"], "pulling"), as_json)
 
 
-def _report_made(job: Mapping[str, Any], as_json: bool) -> None:
+def _report_made(client: Client, job: dict[str, Any], as_json: bool) -> None:
+    """Say what an import or a pull has made, and follow the job that quantises it where that was
+    asked for."""
+    from llmos.cli.progress import follow_job
+
+    result = job["result"]
+    if not as_json:
+        _say_made(result)
+    if (number := result.get("next_job")) is not None:
+        if result["quantize"] == "auto":
+            note(f"job {number} quantises it as well: `llmos jobs logs {number} -f` follows it")
+        else:
+            job = follow_job(client, number, "quantising")
+            if not as_json:
+                _say_made(job["result"])
     if as_json:
         print_json(job)
-        return
-    for ref in (job.get("result") or {}).get("artifacts") or ():
-        command = _COMMANDS.get(job["result"].get("task"), "run {ref}").format(ref=ref)
+
+
+def _say_made(result: Mapping[str, Any]) -> None:
+    for ref in result["artifacts"]:
+        command = _COMMANDS.get(str(result.get("task")), "run {ref}").format(ref=ref)
         typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos {command}`")
 
 

@@ -1,13 +1,16 @@
-"""Whether an import is to be quantised as well, and to what: a decision over plain numbers."""
+"""Whether a model is to be quantised unasked, and to what: a decision over plain numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmos.engines.base import ITEM_BYTES, estimate
 from llmos.library.quantized import KV_ITEM_BYTES
 from llmos.library.variants import is_quantized
+
+if TYPE_CHECKING:
+    from llmos.engines.native.quantize import QuantizedDtype
 
 MIN_PARAMETERS = 100_000_000
 """Smaller models are fast enough, and lose more."""
@@ -19,9 +22,18 @@ def is_worth_it(manifest: Mapping[str, Any]) -> bool:
     return is_large and manifest.get("engine") == "native" and not is_quantized(manifest)
 
 
-def fitting_dtype(manifest: Mapping[str, Any], free_bytes: int) -> str:
-    """Return int8, or int4 where a model as int8 would not fit into the free memory."""
-    return "int8" if int8_bytes(manifest) <= free_bytes else "int4"
+def fitting_dtypes(
+    manifest: Mapping[str, Any], free_bytes: int, *, has_extension: bool
+) -> tuple[QuantizedDtype, ...]:
+    """Return what to quantise to, then what else where that cannot be: int8, but int4 where a model
+    as int8 would not fit into the free memory.
+
+    Args:
+        has_extension: without it torch computes int4 as int8.
+    """
+    if not has_extension or int8_bytes(manifest) <= free_bytes:
+        return ("int8",)
+    return ("int4", "int8")
 
 
 def int8_bytes(manifest: Mapping[str, Any]) -> int:

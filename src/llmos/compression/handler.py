@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from llmos.compression.choice import fitting_dtypes
 from llmos.compression.comparison import Difference, compare
+from llmos.compression.jobs import AUTO
 from llmos.engines.loading import set_threads
-from llmos.engines.native.extension import extension
+from llmos.engines.native.extension import extension, is_likely
 from llmos.engines.native.fused import check_layers
 from llmos.engines.native.quantize import QuantizedDtype, open_quantized, quantize_directory
 from llmos.errors import InvalidModelError, UnsupportedTaskError
 from llmos.library.manifest import parse_manifest
 from llmos.library.quantized import read_quantized
+from llmos.library.variants import variant_name
 from llmos.storage.files import disk_errors
 from llmos.types import FileRef, JobResult, NewVersion
 
@@ -39,7 +44,8 @@ class Base:
 
 
 def run(context: JobContext) -> JobResult:
-    """Quantise ``params["base"]`` to ``params["dtype"]`` as a version of ``params["name"]``.
+    """Quantise ``params["base"]`` to ``params["dtype"]`` as a version of ``params["name"]``; or to
+    what fits, if it can be, where that is left to the job.
 
     Raises:
         UnsupportedTaskError: the model cannot be quantised, or not to this.
@@ -54,9 +60,30 @@ def run(context: JobContext) -> JobResult:
         files = {name: FileRef(**ref) for name, ref in given["files"].items()}
         context.blobs.materialize(files, directory)
         base = Base(given["ref"], given["digest"], given["manifest"], directory)
-        new = make_variant(context, base, context.params["dtype"], context.params["name"])
-    facts = {key: new.manifest[key] for key in ("task", "dtype", "parameters", "weights_bytes")}
-    return JobResult({"name": new.name, **facts, **new.manifest["metrics"]}, (new,))
+        made: NewVersion | None
+        if context.params["dtype"] == AUTO:
+            made = _make_fitting(context, base, given["name"])
+        else:
+            made = make_variant(context, base, context.params["dtype"], context.params["name"])
+    if made is None:
+        return JobResult({"name": given["name"]})
+    facts = {key: made.manifest[key] for key in ("task", "dtype", "parameters", "weights_bytes")}
+    return JobResult({"name": made.name, **facts, **made.manifest["metrics"]}, (made,))
+
+
+def _make_fitting(context: JobContext, base: Base, name: str) -> NewVersion | None:
+    """Return the version that suits this machine; None where there can be none, which the log
+    says."""
+    free_bytes = psutil.virtual_memory().available
+    why = ""
+    for dtype in fitting_dtypes(base.manifest, free_bytes, has_extension=is_likely()):
+        context.log(f"quantising to {dtype} as {variant_name(name, dtype)}")
+        try:
+            return make_variant(context, base, dtype, variant_name(name, dtype))
+        except UnsupportedTaskError as error:
+            why = error.message
+    context.log(f"{base.ref} stays as it is. {why}")
+    return None
 
 
 def make_variant(context: JobContext, base: Base, dtype: QuantizedDtype, name: str) -> NewVersion:

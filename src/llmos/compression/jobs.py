@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llmos.engines.native.extension import is_likely
 from llmos.errors import InvalidRequestError
-from llmos.kernel.jobs import JobKind
+from llmos.kernel.jobs import Job, JobKind
+from llmos.library.jobs import IMPORT, PULL
+from llmos.library.manifest import version_digest
 from llmos.library.quantized import DTYPES
 from llmos.library.refs import parse_name
 from llmos.library.variants import is_quantized, variant_name
 from llmos.plugins.hookspecs import hookimpl
+from llmos.types import JobResult
 
 if TYPE_CHECKING:
     from llmos.library.versions import Version
 
 QUANTIZE = "quantize"
 """The job kind's name."""
+AUTO = "auto"
 RUNTIME_BYTES = 600 * 2**20
 _BYTES_PER_PARAMETER = 2
 """Of copies: the largest matrix as float32, which is rarely half a model. Weights stay on disk."""
@@ -37,7 +42,9 @@ def llmos_job_kinds() -> list[JobKind]:
 def validate(params: dict[str, Any]) -> dict[str, Any]:
     """Check a quantize request: ``{"model", "dtype" = "int8", "name", "base"}``.
 
-    ``base`` is what `base_params` says of the version that ``model`` names; the server fills it in.
+    With the dtype "auto" the job chooses, and the name follows from that; what cannot be quantised
+    then stays as it is. ``base`` is what `base_params` says of the version that ``model`` names;
+    the server fills it in.
 
     Raises:
         InvalidRequestError, InvalidNameError: something is missing, unknown or of the wrong type.
@@ -47,7 +54,7 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
             f"unknown parameter {unknown[0][:80]} of a quantize job", param=unknown[0]
         )
     dtype = params.get("dtype") or "int8"
-    if dtype not in DTYPES:
+    if dtype not in (AUTO, *DTYPES):
         raise InvalidRequestError(
             f"{str(dtype)[:80]!r} is nothing to quantise to: use {' or '.join(DTYPES)}",
             param="dtype",
@@ -55,10 +62,15 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     base = params.get("base")
     if not isinstance(base, dict) or not base.keys() >= _BASE:
         raise InvalidRequestError("base is the server's to fill in: name a model", param="model")
+    checked = {"model": base["ref"], "dtype": dtype, "base": base}
+    if dtype == AUTO:
+        if params.get("name") is not None:
+            raise InvalidRequestError("name needs a dtype: int8 or int4", param="name")
+        return checked
     name = params.get("name") or variant_name(base["name"], dtype)
     if not isinstance(name, str):
         raise InvalidRequestError("name must be a text", param="name")
-    return {"model": base["ref"], "dtype": dtype, "name": parse_name(name).full_name, "base": base}
+    return {**checked, "name": parse_name(name).full_name}
 
 
 def base_params(version: Version) -> dict[str, Any]:
@@ -85,6 +97,23 @@ def base_params(version: Version) -> dict[str, Any]:
         "files": msgspec.to_builtins(version.files),
         "manifest": version.manifest,
     }
+
+
+def next_job(job: Job, result: JobResult, refs: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
+    """Return kind and params of the job that quantises what an import or a pull has made; None: it
+    stays as it is."""
+    wanted = result.summary.get(QUANTIZE) if job.kind in (IMPORT.name, PULL.name) else None
+    if wanted is None:
+        return None
+    (new,), (ref,) = result.artifacts, refs
+    base = {
+        "ref": ref,
+        "name": new.name,
+        "digest": version_digest(new.files, new.manifest),
+        "files": msgspec.to_builtins(new.files),
+        "manifest": new.manifest,
+    }
+    return QUANTIZE, {"dtype": wanted, "base": base}
 
 
 def estimate_bytes(params: dict[str, Any]) -> int:

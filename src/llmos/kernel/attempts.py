@@ -123,7 +123,8 @@ class Attempts:
         await self._change(change, wake=False)
 
     async def complete(self, job_id: int, fence: int, result: JobResult, commit: Commit) -> Job:
-        """End an attempt with success: artifacts, result, state and dependants in one transaction.
+        """End an attempt with success: artifacts, result, state, dependants and the job that goes
+        on from there in one transaction.
 
         Raises:
             FencedError: the attempt no longer holds the job; nothing was kept.
@@ -134,6 +135,8 @@ class Attempts:
             job = change.get_active(job_id, fence)
             refs = commit(change.connection, job, result) or ()
             kept = {**result.summary, "artifacts": list(refs)}
+            if (following := self._queue_next(change, job, result, refs)) is not None:
+                kept["next_job"] = following.id
             return change.finish(job, JobState.SUCCEEDED, result=kept)
 
         return await self._change(change)
@@ -202,6 +205,12 @@ class Attempts:
         return await self._change(change)
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _queue_next(
+        self, change: JobChange, job: Job, result: JobResult, refs: Sequence[str]
+    ) -> Job | None:
+        """Queue the job that goes on from one that succeeds, if there is to be one; return it."""
+        return None
 
     async def _change(self, make: Callable[[JobChange], T], *, wake: bool = True) -> T:
         """Run ``make`` in a transaction, then tell of what it did."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,11 @@ from llmos.kernel.idempotency import Idempotency
 from llmos.kernel.job_rows import MAX_ID, find_jobs, get_job
 from llmos.kernel.jobs import ACTIVE_STATES, Job, JobEvent, JobKind, JobState, check_sendable
 from llmos.kernel.ledger import format_bytes
-from llmos.kernel.transitions import LOST_STATES, Audit, JobChange, Outbox
+from llmos.kernel.transitions import KERNEL_ACTOR, LOST_STATES, Audit, JobChange, Outbox
 from llmos.kernel.view import QueueView, read_view
 from llmos.storage.database import Database
 from llmos.storage.schema import job_events, jobs
-from llmos.types import Priority
+from llmos.types import JobResult, Priority
 
 Predict = Callable[[JobKind, dict[str, Any], int], int]
 """Takes a job's kind, its checked params and the bytes that its kind declares; returns those to
@@ -38,6 +38,10 @@ Admit = Callable[[Connection, str], None]
 
 HasRoom = Callable[[str], Awaitable[None]]
 """Takes the owner of a job to be queued; raises QuotaExceededError when it may store no more."""
+
+NextJob = Callable[[Job, JobResult, Sequence[str]], tuple[str, dict[str, Any]] | None]
+"""Takes a job that succeeds, its result and the refs of what it made; returns kind and params of
+the job that goes on from there, in its name and class; None: there is none."""
 
 
 class JobQueue(Attempts):
@@ -71,6 +75,8 @@ class JobQueue(Attempts):
         """Called before a job is queued, in the same transaction; the kernel puts its own here."""
         self.check_room: HasRoom = _has_room
         """Called before that transaction, which must not wait for it; the kernel's likewise."""
+        self.next_job: NextJob = _no_next
+        """Says what follows from a job; who knows the kinds puts its own function here."""
 
     async def submit(
         self,
@@ -299,6 +305,24 @@ class JobQueue(Attempts):
         self.admit(change.connection, row["owner"])
         return change.insert(row, after_ids, actor)
 
+    def _queue_next(
+        self, change: JobChange, job: Job, result: JobResult, refs: Sequence[str]
+    ) -> Job | None:
+        wanted = self.next_job(job, result, refs)
+        if wanted is None:
+            return None
+        kind, params = self.kind(wanted[0]), self.kind(wanted[0]).schema(wanted[1])
+        row: dict[str, Any] = {
+            "kind": kind.name,
+            "name": job.name,
+            "params": params,
+            "priority": int(job.priority),
+            "owner": job.owner,
+            "max_attempts": kind.max_attempts,
+            "reserved_bytes": self.predict(kind, params, kind.estimate(params)),
+        }
+        return change.insert(row, [], KERNEL_ACTOR)
+
     def estimate(self, kind: JobKind, params: dict[str, Any]) -> int:
         """Return how much memory a job with these complete params is to reserve, in bytes.
 
@@ -320,6 +344,10 @@ def _as_declared(kind: JobKind, params: dict[str, Any], declared_bytes: int) -> 
 
 async def _has_room(owner: str) -> None:
     pass
+
+
+def _no_next(job: Job, result: JobResult, refs: Sequence[str]) -> None:
+    """Let nothing follow."""
 
 
 def _admit_all(connection: Connection, owner: str) -> None:

@@ -228,6 +228,35 @@ def test_show_has_the_metrics_that_gates_know(
     ]
 
 
+@pytest.mark.parametrize(("dtype", "followed"), [("int8", [7, 8]), ("auto", [7])])
+def test_a_pull_waits_for_the_quantised_version_that_was_asked_for_alone(
+    client: StubClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dtype: str,
+    followed: list[int],
+) -> None:
+    made = {"artifacts": ["m:1"], "quantize": dtype, "next_job": 8}
+    jobs = {
+        7: {"id": 7, "state": "succeeded", "result": made},
+        8: {"id": 8, "state": "succeeded", "result": {"artifacts": ["m-int8:1"]}},
+    }
+    asked: list[int] = []
+
+    def job(number: int) -> dict[str, Any]:
+        asked.append(number)
+        return jobs[number]
+
+    monkeypatch.setattr(client, "pull", lambda repo, **options: jobs[7], raising=False)
+    monkeypatch.setattr(client, "job", job)
+    assert main.invoke(["pull", "team/m", "--dtype", dtype]) == 0
+    printed = capsys.readouterr()
+    assert asked == followed
+    assert "m:1 is ready" in printed.out
+    assert ("m-int8:1 is ready" in printed.out) == (dtype == "int8")
+    assert ("job 8 quantises it" in printed.err) == (dtype == "auto")
+
+
 def test_run_continues_the_prompt_of_a_model_without_chat_template(
     client: StubClient, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmos.compression.choice import MIN_PARAMETERS, fitting_dtype, int8_bytes, is_worth_it
+from llmos.compression.choice import MIN_PARAMETERS, fitting_dtypes, int8_bytes, is_worth_it
 
 LARGE: dict[str, Any] = {
     "engine": "native",
@@ -34,5 +34,6 @@ def test_int8_is_taken_where_model_and_cache_fit_and_int4_where_not() -> None:
     needed = int8_bytes(LARGE)
     assert needed == 500_000_000 + 16 * 1024 * 12_288
     assert int8_bytes(LARGE | {"dtype": "float32", "kv_bytes_per_token": 24_576}) == needed
-    assert fitting_dtype(LARGE, needed) == "int8"
-    assert fitting_dtype(LARGE, needed - 1) == "int4"
+    assert fitting_dtypes(LARGE, needed, has_extension=True) == ("int8",)
+    assert fitting_dtypes(LARGE, needed - 1, has_extension=True) == ("int4", "int8")
+    assert fitting_dtypes(LARGE, needed - 1, has_extension=False) == ("int8",)

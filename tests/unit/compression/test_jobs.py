@@ -34,6 +34,8 @@ def test_a_request_is_made_complete() -> None:
     given = validate({"model": "team/m", "dtype": "int4", "name": "small", "base": BASE})
     assert (given["dtype"], given["name"]) == ("int4", "small")
     assert validate(given) == given
+    chosen = {"model": "team/m:3", "dtype": "auto", "base": BASE}
+    assert validate(chosen) == chosen
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,7 @@ def test_a_request_is_made_complete() -> None:
         ({"base": BASE, "dtype": "int3"}, "dtype"),
         ({"base": BASE, "dtype": ["int8"]}, "dtype"),
         ({"base": BASE, "name": 5}, "name"),
+        ({"base": BASE, "dtype": "auto", "name": "small"}, "name"),
         ({"base": BASE, "bits": 8}, "bits"),
     ],
 )

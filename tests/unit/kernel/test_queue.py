@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from llmos.errors import (
     InvalidRequestError,
     JobNotFoundError,
     OutOfMemoryError,
+    QuotaExceededError,
 )
 from llmos.kernel.events import EventBus, topic
 from llmos.kernel.idempotency import Idempotency
@@ -185,6 +187,32 @@ async def test_success_commits_once_with_its_artifacts(
     with pytest.raises(FencedError):
         await queue.complete(job.id, job.fence, result, commit)
     assert commits(database) == [f"job {job.id}"]
+
+
+async def test_a_job_that_goes_on_from_another_is_queued_in_the_commit_that_ends_that(
+    queue: JobQueue,
+) -> None:
+    def next_job(job: Job, result: JobResult, refs: Sequence[str]) -> Any:
+        return ("train", {"steps": 7}) if result.summary else None
+
+    queue.next_job = next_job
+    job = await running(queue, name="first", priority=Priority.BATCH)
+
+    def no_room(connection: Connection, owner: str) -> None:
+        raise QuotaExceededError("the queue is full")
+
+    queue.admit = no_room  # it was let in with the first
+    ended = await queue.complete(job.id, job.fence, JobResult({"wanted": True}), commit)
+    assert ended.result is not None
+    following = await queue.get(ended.result["next_job"])
+    assert (following.kind, following.name, following.owner) == ("train", "first", "o")
+    assert (following.priority, following.state) == (Priority.BATCH, JobState.QUEUED)
+    assert following.params["steps"] == 7
+    claimed = await queue.claim(following.id, LEASE_S, threads=2)
+    assert claimed is not None
+    last = await queue.complete(claimed.id, claimed.fence, JobResult(), commit)
+    assert last.result == {"artifacts": ["model:1"]}
+    assert len(await queue.list()) == 2
 
 
 async def test_a_job_that_succeeds_in_the_end_has_no_error(queue: JobQueue, clock) -> None:
