@@ -43,7 +43,8 @@ def check_gates(pipeline: Pipeline, step: Step, params: dict[str, Any]) -> None:
             hint = f" on a dataset {dataset!r}" if slash else ""
             raise InvalidRequestError(
                 f"{gate.metric!r} will not have been measured of {step.params['model']}: it needs "
-                f"an evaluate step of that model{hint} before this one, and a metric of its task",
+                f"an evaluate step of that model{hint} that this one waits for (`after`), and a "
+                "metric of its task",
                 param="gates",
             )
 

@@ -26,6 +26,13 @@ def check_alias(conn: sa.Connection, version: Version, alias: str, actor: Actor)
         )
 
 
+def is_alias(conn: sa.Connection, version: Version, alias: str) -> bool:
+    """Whether ``alias`` of the version's name means one."""
+    named = _named(aliases, version.kind, ModelRef(version.namespace, version.name))
+    found = conn.execute(sa.select(aliases.c.number).where(*named, aliases.c.alias == alias))
+    return found.first() is not None
+
+
 def check_not_deployed(conn: sa.Connection, version: Version, alias: str) -> None:
     """Refuse to move by hand what moves by its gate: a deployment."""
     query = sa.select(deployments.c.number).where(

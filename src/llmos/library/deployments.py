@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from llmos.errors import ConflictError, InvalidNameError, InvalidRequestError
 from llmos.library import finding
-from llmos.library.aliases import check_alias, point
+from llmos.library.aliases import check_alias, is_alias, point
 from llmos.library.canary import Rules
 from llmos.library.deployment_rows import (
     Deployment,
@@ -82,7 +82,7 @@ class Deployments:
         weight: float = 1.0,
     ) -> tuple[Deployment, tuple[Check, ...]]:
         """Let an alias mean a version, or with a ``weight`` below 1 give that so much of what is
-        asked of the alias.
+        asked of the alias; where that means nothing yet, all of it.
 
         Args:
             gates: must hold now and for later versions; None: those it has.
@@ -91,8 +91,8 @@ class Deployments:
         Raises:
             GateFailedError: a gate does not hold; nothing was changed.
             InvalidRequestError: a gate is none, or on a metric that a version does not have, or not
-                of the same data; the weight is not one; there is nothing yet that a candidate could
-                be compared with.
+                of the same data; the weight is not one; what a candidate would be beside is not
+                deployed.
             InvalidNameError, ModelNotFoundError, PermissionDeniedError, ConflictError: the alias is
                 no name, there is no such version, or one of them is another owner's.
         """
@@ -114,7 +114,7 @@ class Deployments:
         version, old, new, wanted = self._wanted(conn, ref, alias, actor, gates, rules, weight)
         checks = _held(conn, version, old, wanted, actor)
         require(checks, version.ref)
-        action = "canary" if weight < 1.0 else "deploy"
+        action = "deploy" if new.candidate is None else "canary"
         self._keep(conn, old, new, action, version.number, actor, "; ".join(map(str, checks)))
         return new, checks
 
@@ -275,7 +275,7 @@ class Deployments:
             owner=old.owner if old else actor.owner,
             updated_at=self._clock(),
         )
-        if weight < 1.0:
+        if weight < 1.0 and (old or is_alias(conn, version, alias)):
             new = _with_candidate(new, old, weight)
         return version, old, new, parsed
 
@@ -340,8 +340,8 @@ def _with_candidate(new: Deployment, old: Deployment | None, weight: float) -> D
     """Return the deployment that stays at its version, the new one its candidate."""
     if old is None:
         raise InvalidRequestError(
-            f"{new.ref} is not deployed yet, so a candidate has nothing to be compared with: "
-            "deploy a version whole first.",
+            f"{new.ref} is an alias that was made by hand, so a candidate has nothing to be "
+            "compared with: deploy a version whole first.",
             param="weight",
         )
     if old.number == new.number:

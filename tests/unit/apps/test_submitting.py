@@ -120,7 +120,7 @@ async def test_a_job_deploys_nothing_that_its_key_may_not(
         ({"model": "m:2"}, ModelNotFoundError, "model"),
         ({"model": "m", "gates": ["no/such >= 1"]}, InvalidRequestError, "gates"),
         ({"model": "m", "gates": ["test/f1 > 1"]}, InvalidRequestError, "gates"),
-        ({"model": "m", "weight": 0.5}, InvalidRequestError, "weight"),
+        ({"model": "m", "weight": 1.5}, InvalidRequestError, "weight"),
         ({"model": "m", "rules": {"min_requests": 0}}, InvalidRequestError, "rules.min_requests"),
     ],
 )

@@ -249,12 +249,23 @@ def test_only_what_has_a_candidate_is_looked_up_as_a_canary(
     assert deployments.canary("m@production") is None
 
 
-def test_a_candidate_needs_something_else_to_be_compared_with(
+def test_the_first_version_of_a_name_is_deployed_whole_whatever_its_weight(
     deployments: Deployments, add: Add
 ) -> None:
     add(0.8)
+    first, _ = deployments.deploy("m:1", "production", ALICE, weight=0.1)
+    assert (first.number, first.candidate, first.weight) == (1, None, 0.0)
+    assert [event.action for event in deployments.history("m@production")] == ["deploy"]
+
+
+def test_a_candidate_needs_something_else_to_be_compared_with(
+    deployments: Deployments, add: Add, library: Library
+) -> None:
+    add(0.8)
+    add(0.9)
+    library.set_alias("m:1", "production", ALICE)
     with pytest.raises(InvalidRequestError, match="deploy a version whole first"):
-        deployments.deploy("m:1", "production", ALICE, weight=0.5)
+        deployments.deploy("m:2", "production", ALICE, weight=0.5)
     deployments.deploy("m:1", "production", ALICE)
     with pytest.raises(InvalidRequestError, match="m:1 is what m@production means"):
         deployments.deploy("m:1", "production", ALICE, weight=0.5)

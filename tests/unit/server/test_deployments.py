@@ -93,7 +93,6 @@ async def test_what_is_seen_of_a_candidate_is_shown_and_a_broken_one_is_taken_ba
         ({"model": "m:1", "gates": ["test/f1 >= 0.9"]}, 409, "gate_failed", None),
         ({"model": "m:1", "gates": ["test/bleu >= 0.9"]}, 400, "invalid_request", "gates"),
         ({"model": "m:1", "gates": ["f1"]}, 400, "invalid_request", "gates"),
-        ({"model": "m:1", "weight": 0.5}, 400, "invalid_request", "weight"),
         ({"model": "m:1", "weight": 0}, 400, "invalid_request", "weight"),
         ({"model": "m:1", "rules": {"max_error_rate": 2}}, 400, "invalid_request", None),
         ({"model": "m:1", "alias": "latest"}, 400, "invalid_name", "alias"),
