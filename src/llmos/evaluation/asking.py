@@ -67,8 +67,17 @@ def _answer(context: JobContext, ask: Ask, index: int, future: Future[Answer]) -
             break
         _pause(context, answer.retry_after_s)
         future = _send(context, ask)
-    text = answer.body.decode("utf-8", "replace")[:500]
-    raise JobFailedError(f"question {index + 1} to {ask.path} was answered {answer.status}: {text}")
+    raise JobFailedError(
+        f"question {index + 1} to {ask.path} was answered {answer.status}: {_told(answer.body)}"
+    )
+
+
+def _told(body: bytes) -> str:
+    """Return what an error's body says to people."""
+    try:
+        return str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return body.decode("utf-8", "replace")[:500]
 
 
 def _wait(context: JobContext, future: Future[Answer]) -> Answer:

@@ -205,6 +205,9 @@ def test_a_busy_server_is_asked_again_and_a_refusal_fails_the_job(tmp_path: Path
     said.append(Answer(400, b'{"error": "no"}'))
     with pytest.raises(JobFailedError, match=r"question 1 to /x was answered 400: .*no"):
         list(ask_all(context, [Ask("/x", {})]))  # type: ignore[arg-type]
+    said.append(Answer(401, b'{"error": {"message": "the key was revoked", "param": null}}'))
+    with pytest.raises(JobFailedError, match="was answered 401: the key was revoked$"):
+        list(ask_all(context, [Ask("/x", {})]))  # type: ignore[arg-type]
 
 
 def test_a_cancelled_job_stops_asking(tmp_path: Path) -> None:
