@@ -191,7 +191,7 @@ def test_a_batch_that_is_held_for_the_quota_is_cancelled_in_seconds_all_the_same
     with Client(server.url, server.key) as admin:
         key = admin.create_key("spender")["key"]
         with client_of(server, key) as spender:
-            batch = begin(spender, slow_rows(2000))
+            batch = begin(spender, slow_rows(numbered(2000)))
             under_way(spender, batch.id)
             admin.set_quota("spender", {"compute_s_per_day": 0})
             until(
@@ -210,7 +210,7 @@ def test_a_batch_ends_soon_after_its_key_was_revoked(server: EchoServer, ai: ope
     with Client(server.url, server.key) as admin:
         made = admin.create_key("leaky")
         with client_of(server, made["key"]) as leaky:
-            batch = begin(leaky, slow_rows(2000))
+            batch = begin(leaky, slow_rows(numbered(2000)))
             under_way(ai, batch.id)
         admin.revoke_key(made["id"])
         begun = time.monotonic()

@@ -206,7 +206,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_fails_the_job(tmp_path: Path
     with pytest.raises(JobFailedError, match=r"question 1 to /x was answered 400: .*no"):
         list(ask_all(context, [Ask("/x", {})]))  # type: ignore[arg-type]
     said.append(Answer(401, b'{"error": {"message": "the key was revoked", "param": null}}'))
-    with pytest.raises(JobFailedError, match="was answered 401: the key was revoked$"):
+    with pytest.raises(JobFailedError, match=r"was answered 401: the key was revoked$"):
         list(ask_all(context, [Ask("/x", {})]))  # type: ignore[arg-type]
 
 
