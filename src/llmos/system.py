@@ -241,7 +241,7 @@ def _assemble(
         submitter=submitter,
         runs=runs,
         batches=batches,
-        batch_ends=BatchEnds(batches, kernel.jobs, kernel.workers, blobs, kernel.commit),
+        batch_ends=BatchEnds(batches, kernel.jobs, kernel.workers, blobs),
         tasks=tasks,
         pins=Pins(tasks, parse_names(settings.pinned), kernel.fleet.pin),
         canaries=canaries,

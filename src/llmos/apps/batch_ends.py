@@ -20,7 +20,6 @@ from llmos.errors import DiskFullError, FencedError, LlmosError
 
 if TYPE_CHECKING:
     from llmos.apps.batch_store import Batch, Batches
-    from llmos.kernel.attempts import Commit
     from llmos.kernel.queue import JobQueue
     from llmos.kernel.workers import Workers
     from llmos.storage.blobs import BlobStore
@@ -35,11 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class BatchEnds:
-    """Ends the batches of a home, between `start` and `stop`. Belongs to one event loop.
-
-    Args:
-        commit: see `JobQueue.complete`.
-    """
+    """Ends the batches of a home, between `start` and `stop`. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -47,13 +42,11 @@ class BatchEnds:
         queue: JobQueue,
         workers: Workers,
         blobs: BlobStore,
-        commit: Commit,
     ) -> None:
         self._batches = batches
         self._queue = queue
         self._blobs = blobs
         self._workers = workers
-        self._commit = commit
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         batches.on_cancel = self._wake.set
@@ -101,7 +94,7 @@ class BatchEnds:
             result = await asyncio.to_thread(
                 end_batch, params, directory, job.attempt, self._blobs, ended_as, clock
             )
-            await self._queue.complete(job.id, job.fence, result, self._commit)
+            await self._queue.complete(job.id, job.fence, result, self._workers.commit)
         except FencedError as error:
             log.info("%s", error)
         except DiskFullError:  # tried again until there is room: what is done is kept

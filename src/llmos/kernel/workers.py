@@ -123,7 +123,7 @@ class Workers:
         self._environ = dict(environ or {})
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
-        self._commit = commit
+        self.commit = commit
         self._on_end = on_end
         self._on_park = on_park
         self._on_cpu = on_cpu
@@ -359,7 +359,7 @@ class Workers:
         job, queue = worker.job, self._queue
         if isinstance(outcome, JobDone):
             try:
-                await queue.complete(job.id, job.fence, outcome.result, self._commit)
+                await queue.complete(job.id, job.fence, outcome.result, self.commit)
             except FencedError:
                 raise
             except LlmosError as refusal:

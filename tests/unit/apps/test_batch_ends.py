@@ -36,6 +36,7 @@ class Workers:
     def __init__(self, home: Path) -> None:
         self.files = JobFiles(home)
         self.cancelled: list[int] = []
+        self.commit: Any = None
 
     def cancel(self, job_id: int) -> None:
         self.cancelled.append(job_id)
@@ -52,7 +53,8 @@ class World:
         self.queue = JobQueue(self.database, kinds, self.clock, rng=random.Random(0))
         self.batches = Batches(self.database, self.queue, self.clock)
         self.workers: Any = Workers(home)
-        self.ends = BatchEnds(self.batches, self.queue, self.workers, self.blobs, self.commit)
+        self.workers.commit = self.commit
+        self.ends = BatchEnds(self.batches, self.queue, self.workers, self.blobs)
 
     def clock(self) -> float:
         return self.now
