@@ -2,8 +2,7 @@
 
 What a run should do next follows from its pipeline and its jobs (`steps.look`), so it can be asked
 at any time: whenever one of its jobs has ended, and at start for all that ended while nobody
-listened. A job is made once, by its key ``run:<run>:<step>[<number>]``, and none for a run that is
-not running any more.
+listened. A job is made once, by its key ``run:<run>:<step>[<number>]``, while its run goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from llmos.apps.run_rows import (
     key_of,
     open_runs,
 )
-from llmos.apps.steps import Jobs, Problem, RunState, StepStatus, Wanted, look, statuses
+from llmos.apps.steps import Jobs, Problem, RunState, StepStatus, Wanted, all_of, look, statuses
 from llmos.errors import ConflictError, DiskFullError, LlmosError, QuotaExceededError
 from llmos.kernel.jobs import ACTIVE_STATES
 from llmos.kernel.transitions import KERNEL_ACTOR, LOST_STATES
@@ -212,7 +211,7 @@ class Runs:
                 raise ConflictError(
                     f"Run {run_id} is {run.state}: one that failed or was cancelled is retried."
                 )
-            jobs = _all(await self._jobs_of(run))
+            jobs = all_of(await self._jobs_of(run))
             if not all(job.state.is_final for job in jobs):
                 raise ConflictError(f"Some jobs of run {run_id} have not ended: try again shortly.")
             for job in jobs:
@@ -339,7 +338,7 @@ class Runs:
             with contextlib.suppress(ConflictError):  # it has just ended
                 await self._jobs.cancel(job.id, actor_id)
 
-        left = [job for job in _all(jobs) if not job.state.is_final]
+        left = [job for job in all_of(jobs) if not job.state.is_final]
         left.sort(key=lambda job: job.state not in ACTIVE_STATES)
         await asyncio.gather(*map(cancel, left))
 
@@ -397,7 +396,3 @@ def _parsed(source: Mapping[str, Any]) -> Pipeline:
 
 class _IsOverError(Exception):
     """A job was wanted of a run that is not running any more."""
-
-
-def _all(jobs: Jobs) -> list[Job]:
-    return [job for made in jobs.values() for job in made.values()]

@@ -86,12 +86,17 @@ class StepStatus:
     jobs: tuple[tuple[int, Job], ...]
 
 
+def all_of(jobs: Jobs) -> list[Job]:
+    """Return the jobs of all steps."""
+    return [job for made in jobs.values() for job in made.values()]
+
+
 def look(pipeline: Pipeline, jobs: Jobs) -> Outlook:
     """Return what a running run should do next.
 
     What was handed over runs on when something fails; what was not is not any more.
     """
-    is_active = any(not job.state.is_final for made in jobs.values() for job in made.values())
+    is_active = any(not job.state.is_final for job in all_of(jobs))
     problem = _failure(pipeline, jobs)
     if problem is not None:
         return Outlook((), problem, is_active, False)

@@ -549,7 +549,9 @@ async def test_the_last_steps_of_a_pipeline_are_checked_before_the_first_runs(
     files = {"config.json": world.blobs.put_bytes(b"{}")}
     manifest = {"task": "generate", "engine": "native", "architecture": "A", "model_type": "a"}
     world.library.add(NewVersion("model", "m", files, manifest), "alice")
-    good = EVALUATED.replace("DIGEST", world.blobs.put_bytes(b"news").digest)
+    news = world.blobs.put_bytes(b"news")
+    await world.library.blob_owners.add(ALICE, news, 1000.0)
+    good = EVALUATED.replace("DIGEST", news.digest)
     assert len((await world.runs.check(ALICE, source(good))).steps) == 3
     literal = good.replace("model: ${small.model}", "model: m:1")
     await world.runs.check(ALICE, source(literal))

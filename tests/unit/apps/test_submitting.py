@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ class Home:
         self.deployments = Deployments(database, lambda: 1000.0)
         self.queue = JobQueue(database, KINDS, lambda: 1000.0, rng=random.Random(0))
         self.submitter = Submitter(self.queue, self.library, self.blobs, self.deployments)
-        self.data = {"x.txt": self.blobs.put_bytes(b"text").digest}
+        self.text = self.blobs.put_bytes(b"text")
+        self.data = {"x.txt": self.text.digest}
         files = {"config.json": self.blobs.put_bytes(b"{}")}
         manifest = {"task": "classify", "engine": "native", "metrics": {"test": {"f1": 0.8}}}
         manifest |= {"architecture": "BertForSequenceClassification", "model_type": "bert"}
@@ -72,9 +73,11 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
     database = MemoryDatabase()
-    yield Home(database, tmp_path)
+    home = Home(database, tmp_path)
+    await home.library.blob_owners.add(ALICE, home.text, 1000.0)
+    yield home
     database.close()
 
 
