@@ -309,7 +309,8 @@ async def test_an_owner_is_sent_a_few_things_at_a_time_so_that_others_are_sent_t
     await receiver.until(MAX_SENDING_OF_OWNER + 1)
     await sender.step()
     urls = [url for url, _, _ in receiver.got]
-    assert (len(urls), urls[-1]) == (MAX_SENDING_OF_OWNER + 1, "https://other.example/")
+    assert len(urls) == MAX_SENDING_OF_OWNER + 1
+    assert "https://other.example/" in urls
     for gate in receiver.gates.values():
         gate.set()
     while await hooks.deliveries(state="pending"):
