@@ -53,6 +53,7 @@ _SEQ2SEQ = frozenset(
         "pegasus_x",
         "plbart",
         "prophetnet",
+        "recurrent_seq2seq",
         "switch_transformers",
         "t5",
         "t5gemma",

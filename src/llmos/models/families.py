@@ -75,6 +75,16 @@ FAMILIES = (
         ),
     ),
     Family(
+        "recurrent_seq2seq",
+        "a recurrent encoder and decoder with attention: one text to another",
+        ("translate",),
+        "Bahdanau et al., 2014, arXiv:1409.0473",
+        "translate-lstm",
+        "llmos.models.recurrent_seq2seq",
+        "RecurrentSeq2SeqConfig",
+        (("seq2seq", "RecurrentForConditionalGeneration"),),
+    ),
+    Family(
         "convolutional",
         "filters over windows of a text, the strongest answer of each: quick classes",
         ("classify",),

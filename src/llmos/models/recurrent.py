@@ -133,10 +133,10 @@ class RecurrentModel(RecurrentPreTrainedModel):
         rows = Rows(embedded, attention_mask)
         hidden = rows.packed(self.dropout(embedded))
         for index, layer in enumerate(self.layers):
-            hidden, state = layer(hidden, _state(past_key_values, index))
-            hidden = _replaced(hidden, self.dropout(hidden.data))
+            hidden, state = layer(hidden, kept_state(past_key_values, index))
+            hidden = replaced(hidden, self.dropout(hidden.data))
             if past_key_values is not None:
-                _keep(past_key_values, index, state, embedded.shape[1])
+                keep_state(past_key_values, index, state, embedded.shape[1])
         return BaseModelOutputWithPast(
             last_hidden_state=rows.unpacked(hidden),
             past_key_values=past_key_values if use_cache else None,
@@ -201,7 +201,7 @@ class RecurrentForSequenceClassification(RecurrentPreTrainedModel):
         hidden = rows.packed(self.dropout(embedded))
         for layer in self.layers:
             hidden = layer(hidden)[0]
-            hidden = _replaced(hidden, self.dropout(hidden.data))
+            hidden = replaced(hidden, self.dropout(hidden.data))
         features = rows.unpacked(hidden)
         if attention_mask is not None:
             features = features.masked_fill(attention_mask[..., None] == 0, -torch.inf)
@@ -240,13 +240,14 @@ class Rows:
         return torch.take_along_dim(padded, back, dim=1)
 
 
-def _replaced(packed: PackedSequence, values: Tensor) -> PackedSequence:
+def replaced(packed: PackedSequence, values: Tensor) -> PackedSequence:
+    """Return other values for the same rows."""
     return PackedSequence(
         values, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
     )
 
 
-def _state(cache: DynamicCache | None, index: int) -> tuple[Tensor, Tensor] | None:
+def kept_state(cache: DynamicCache | None, index: int) -> tuple[Tensor, Tensor] | None:
     """Return what a layer left in a cache."""
     if cache is None or len(cache.layers) <= index or not cache.get_seq_length(index):
         return None
@@ -254,7 +255,7 @@ def _state(cache: DynamicCache | None, index: int) -> tuple[Tensor, Tensor] | No
     return layer.keys[:, 0, -1][None].contiguous(), layer.values[:, 0, -1][None].contiguous()
 
 
-def _keep(cache: DynamicCache, index: int, state: tuple[Tensor, Tensor], num_tokens: int) -> None:
+def keep_state(cache: DynamicCache, index: int, state: tuple[Tensor, Tensor], num_tokens: int) -> None:
     """Put a layer's state into a cache that counts tokens: its last place has the state."""
     keys, values = (
         part[0][:, None, None].expand(-1, 1, num_tokens, -1).contiguous() for part in state
