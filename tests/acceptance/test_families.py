@@ -31,7 +31,28 @@ def test_a_convolutional_network_classifies(llmos: Llmos) -> None:
     assert answer.split()[0] in {"negative", "neutral", "positive"}
 
 
+def test_an_adapter_is_trained_over_a_model(llmos: Llmos, play: Path, my_model: str) -> None:
+    changes = (f"model.base={my_model}", "task=generate", f"data.path={play}", "block_size=32")
+    name = trained(llmos, "lora-chat", *changes, "adapter.rank=2")
+    row = next(row for row in llmos.json("list") if row["name"] == name)
+    assert (row["kind"], row["manifest"]["base"]) == ("adapter", f"{my_model}:1")
+    options = ("--max-tokens", "20", "--temperature", "0")
+    own = llmos.ok("run", name, "ROMEO:", *options)
+    assert own == llmos.ok("run", f"{my_model}+{name}", "ROMEO:", *options)
+    said = llmos.refused("train", "char-gpt", "--set", "steps=1", "--name", name)
+    assert "adapter" in said
+
+
 def test_what_there_is_is_told(llmos: Llmos) -> None:
     told = {one["architecture"] for one in llmos.json("architectures")}
     assert {"gpt2", "recurrent", "convolutional"} <= told
     assert "Kim, 2014" in llmos.ok("architectures")
+
+
+def test_a_recurrent_encoder_and_decoder_translates(llmos: Llmos) -> None:
+    small = ("data.rows=200", "evaluate.splits=[]", "model.config.hidden_size=32")
+    name = trained(llmos, "translate-gru", *small)
+    sizes = {one["name"]: one["manifest"]["engine"] for one in llmos.json("list")}
+    assert sizes[name] == "pipelines"
+    text = llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name)
+    assert llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name) == text

@@ -27,6 +27,7 @@ SETTINGS += ["evaluate.splits=[]"]
 SMALLER = {
     "char-gpt": ["eval_batches=20"],
     "char-lstm": ["batch_size=4"],
+    "translate-gru": ["batch_size=4", "data.rows=500"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
 }
 """Recipes with a curve, and what makes 50 steps of them a matter of a second or two."""

@@ -28,7 +28,7 @@ from llmos.library.quantized import DTYPES
 from llmos.library.variants import is_quantized, variant_name
 from llmos.security import policy
 from llmos.storage.blobs import is_digest
-from llmos.training.jobs import TRAIN, wanted_base
+from llmos.training.jobs import TRAIN, makes_adapter, wanted_base
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -174,7 +174,7 @@ class Submitter:
             await self._readable(actor, model, "model")
         await self._keep_files(actor, known)
         if kind in MAKES_A_MODEL and isinstance(name := known.get("name"), str):
-            await self._check_name(actor, kind, name)
+            await self._check_name(actor, name, _kind_made(kind, known))
 
     async def _completed(
         self, actor: Actor, kind: str, params: dict[str, Any], promised: Promised
@@ -219,7 +219,13 @@ class Submitter:
                 f"{version.ref} is quantised and cannot be trained: name the model it was made of",
                 param="params.recipe",
             )
-        return {"base": {"ref": version.ref, "files": msgspec.to_builtins(version.files)}}
+        if makes_adapter(params) and version.manifest.get("engine") != "native":
+            raise InvalidRequestError(
+                f"{version.ref} is no base for an adapter: only models that generate text take one",
+                param="params.recipe",
+            )
+        files = msgspec.to_builtins(version.files)
+        return {"base": {"ref": version.ref, "digest": version.digest, "files": files}}
 
     async def _quantized_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
         """Return ``{"base": …}``, the version that a quantize request names.
@@ -315,7 +321,7 @@ class Submitter:
         if not isinstance(name, str):
             policy.check(actor, "models.write")
             return params
-        await self._check_name(actor, kind, name)
+        await self._check_name(actor, name, _kind_made(kind, checked))
         check = self._library.check_name
         if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
             names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]
@@ -328,15 +334,17 @@ class Submitter:
                 return params | {"dtype": "stored"}
         return params
 
-    async def _check_name(self, actor: Actor, kind: str, name: str) -> None:
+    async def _check_name(self, actor: Actor, name: str, made: str | None) -> None:
         """Refuse a name that the actor may not add a version to.
+
+        Args:
+            made: the kind of what is to be added; None: only the work will tell.
 
         Raises:
             PermissionDeniedError: its key is for other actions or models.
             ConflictError: the name is another owner's, or of something else.
         """
         policy.check(actor, "models.write", name)
-        made = "model" if kind in (TRAIN, QUANTIZE) else None
         await asyncio.to_thread(self._library.check_name, name, actor.owner, made)
 
     async def _keep_files(self, actor: Actor, params: dict[str, Any]) -> None:
@@ -358,6 +366,13 @@ class Submitter:
                         f"{digest}.",
                         param=f"params.{param}",
                     )
+
+
+def _kind_made(kind: str, params: dict[str, Any]) -> str | None:
+    """Return the kind of artifact that a job makes; None: only the work will tell."""
+    if kind == TRAIN and makes_adapter(params):
+        return "adapter"
+    return "model" if kind in (TRAIN, QUANTIZE) else None
 
 
 def _all(metric: str) -> bool:

@@ -79,7 +79,7 @@ FAMILIES = (
         "a recurrent encoder and decoder with attention: one text to another",
         ("translate",),
         "Bahdanau et al., 2014, arXiv:1409.0473",
-        "translate-lstm",
+        "translate-gru",
         "llmos.models.recurrent_seq2seq",
         "RecurrentSeq2SeqConfig",
         (("seq2seq", "RecurrentForConditionalGeneration"),),

@@ -255,7 +255,9 @@ def kept_state(cache: DynamicCache | None, index: int) -> tuple[Tensor, Tensor] 
     return layer.keys[:, 0, -1][None].contiguous(), layer.values[:, 0, -1][None].contiguous()
 
 
-def keep_state(cache: DynamicCache, index: int, state: tuple[Tensor, Tensor], num_tokens: int) -> None:
+def keep_state(
+    cache: DynamicCache, index: int, state: tuple[Tensor, Tensor], num_tokens: int
+) -> None:
     """Put a layer's state into a cache that counts tokens: its last place has the state."""
     keys, values = (
         part[0][:, None, None].expand(-1, 1, num_tokens, -1).contiguous() for part in state

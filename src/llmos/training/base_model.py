@@ -24,6 +24,7 @@ class BaseModel:
     """A version's reference, the directory of its files, and what makes text into tokens."""
 
     ref: str
+    digest: str
     directory: Path
     tokenizer: Tokenizer
     specials: Specials
@@ -64,4 +65,4 @@ def open_base(context: JobContext) -> BaseModel | None:
     eos = named.get("eos", "")
     specials = Specials(named.get("pad", eos), eos, named.get("bos"), named.get("unk"))
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    return BaseModel(given["ref"], directory, tokenizer, specials)
+    return BaseModel(given["ref"], given.get("digest", ""), directory, tokenizer, specials)

@@ -55,10 +55,14 @@ class Progress:
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """The model's tensors by name; of tied ones the first name only. They share memory with it."""
+    """The model's tensors by name; of tied ones the first name only; of a base with an adapter
+    those of the adapter. They share memory with it."""
+    tensors = model.state_dict()
+    if getattr(model, "peft_config", None):
+        tensors = {name: own for name, own in model.named_parameters() if own.requires_grad}
     seen: set[int] = set()
     weights: Weights = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
             weights[name] = tensor

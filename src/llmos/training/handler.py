@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from llmos.engines.base import find_device
-from llmos.library.manifest import build_manifest
+from llmos.library.adapters import AdapterManifest
+from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, curve, networks, publish
+from llmos.training.adapters import adapter_manifest, load_adapted, save_adapter
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
 from llmos.training.checkpoint import Progress
@@ -115,22 +117,25 @@ def _publish(
     specials = base.specials if base else specials_for(recipe)
     directory = context.checkpoint_dir / "model"
     shutil.rmtree(directory, ignore_errors=True)
-    base_directory = base.directory if base else None
-    publish.save(recipe, model, prepared.tokenizer, specials, directory, base_directory)
-    prompts = publish.prompts(recipe, prepared.validation)
-    publish.check(recipe, model, directory, prompts)
-    if base is None:
-        publish.check_tokenizer(prepared.tokenizer, directory, prompts)
+    if recipe.adapter is not None and base is not None:
+        _save_adapter(recipe, model, prepared, base, directory)
+    else:
+        _save_model(recipe, model, prepared, base, directory)
     context.progress(progress.step, recipe.steps, "testing the model")
     assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
     metrics = assessor.assess()
     name = context.params["name"]
     curve.write(directory, name, progress.curve, metrics["validation_loss"])
     source = _source(recipe, base, progress)
-    extra = _described(recipe) | {"metrics": metrics}
-    manifest = build_manifest(directory, source=source, extra=extra)
+    told = _described(recipe) | {"metrics": metrics}
+    manifest: Manifest | AdapterManifest
+    if recipe.adapter is not None and base is not None:
+        told |= {"source": source, "chat_template": recipe.chat_template}
+        manifest = adapter_manifest(directory, base, told)
+    else:
+        manifest = build_manifest(directory, source=source, extra=told)
     version = NewVersion(
-        kind="model",
+        kind="model" if recipe.adapter is None else "adapter",
         name=name,
         files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
         manifest=manifest.to_dict(),
@@ -138,6 +143,34 @@ def _publish(
     )
     summary = {"parameters": manifest.parameters, "seconds": source["seconds"], "metrics": metrics}
     return JobResult(summary=summary, artifacts=(version,))
+
+
+def _save_model(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    prepared: Prepared,
+    base: BaseModel | None,
+    directory: Path,
+) -> None:
+    """Write a model's files; see that anyone who loads them has what was trained."""
+    specials = base.specials if base else specials_for(recipe)
+    base_directory = base.directory if base else None
+    publish.save(recipe, model, prepared.tokenizer, specials, directory, base_directory)
+    prompts = publish.prompts(recipe, prepared.validation)
+    publish.check(recipe, model, publish.load(recipe, directory), prompts)
+    if base is None:
+        publish.check_tokenizer(prepared.tokenizer, directory, prompts)
+
+
+def _save_adapter(
+    recipe: Recipe, model: PreTrainedModel, prepared: Prepared, base: BaseModel, directory: Path
+) -> None:
+    """Write an adapter's files; see that the base with it, and merged with it, does the same."""
+    save_adapter(recipe, model, base, directory)
+    prompts = publish.prompts(recipe, prepared.validation)
+    for merged in (False, True):
+        fresh = load_adapted(publish.load(recipe, base.directory), directory, merged=merged)
+        publish.check(recipe, model, fresh, prompts)
 
 
 def _source(recipe: Recipe, base: BaseModel | None, progress: Progress) -> dict[str, Any]:

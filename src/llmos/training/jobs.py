@@ -18,6 +18,8 @@ BYTES_PER_PARAMETER = 8
 """Float32 weights and gradients."""
 STATE_BYTES = {"sgd": 0, "rmsprop": 4, "adam": 8, "adamw": 8, "adafactor": 0, "lion": 4, "muon": 8}
 """What an optimizer keeps for each parameter, momentum not counted; Muon may have AdamW for all."""
+BYTES_PER_ADAPTED_PARAMETER = 5
+"""Float32 weights that stay, and something for what is trained beside them."""
 BYTES_PER_STORED_PARAMETER = 2
 """At least, in a library model."""
 ACTIVATIONS_PER_WIDTH = 40
@@ -44,7 +46,7 @@ def llmos_job_kinds() -> list[JobKind]:
 def validate(params: dict[str, Any]) -> dict[str, Any]:
     """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base"}``.
 
-    ``base`` is ``{"ref", "files": {filename: {"digest", "size"}}}`` of the version that
+    ``base`` is ``{"ref", "digest", "files": {filename: {"digest", "size"}}}`` of the version that
     ``model.base`` names; the server fills it in.
 
     Raises:
@@ -83,6 +85,12 @@ def wanted_base(params: dict[str, Any]) -> str | None:
     return base if isinstance(base, str) else None
 
 
+def makes_adapter(params: dict[str, Any]) -> bool:
+    """Whether an unchecked request is for an adapter and not for a model."""
+    recipe = params.get("recipe")
+    return isinstance(recipe, dict) and recipe.get("adapter") is not None
+
+
 def estimate_bytes(params: dict[str, Any]) -> int:
     """Memory the job may take: parameters with optimizer state, activations of a batch, runtime."""
     recipe = parse(params["recipe"])
@@ -110,6 +118,8 @@ def subject(params: dict[str, Any]) -> str:
 
 
 def _bytes_per_parameter(recipe: Recipe) -> int:
+    if recipe.adapter is not None:
+        return BYTES_PER_ADAPTED_PARAMETER
     kind, momentum = recipe.optimizer.kind, recipe.optimizer.momentum
     state_bytes = STATE_BYTES[kind] + (4 if momentum and kind in ("sgd", "rmsprop") else 0)
     return BYTES_PER_PARAMETER + state_bytes + (4 if recipe.ema is not None else 0)
@@ -137,7 +147,7 @@ def _base(recipe: Recipe, base: Any) -> dict[str, Any] | None:
         return None
     try:
         files = {name: (ref["digest"], int(ref["size"])) for name, ref in base["files"].items()}
-        ref = str(base["ref"])
+        ref, version_digest = str(base["ref"]), str(base["digest"])
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InvalidRequestError(
             f"base must hold the files of {recipe.model.base}", param="base"
@@ -145,6 +155,7 @@ def _base(recipe: Recipe, base: Any) -> dict[str, Any] | None:
     _digests({name: digest for name, (digest, _) in files.items()})
     return {
         "ref": ref,
+        "digest": version_digest,
         "files": {name: {"digest": digest, "size": size} for name, (digest, size) in files.items()},
     }
 

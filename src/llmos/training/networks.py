@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
 from llmos.models.registry import AUTO_CLASSES, register
+from llmos.training.adapters import add_adapter
 from llmos.training.recipe import Recipe
 
 register()
@@ -39,10 +40,11 @@ def build(
 
 
 def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> PreTrainedModel:
-    """The base model in ``directory`` in float32, with a new head where the labels are new.
+    """The base model in ``directory`` in float32, with a new head where the labels are new, or with
+    an adapter where the recipe trains one.
 
     Raises:
-        RecipeError: the base cannot learn this objective.
+        RecipeError: the base cannot learn this objective, or take that adapter.
     """
     options: dict[str, Any] = {"dtype": "float32"}
     if labels is not None:
@@ -53,7 +55,8 @@ def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> 
         raise RecipeError(
             f"{recipe.model.base} cannot learn {recipe.objective}: {_first_line(error)}"
         ) from error
-    return _ready(model, recipe)
+    model = _ready(model, recipe)
+    return model if recipe.adapter is None else add_adapter(model, recipe.adapter)
 
 
 def _config(

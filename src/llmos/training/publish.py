@@ -81,19 +81,23 @@ def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
     return [flat[start : start + length].tolist() for start in starts]
 
 
+def load(recipe: Recipe, directory: Path) -> PreTrainedModel:
+    """Return the model in a directory as anyone would load it, in float32."""
+    return CLASSES[recipe.objective].from_pretrained(directory, dtype=torch.float32).eval()
+
+
 def check(
     recipe: Recipe,
     model: PreTrainedModel,
-    directory: Path,
+    fresh: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
 ) -> None:
-    """Load the directory afresh and compare logits and greedy tokens.
+    """Compare logits and greedy tokens with those of what was loaded afresh.
 
     Raises:
         PublishingError: they differ.
     """
-    fresh = CLASSES[recipe.objective].from_pretrained(directory, dtype=torch.float32)
-    fresh.to(model.device).eval()
+    fresh.to(model.device)
     for prompt in prompts:
         ids = torch.tensor([list(prompt)], device=model.device)
         ours, theirs = _outputs(model, ids), _outputs(fresh, ids)

@@ -50,6 +50,17 @@ class ModelSection(Section):
     """Parameter name patterns (`*.bias`) that keep their first value."""
 
 
+class AdapterSection(Section):
+    """A LoRA that is trained over `model.base`, which stays as it is."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    alpha: int = Field(default=16, ge=1)
+    """What it adds is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear layers by the end of their names (`q_proj`)."""
+
+
 class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
 
@@ -149,6 +160,7 @@ class Recipe(Section):
     objective: Objective
     seed: int = Field(default=0, ge=0, lt=2**63)
     model: ModelSection
+    adapter: AdapterSection | None = None
     tokenizer: TokenizerSection
     data: DataSection
     labels: list[str] | None = None
@@ -191,6 +203,8 @@ class Recipe(Section):
                 f"optimizer.momentum is for {', '.join(sorted(MOMENTUM_KINDS))}; "
                 f"{self.optimizer.kind} has optimizer.betas"
             )
+        if self.adapter is not None:
+            self._check_adapter()
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
         if missing and self.starter is None:
             raise ValueError(
@@ -198,6 +212,14 @@ class Recipe(Section):
                 "--set evaluate.splits=[]"
             )
         return self
+
+    def _check_adapter(self) -> None:
+        if self.model.base is None or self.tokenizer.kind != "base":
+            raise ValueError("an adapter is for a model.base, and needs tokenizer.kind base")
+        if self.objective != "causal_lm":
+            raise ValueError(f"an adapter is for a task that writes, generate or chat: {self.task}")
+        if self.model.freeze:
+            raise ValueError("an adapter leaves all of its base as it is: leave model.freeze out")
 
     @property
     def starter(self) -> str | None:

@@ -64,10 +64,15 @@ def test_a_base_model_comes_with_its_files() -> None:
     for malformed in (5, {}, {"ref": "m:1", "files": {"x": 5}}, {"ref": "m:1", "files": []}):
         with pytest.raises(InvalidRequestError, match="base must hold the files of m"):
             jobs.validate({"recipe": recipe, "base": malformed})
-    base = {"ref": "m:1", "files": {"model.safetensors": {"digest": DIGEST, "size": 10**9}}}
+    files = {"model.safetensors": {"digest": DIGEST, "size": 10**9}}
+    base = {"ref": "m:1", "digest": DIGEST, "files": files}
     params = jobs.validate({"recipe": recipe, "base": base})
     assert params["base"] == base
     assert jobs.estimate_bytes(params) > 4 * 10**9
+    assert not jobs.makes_adapter(params)
+    adapted = jobs.validate({"recipe": recipe | {"adapter": {"rank": 4}}, "base": base})
+    assert jobs.makes_adapter(adapted)
+    assert jobs.estimate_bytes(adapted) < 0.5 * jobs.estimate_bytes(params)
 
 
 def test_the_estimate_grows_with_the_model_and_the_batch() -> None:

@@ -46,6 +46,8 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("optimizer.kind=adamm", "optimizer.kind must be 'sgd', 'rmsprop', 'adam', 'adamw', "),
         ("optimizer.schedule=cos", "optimizer.schedule must be 'constant', 'linear', 'cosine', "),
         ("ema=1", "ema is 1: input should be less than 1"),
+        ("adapter={}", "an adapter is for a model.base, and needs tokenizer.kind base"),
+        ("adapter.rank=0", "adapter.rank is 0: input should be greater than or equal to 1"),
         ("model=null", "model must be a section"),
         ("zzz=1", "unknown recipe key zzz: there are name, task"),
     ],
