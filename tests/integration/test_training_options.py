@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tests.unit.training.tiny import make_job, make_recipe
 
 from llmos.errors import CancelledError
+from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobLog, JobMetric
 from llmos.training import handler
 from llmos.training.recipe import OptimizerKind
@@ -27,31 +29,51 @@ def recipe(optimizer: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return make_recipe("generate", model=model, optimizer=section, **(quick | changes))
 
 
-@pytest.mark.parametrize("kind", get_args(OptimizerKind))
-def test_any_optimizer_goes_on_to_the_very_weights(kind: str, tmp_path: Path) -> None:
-    """With a rate that follows the validation losses and an average that follows the weights."""
-    its = recipe({"kind": kind, "schedule": "plateau", "patience": 1}, ema=0.9)
-    handler.run(make_job(tmp_path / "whole", its)[0])
-    context, _ = make_job(tmp_path / "left", its)
+def leave_in_step_4(context: JobContext) -> None:
     num_batches, wait = 0, context.wait_while_paused
 
-    def leave_in_step_4() -> None:
+    def leave() -> None:
         nonlocal num_batches
         num_batches += 1
         if num_batches == 4:
             context.leave()
         wait()
 
-    context.wait_while_paused = leave_in_step_4  # type: ignore[method-assign]
+    context.wait_while_paused = leave  # type: ignore[method-assign]
+
+
+def assert_same_checkpoints(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path = Path("checkpoint", "checkpoints", "step-00000008", f"{name}.safetensors")
+        whole, left = (directory / run / path for run in ("whole", "left"))
+        assert whole.read_bytes() == left.read_bytes()
+
+
+@pytest.mark.parametrize("kind", get_args(OptimizerKind))
+def test_any_optimizer_goes_on_to_the_very_weights(kind: str, tmp_path: Path) -> None:
+    """With a rate that follows the validation losses and an average that follows the weights."""
+    its = recipe({"kind": kind, "schedule": "plateau", "patience": 1}, ema=0.9)
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    context, _ = make_job(tmp_path / "left", its)
+    leave_in_step_4(context)
     with pytest.raises(CancelledError):
         handler.run(context)
     handler.run(make_job(tmp_path / "left", its)[0])
-    for name in ("weights", "optimizer", "average", "best"):
-        whole, left = (
-            tmp_path / run / "checkpoint" / "checkpoints" / "step-00000008" / f"{name}.safetensors"
-            for run in ("whole", "left")
-        )
-        assert whole.read_bytes() == left.read_bytes()
+    assert_same_checkpoints(tmp_path, ("weights", "optimizer", "average", "best"))
+
+
+@pytest.mark.parametrize("section", [{"noise": 5.0}, {"adversarial": 1.0}, {"r_drop": 2.0}])
+def test_robust_training_goes_on_to_the_very_weights(
+    section: dict[str, float], tmp_path: Path
+) -> None:
+    its = recipe({}, robust=section)
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    context, _ = make_job(tmp_path / "left", its)
+    leave_in_step_4(context)
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    handler.run(make_job(tmp_path / "left", its)[0])
+    assert_same_checkpoints(tmp_path, ("weights", "optimizer", "best"))
 
 
 def test_what_is_published_is_the_average_of_the_weights(tmp_path: Path) -> None:

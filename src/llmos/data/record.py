@@ -14,7 +14,7 @@ ROLES = ("system", "user", "assistant")
 FIELDS = frozenset(
     ("text", "messages", "source", "target", "source_lang", "target_lang", "label", "entities")
 )
-"""Names that rows are read by."""
+"""Names that rows are read by, of what models are evaluated on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,15 @@ class Conversation:
     """Turns of a chat; the model learns the assistant's."""
 
     messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Turns of a chat, and two answers to them."""
+
+    messages: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +75,21 @@ class Annotated:
     entities: tuple[Entity, ...]
 
 
-Record = Document | Conversation | Pair | Labelled | Annotated
+Record = Document | Conversation | Preference | Pair | Labelled | Annotated
 
 
-def to_record(task: str, row: Row, where: str) -> Record:
-    """Make the record ``task`` learns from out of a row.
+def to_record(kind: str, row: Row, where: str) -> Record:
+    """Make the record that is learned from out of a row.
 
     Args:
-        task: generate, chat, translate, classify or entities.
+        kind: preferences, or the task: generate, chat, translate, classify or entities.
         row: field values by our field names.
         where: the place to name in an error ("file.jsonl, line 3").
 
     Raises:
         DataError: a field is missing or has the wrong shape.
     """
-    return _MAKERS[task](row, where)
+    return _MAKERS[kind](row, where)
 
 
 def _text(row: Row, field: str, where: str) -> str:
@@ -115,6 +124,36 @@ def _labelled(row: Row, where: str) -> Labelled:
 
 
 def _conversation(row: Row, where: str) -> Conversation:
+    messages = _messages(row, where)
+    if all(message.role != "assistant" for message in messages):
+        raise DataError(f"{where} has no assistant message to learn from")
+    return Conversation(messages)
+
+
+def _preference(row: Row, where: str) -> Preference:
+    """``messages`` may be a ``prompt`` instead; an answer is text, or an assistant's message."""
+    if "messages" in row:
+        messages = _messages(row, where)
+    else:
+        messages = (Message("user", _text(row, "prompt", where)),)
+    if messages[-1].role == "assistant":
+        raise DataError(f"{where}: 'messages' end with an answer; both answers come after them")
+    chosen, rejected = (_answer(row, name, where) for name in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise DataError(f"{where}: the chosen and the rejected answer are the same")
+    return Preference(messages, chosen, rejected)
+
+
+def _answer(row: Row, name: str, where: str) -> Message:
+    value = row.get(name)
+    if isinstance(value, Mapping):
+        if value.get("role") != "assistant":
+            raise DataError(f"{where}: {name!r} must be text, or a message of the assistant")
+        return Message("assistant", _text(value, "content", where))
+    return Message("assistant", _text(row, name, where))
+
+
+def _messages(row: Row, where: str) -> tuple[Message, ...]:
     turns = row.get("messages")
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where} has no list of 'messages'")
@@ -123,9 +162,7 @@ def _conversation(row: Row, where: str) -> Conversation:
         if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
             raise DataError(f"{where}: a message needs a role of {', '.join(ROLES)}")
         messages.append(Message(turn["role"], _text(turn, "content", where)))
-    if all(message.role != "assistant" for message in messages):
-        raise DataError(f"{where} has no assistant message to learn from")
-    return Conversation(tuple(messages))
+    return tuple(messages)
 
 
 def _annotated(row: Row, where: str) -> Annotated:
@@ -160,6 +197,7 @@ def _entity(span: Any, where: str) -> Entity:
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "generate": _document,
     "chat": _conversation,
+    "preferences": _preference,
     "translate": _pair,
     "classify": _labelled,
     "entities": _annotated,

@@ -14,6 +14,7 @@ from llmos.evaluation import evaluate, metrics
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
 from llmos.training.objectives import Objective
+from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
 from llmos.training.recipe import Recipe
 from llmos.training.trainer import evaluation_batches, mean_loss
@@ -35,6 +36,10 @@ class Assessor:
     def assess(self) -> dict[str, Any]:
         """`validation_loss`, and one dict of metrics per split in `evaluate`."""
         results = self._described(self._loss(self.prepared.validation), "validation_loss")
+        if isinstance(self.objective, Preferences):
+            batches = evaluation_batches(self.objective, self.prepared.validation, BATCH_ROWS)
+            columns = self.prepared.validation
+            results["accuracy"] = accuracy(self.model, self.objective, columns, batches)
         for split in self.recipe.evaluate.splits:
             results[split] = self._split(self.data.split(split, self.recipe.evaluate.rows))
         return results

@@ -8,7 +8,15 @@ from tokenizers import Tokenizer
 
 from llmos.data import encoding
 from llmos.data.encoding import Columns, Ragged
-from llmos.data.record import Annotated, Conversation, Document, Labelled, Pair, Record
+from llmos.data.record import (
+    Annotated,
+    Conversation,
+    Document,
+    Labelled,
+    Pair,
+    Preference,
+    Record,
+)
 from llmos.data.spans import tags_of
 from llmos.data.tokenizers import Specials
 from llmos.errors import DataError
@@ -20,6 +28,7 @@ IGNORE = -100
 COLUMNS = {
     "generate": ("tokens",),
     "chat": ("input_ids", "learned"),
+    "preferences": ("input_ids", "learned", "rejected_ids", "rejected_learned"),
     "translate": ("input_ids", "target_ids"),
     "classify": ("input_ids", "labels"),
     "entities": ("input_ids", "labels"),
@@ -55,7 +64,7 @@ class Encoder:
         """
         if self._recipe.task == "generate":
             return {"tokens": self._stream(records)}
-        names = COLUMNS[self._recipe.task]
+        names = COLUMNS[self._recipe.reads]
         rows = list(self._rows(records))
         limit = self._recipe.max_tokens
         kept = [row for row in rows if all(0 < len(column) <= limit for column in row)]
@@ -72,18 +81,29 @@ class Encoder:
         texts = (record.text for record in records if isinstance(record, Document))
         return encoding.encode_stream(self.tokenizer, texts, end)
 
-    def _rows(self, records: Sequence[Record]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        match self._recipe.task:
+    def _rows(self, records: Sequence[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        match self._recipe.reads:
             case "chat":
                 template = chat_template(self._recipe, self._specials)
                 talks = (record for record in records if isinstance(record, Conversation))
                 return conversations.encode(talks, template, self.tokenizer)
+            case "preferences":
+                return self._preferences([r for r in records if isinstance(r, Preference)])
             case "translate":
                 return self._pairs([r for r in records if isinstance(r, Pair)])
             case "classify":
                 return self._classes([r for r in records if isinstance(r, Labelled)])
             case _:
                 return self._tags([r for r in records if isinstance(r, Annotated)])
+
+    def _preferences(self, records: Sequence[Preference]) -> Iterator[tuple[list[int], ...]]:
+        template = chat_template(self._recipe, self._specials)
+        better = [Conversation((*record.messages, record.chosen)) for record in records]
+        worse = [Conversation((*record.messages, record.rejected)) for record in records]
+        chosen = conversations.encode(better, template, self.tokenizer)
+        rejected = conversations.encode(worse, template, self.tokenizer)
+        for pair in zip(chosen, rejected, strict=True):
+            yield *pair[0], *pair[1]
 
     def _pairs(self, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[int]]]:
         prefixed = (source_text(self._recipe, pair) for pair in pairs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmos.data import sources
-from llmos.data.record import Conversation, Pair, Record, to_record
+from llmos.data.record import Conversation, Pair, Preference, Record, to_record
 from llmos.errors import DataError, RecipeError
 from llmos.training.recipe import Recipe
 
@@ -73,7 +73,7 @@ class Data:
         return chosen[:rows]
 
     def _records(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Record]:
-        return [to_record(self._recipe.task, row, where) for where, row in rows]
+        return [to_record(self._recipe.reads, row, where) for where, row in rows]
 
 
 def texts_of(record: Record) -> list[str]:
@@ -81,6 +81,9 @@ def texts_of(record: Record) -> list[str]:
     match record:
         case Conversation():
             return [message.content for message in record.messages]
+        case Preference():
+            answers = (record.chosen, record.rejected)
+            return [message.content for message in (*record.messages, *answers)]
         case Pair():
             return [record.source, record.target]
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -23,9 +24,10 @@ from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
 from llmos.training.checkpoint import Progress
 from llmos.training.examples import Data
-from llmos.training.objectives import objective_for
+from llmos.training.objectives import Objective, objective_for
+from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
-from llmos.training.recipe import Recipe, parse
+from llmos.training.recipe import DpoSection, Recipe, parse
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 
@@ -57,12 +59,15 @@ def _run(context: JobContext) -> JobResult:
     data = Data(recipe, _data_file(context, recipe))
     prepared = prepare(recipe, data, base, context.checkpoint_dir / "prepared", context.log)
     model = _model(recipe, prepared, base)
+    if recipe.objective == "dpo":
+        context.progress(0, recipe.steps, "asking the model that it begins with")
+        prepared = _with_reference(prepared, model, context.checkpoint_dir / "prepared")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
     trainer = Trainer(
         recipe,
         model,
-        objective_for(recipe.task, recipe.block_size, model),
+        _objective(recipe, model),
         prepared.train,
         prepared.validation,
         context.checkpoint_dir / "checkpoints",
@@ -70,6 +75,20 @@ def _run(context: JobContext) -> JobResult:
     )
     progress = trainer.run()
     return _publish(context, trainer, prepared, base, data, progress)
+
+
+def _objective(recipe: Recipe, model: PreTrainedModel) -> Objective:
+    if recipe.objective == "dpo":
+        return Preferences((recipe.dpo or DpoSection()).beta)
+    return objective_for(recipe.task, recipe.block_size, model)
+
+
+def _with_reference(prepared: Prepared, model: PreTrainedModel, directory: Path) -> Prepared:
+    return dataclasses.replace(
+        prepared,
+        train=with_reference(prepared.train, model, directory, "train"),
+        validation=with_reference(prepared.validation, model, directory, "validation"),
+    )
 
 
 def settle(seed: int, threads: int) -> None:

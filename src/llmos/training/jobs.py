@@ -103,7 +103,7 @@ def estimate_bytes(params: dict[str, Any]) -> int:
         files = params["base"]["files"].items()
         weights = sum(ref["size"] for name, ref in files if name.endswith(".safetensors"))
         parameters = weights // BYTES_PER_STORED_PARAMETER
-    tokens = recipe.batch_size * recipe.max_length
+    tokens = recipe.batch_size * recipe.max_length * _passes(recipe)
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
     return RUNTIME_BYTES + _bytes_per_parameter(recipe) * parameters + activations
 
@@ -115,6 +115,12 @@ def subject(params: dict[str, Any]) -> str:
         return f"{recipe.objective} {params['base']['ref']}"
     width, layers = _width(recipe.model.config), _layers(recipe.model.config)
     return f"{recipe.objective} {str(recipe.model.architecture)[:80]} {layers}x{width}"
+
+
+def _passes(recipe: Recipe) -> int:
+    """Return how many forward passes of a batch are in memory at a time."""
+    is_twice = recipe.robust is not None and recipe.robust.r_drop > 0
+    return 2 if is_twice or recipe.objective == "dpo" else 1
 
 
 def _bytes_per_parameter(recipe: Recipe) -> int:

@@ -33,7 +33,7 @@ def build(
     """
     config = _config(recipe, tokenizer, specials, labels)
     try:
-        model = CLASSES[recipe.objective].from_config(config)
+        model = CLASSES[recipe.head].from_config(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise RecipeError(f"model.config does not make a model: {_first_line(error)}") from error
     return _ready(model, recipe)
@@ -50,7 +50,7 @@ def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> 
     if labels is not None:
         options |= _label_maps(labels) | {"ignore_mismatched_sizes": True}
     try:
-        model = CLASSES[recipe.objective].from_pretrained(directory, **options)
+        model = CLASSES[recipe.head].from_pretrained(directory, **options)
     except ValueError as error:
         raise RecipeError(
             f"{recipe.model.base} cannot learn {recipe.objective}: {_first_line(error)}"

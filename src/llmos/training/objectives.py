@@ -41,6 +41,10 @@ class Batch:
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         return Batch(moved, self.labels.to(device), self.sparse)
 
+    def loss_sum(self, model: PreTrainedModel, label_smoothing: float = 0.0) -> Tensor:
+        """The loss summed over what `num_labels` counts: cross-entropy of the labels, in nats."""
+        return cross_entropy_sum(*labelled_logits(model, self), label_smoothing)
+
 
 class Objective(Protocol):
     """Makes batches out of token arrays."""
@@ -54,17 +58,21 @@ class Objective(Protocol):
     def batch(self, columns: Columns, rows: IntArray) -> Batch: ...
 
 
-def loss_sum(model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy summed over the labelled positions, in nats."""
+def labelled_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits ``[positions, classes]`` and labels ``[positions]``, of some of which IGNORE."""
     if batch.sparse:
         hidden = model.base_model(**batch.inputs).last_hidden_state
         labelled = batch.labels != IGNORE
-        logits, labels = model.get_output_embeddings()(hidden[labelled]), batch.labels[labelled]
-    else:
-        logits, labels = model(**batch.inputs).logits, batch.labels
+        return model.get_output_embeddings()(hidden[labelled]), batch.labels[labelled]
+    logits = model(**batch.inputs).logits
+    return logits.reshape(-1, logits.shape[-1]), batch.labels.reshape(-1)
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy summed over the labels, in nats."""
     return F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(),
-        labels.reshape(-1),
+        logits.float(),
+        labels,
         ignore_index=IGNORE,
         reduction="sum",
         label_smoothing=label_smoothing,
@@ -90,7 +98,7 @@ class TextStream:
         return Batch({"input_ids": tokens[:, :-1], "use_cache": False}, tokens[:, 1:])
 
 
-class _Examples:
+class Examples:
     """Objectives whose rows are examples with a column of input ids."""
 
     __slots__ = ()
@@ -103,7 +111,7 @@ class _Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversations(_Examples):
+class Conversations(Examples):
     """Causal LM on whole conversations; only tokens marked in ``learned`` are labels.
 
     ``plain_head`` says that the model's logits are its output embeddings times its last hidden
@@ -122,7 +130,7 @@ class Conversations(_Examples):
 
 
 @dataclass(frozen=True, slots=True)
-class SequencePairs(_Examples):
+class SequencePairs(Examples):
     """Seq2seq: the decoder reads the target shifted right behind its start token."""
 
     start_id: int
@@ -142,7 +150,7 @@ class SequencePairs(_Examples):
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceClasses(_Examples):
+class SequenceClasses(Examples):
     """One class per text."""
 
     pad_id: int
@@ -153,7 +161,7 @@ class SequenceClasses(_Examples):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenClasses(_Examples):
+class TokenClasses(Examples):
     """One class per token; special tokens are stored as IGNORE."""
 
     pad_id: int

@@ -54,7 +54,7 @@ def prepare(
         partial.mkdir(parents=True)
         _build(recipe, data, base, partial, log)
         partial.rename(directory)
-    names = COLUMNS[recipe.task]
+    names = COLUMNS[recipe.reads]
     return Prepared(
         Tokenizer.from_file(str(directory / "tokenizer.json")),
         json.loads((directory / "labels.json").read_text()),

@@ -83,7 +83,7 @@ def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
 
 def load(recipe: Recipe, directory: Path) -> PreTrainedModel:
     """Return the model in a directory as anyone would load it, in float32."""
-    return CLASSES[recipe.objective].from_pretrained(directory, dtype=torch.float32).eval()
+    return CLASSES[recipe.head].from_pretrained(directory, dtype=torch.float32).eval()
 
 
 def check(
@@ -106,7 +106,7 @@ def check(
             raise PublishingError(
                 f"the saved model's logits differ from the trained model's by {difference:.2g}"
             )
-        if recipe.objective not in ("causal_lm", "seq2seq"):
+        if recipe.head not in ("causal_lm", "seq2seq"):
             continue
         length = _check_length(recipe)
         if _greedy(model, ids, length) != _greedy(fresh, ids, length):

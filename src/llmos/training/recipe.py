@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmos.errors import RecipeError
 from llmos.training.complaints import sentence
 
-Objective = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
+Head = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
+Objective = Head | Literal["dpo"]
 Task = Literal["generate", "chat", "translate", "classify", "entities"]
-OBJECTIVES: dict[str, Objective] = {
+OBJECTIVES: dict[str, Head] = {
     "generate": "causal_lm",
     "chat": "causal_lm",
     "translate": "seq2seq",
@@ -59,6 +60,13 @@ class AdapterSection(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """Linear layers by the end of their names (`q_proj`)."""
+
+
+class DpoSection(Section):
+    """Direct preference optimisation."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """The higher, the nearer the model stays to what it began as."""
 
 
 class TokenizerSection(Section):
@@ -111,6 +119,18 @@ class OptimizerSection(Section):
     epsilon: float = Field(default=1e-8, gt=0)
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 means no limit."""
+
+
+class RobustSection(Section):
+    """What training does to the input so that small changes of it fool the model less."""
+
+    noise: float = Field(default=0.0, ge=0)
+    """Of embeddings, uniform, over the root of length times size (5 is usual)."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Length of a step to where the loss is highest, in the embeddings of each row (1); twice the
+    work."""
+    r_drop: float = Field(default=0.0, ge=0)
+    """Weight of how far two passes with dropout are apart (1 to 5); twice the work."""
 
 
 class TranslationSection(Section):
@@ -172,6 +192,8 @@ class Recipe(Section):
     block_size: int = Field(default=256, ge=MIN_BLOCK_SIZE)
     max_tokens: int = Field(default=256, ge=4)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    robust: RobustSection | None = None
+    dpo: DpoSection | None = None
     optimizer: OptimizerSection
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
@@ -190,8 +212,12 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         if (self.model.architecture is None) == (self.model.base is None):
             raise ValueError("model needs either `architecture` or `base`, not both")
-        if OBJECTIVES[self.task] != self.objective:
+        if self.objective not in (OBJECTIVES[self.task], *(["dpo"] * (self.task == "chat"))):
             raise ValueError(f"task {self.task} needs objective {OBJECTIVES[self.task]}")
+        if self.objective == "dpo":
+            self._check_dpo()
+        elif self.dpo is not None:
+            raise ValueError("dpo is for objective dpo")
         if self.task == "chat" and self.chat_template is None and self.model.base is None:
             raise ValueError("task chat needs a chat_template")
         if self.tokenizer.kind == "base" and self.model.base is None:
@@ -216,10 +242,30 @@ class Recipe(Section):
     def _check_adapter(self) -> None:
         if self.model.base is None or self.tokenizer.kind != "base":
             raise ValueError("an adapter is for a model.base, and needs tokenizer.kind base")
-        if self.objective != "causal_lm":
+        if self.head != "causal_lm":
             raise ValueError(f"an adapter is for a task that writes, generate or chat: {self.task}")
         if self.model.freeze:
             raise ValueError("an adapter leaves all of its base as it is: leave model.freeze out")
+
+    def _check_dpo(self) -> None:
+        if self.model.base is None:
+            raise ValueError("objective dpo goes on from a model.base, which it is measured by")
+        if self.robust is not None:
+            raise ValueError("objective dpo takes no robust section")
+        if self.starter is not None:
+            raise ValueError("objective dpo needs a file of pairs of answers as data.path")
+        if self.evaluate.splits:
+            raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
+
+    @property
+    def head(self) -> Head:
+        """What the network ends in."""
+        return "causal_lm" if self.objective == "dpo" else self.objective
+
+    @property
+    def reads(self) -> str:
+        """What an example is: what the task is, or `preferences`."""
+        return "preferences" if self.objective == "dpo" else self.task
 
     @property
     def starter(self) -> str | None:

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from llmos.data.encoding import Columns, IntArray
 from llmos.errors import CancelledError, LlmosError
-from llmos.training import checkpoint
+from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
-from llmos.training.objectives import Objective, loss_sum
+from llmos.training.objectives import Batch, Objective
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
@@ -127,9 +127,7 @@ class Trainer:
         for batch in batches:
             self.context.wait_while_paused()
             self.context.raise_if_cancelled()
-            part = loss_sum(self.model, batch, self.recipe.label_smoothing) / total
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+            loss += self._backward(batch, total)
             self._tokens += batch.num_tokens
         trained = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.recipe.optimizer.grad_clip or math.inf
@@ -138,6 +136,17 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
         self._follow()
+
+    def _backward(self, batch: Batch, num_labels: int) -> Tensor:
+        """Add the gradients of a micro-batch's share of the loss; return that share."""
+        recipe = self.recipe
+        if recipe.robust is not None:
+            return robust.backward(
+                self.model, batch, num_labels, recipe.robust, recipe.label_smoothing
+            )
+        part = batch.loss_sum(self.model, recipe.label_smoothing) / num_labels
+        part.backward()  # type: ignore[no-untyped-call]
+        return part.detach()
 
     def _follow(self) -> None:
         """Let the moving average follow the weights: by less in the first steps, while it is still
@@ -281,14 +290,14 @@ def evaluation_batches(
 def mean_loss(
     model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
 ) -> float:
-    """Mean cross-entropy per label over batches, in nats, in eval mode; restores the mode."""
+    """Mean loss per label over batches, in nats, in eval mode; restores the mode."""
     was_training = model.training
     model.eval()
     total, labels = 0.0, 0
     with torch.inference_mode():
         for rows in batches:
             batch = objective.batch(columns, rows).to(model.device)
-            total += float(loss_sum(model, batch))
+            total += float(batch.loss_sum(model))
             labels += batch.num_labels
     model.train(was_training)
     return total / max(1, labels)

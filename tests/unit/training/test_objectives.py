@@ -14,7 +14,6 @@ from llmos.training.objectives import (
     TextStream,
     TokenClasses,
     has_plain_head,
-    loss_sum,
 )
 
 ROWS = np.array([0, 1])
@@ -89,7 +88,7 @@ def test_logits_of_labelled_positions_only_give_the_same_loss_and_gradients(
     for plain_head in (False, True):
         model = tiny_llama()
         batch = Conversations(plain_head).batch(columns, ROWS)
-        loss = loss_sum(model, batch, label_smoothing)
+        loss = batch.loss_sum(model, label_smoothing)
         loss.backward()
         found.append((loss.detach(), model.model.embed_tokens.weight.grad))
     assert found[0][0] == pytest.approx(found[1][0])
@@ -100,7 +99,7 @@ def test_loss_is_the_model_s_own_loss_over_its_labels() -> None:
     model = tiny_llama()
     batch = TextStream(4).batch({"tokens": Ragged.of([range(10)])}, np.array([0, 5]))
     ids = torch.tensor([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
-    assert loss_sum(model, batch).item() / batch.num_labels == pytest.approx(
+    assert batch.loss_sum(model).item() / batch.num_labels == pytest.approx(
         model(input_ids=ids, labels=ids).loss.item(), abs=1e-6
     )
 

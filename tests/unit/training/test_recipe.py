@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,6 +49,9 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("ema=1", "ema is 1: input should be less than 1"),
         ("adapter={}", "an adapter is for a model.base, and needs tokenizer.kind base"),
         ("adapter.rank=0", "adapter.rank is 0: input should be greater than or equal to 1"),
+        ("dpo.beta=0.1", "dpo is for objective dpo"),
+        ("objective=dpo", "task generate needs objective causal_lm"),
+        ("robust.noise=-1", "robust.noise is -1: input should be greater than or equal to 0"),
         ("model=null", "model must be a section"),
         ("zzz=1", "unknown recipe key zzz: there are name, task"),
     ],
@@ -56,6 +60,22 @@ def test_a_mistake_is_one_sentence_that_names_the_key(setting: str, says: str) -
     with pytest.raises(RecipeError) as caught:
         parse(override(make_recipe("generate"), [setting]))
     assert says in caught.value.message and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"architecture": "llama"}}, "objective dpo goes on from a model.base"),
+        ({"robust": {"noise": 1.0}}, "objective dpo takes no robust section"),
+        ({"data": {"path": "starter:chat", "rows": 5}}, "objective dpo needs a file of pairs"),
+        ({"evaluate": {"splits": ["validation"]}}, "objective dpo is tested on validation alone"),
+    ],
+)
+def test_preferences_are_for_a_base_and_a_file(changes: dict[str, Any], says: str) -> None:
+    given = {"model": {"base": "m"}, "tokenizer": {"kind": "base"}, "data": {"path": "p.jsonl"}}
+    recipe = make_recipe("chat", objective="dpo", **given | changes)
+    with pytest.raises(RecipeError, match=says):
+        parse(recipe)
 
 
 def test_test_splits_that_a_file_does_not_have_are_refused_before_any_training() -> None:
