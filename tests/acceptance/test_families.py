@@ -56,3 +56,15 @@ def test_a_recurrent_encoder_and_decoder_translates(llmos: Llmos) -> None:
     assert sizes[name] == "pipelines"
     text = llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name)
     assert llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name) == text
+
+
+def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
+    name = trained(llmos, "char-gpt", "data.path=starter:tales", "model.config.n_layer=1")
+    picture = tmp_path / "curves.png"
+    shown = llmos.ok("compare", my_model, name, "--plot", picture)
+    assert "model.config.n_layer" in shown and "validation_loss" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = llmos.json("compare", my_model, name)
+    assert told["models"] == [f"{my_model}:1", f"{name}:1"]
+    assert told["recipe"]["model.config.n_layer"] == {f"{my_model}:1": 4, f"{name}:1": 1}
+    assert "two models or more" in llmos.refused("compare", my_model)

@@ -13,6 +13,7 @@ import typer
 
 from llmos.cli import (
     batches,
+    compare,
     defaults,
     deployments,
     doctor,
@@ -72,6 +73,7 @@ for module in (
     lineage,
     evaluate,
     train,
+    compare,
     pipelines,
     schedules,
     jobs,

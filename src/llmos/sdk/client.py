@@ -139,6 +139,10 @@ class Client(Asking, Batching, Deploying, Accounting, Tracing, Routing, Pipelini
         params = given({"model": model, "dtype": to, "name": name})
         return self.submit_job("quantize", params, name or model)
 
+    def model_json(self, ref: str, filename: str) -> Json:
+        """Return the content of a JSON file of a model, such as ``loss.json``."""
+        return self.transport.json("GET", f"{_model_path(ref)}/files/{quote(filename, safe='')}")
+
     def export_model(
         self, ref: str, directory: Path | str, on_progress: OnProgress | None = None
     ) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 TRAIN, VALIDATION, GRID, TEXT = "#8fb3d9", "#c8553d", "#e6e6e6", "#333333"
+CHECKED: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 4}
+"""How validation losses are drawn."""
 
 
 def write(directory: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
@@ -18,37 +21,54 @@ def write(directory: Path, name: str, points: list[dict[str, float]], final_loss
 
 def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
     """Draw training and validation loss over steps, the training loss also smoothed."""
+    figure, axes = _figure("cross-entropy (nats per token)")
+    steps, losses = _line(points, "loss")
+    axes.plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
+    axes.plot(steps, _smooth(losses), color="#33658a", linewidth=1.8, label="training")
+    axes.plot(*_line(points, "validation_loss"), color=VALIDATION, label="validation", **CHECKED)
+    title = f"{name} · validation loss {final_loss:.3f}"
+    axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold")
+    _save(figure, axes, path)
+
+
+def draw_together(path: Path, curves: Mapping[str, list[dict[str, float]]]) -> None:
+    """Draw the curves of several runs over one another: training pale, validation strong."""
+    figure, axes = _figure("loss, validation strong")
+    for number, (name, points) in enumerate(curves.items()):
+        color = f"C{number % 10}"
+        steps, losses = _line(points, "loss")
+        axes.plot(steps, _smooth(losses), color=color, alpha=0.4, linewidth=1)
+        axes.plot(*_line(points, "validation_loss"), color=color, label=name, **CHECKED)
+    _save(figure, axes, path)
+
+
+def _figure(label: str) -> tuple[Any, Any]:
+    """Return a figure and its axes, of steps and what ``label`` names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second to load
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    steps = [point["step"] for point in points]
-    losses = [point["loss"] for point in points]
-    axes.plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
-    axes.plot(steps, _smooth(losses), color="#33658a", linewidth=1.8, label="training")
-    checked = [point for point in points if "validation_loss" in point]
-    axes.plot(
-        [point["step"] for point in checked],
-        [point["validation_loss"] for point in checked],
-        color=VALIDATION,
-        linewidth=1.8,
-        marker="o",
-        markersize=4,
-        label="validation",
-    )
-    title = f"{name} · validation loss {final_loss:.3f}"
-    axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold")
     axes.set_xlabel("step", color=TEXT)
-    axes.set_ylabel("cross-entropy (nats per token)", color=TEXT)
+    axes.set_ylabel(label, color=TEXT)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
     figure.savefig(path)
+
+
+def _line(points: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Return the steps at which something was measured, and what."""
+    measured = [point for point in points if name in point]
+    return [point["step"] for point in measured], [point[name] for point in measured]
 
 
 def _smooth(values: list[float]) -> list[float]:
