@@ -96,9 +96,8 @@ def test_the_engine_runs_it_over_its_base(
     result = handler.run(context)
     directory = laid_out(context, result, tmp_path / "adapter")
     base_directory = context.checkpoint_dir / "base"
-    merged = adapters.load_adapted(
-        AutoModelForCausalLM.from_pretrained(base_directory), directory, merged=True
-    )
+    plain = AutoModelForCausalLM.from_pretrained(base_directory)
+    merged = adapters.merged(adapters.load_adapted(plain, directory))
     prompt = AutoTokenizer.from_pretrained(base_directory)("The ")["input_ids"]
     ids = torch.tensor([prompt])
     for _ in range(6):
@@ -153,20 +152,22 @@ def test_one_that_is_preempted_goes_on_to_the_very_matrices(
 def test_an_adapter_that_does_otherwise_when_merged_is_not_published(
     base: tuple[str, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = adapters.load_adapted
+    def twisted(model: Any) -> Any:
+        with torch.no_grad():
+            next(p for name, p in model.named_parameters() if "base_layer" in name).mul_(1.5)
+        return model
 
-    def twisted(model: Any, directory: Path, *, merged: bool) -> Any:
-        found = load(model, directory, merged=merged)
-        if merged:
-            with torch.no_grad():
-                next(p for n, p in found.named_parameters() if "base_layer" in n).mul_(1.5)
-        return found
-
-    monkeypatch.setattr(handler, "load_adapted", twisted)
-    with pytest.raises(publish.PublishingError, match="logits differ"):
+    monkeypatch.setattr(handler, "merged", twisted)
+    with pytest.raises(publish.PublishingError, match="merged into it differs"):
         handler.run(job(base, "twisted"))
 
 
 def test_layers_that_there_are_not_are_refused(base: tuple[str, dict[str, Any], Path]) -> None:
     with pytest.raises(RecipeError, match=r"adapter\.targets do not fit the model"):
         handler.run(job(base, "none", adapter={"targets": ["no_such_layer"]}))
+    linear = "c_fc" if base[0] == "generate" else "q_proj"
+    with pytest.raises(RecipeError, match="the model has no linear layer q_porj"):
+        handler.run(job(base, "typo", adapter={"targets": [linear, "q_porj"]}))
+    embedding = "wte" if base[0] == "generate" else "embed_tokens"
+    with pytest.raises(RecipeError, match=f"{embedding} is no linear layer"):
+        handler.run(job(base, "words", adapter={"targets": [linear, embedding]}))

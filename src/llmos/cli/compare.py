@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmos.sdk.client import Client
 
 CURVE_FILE = "loss.json"
+PICTURES = frozenset({".png", ".svg", ".pdf"})
 
 
 def register(app: typer.Typer) -> None:
@@ -43,10 +44,12 @@ def compare(
     """
     from llmos.sdk import comparing
 
-    if len(models) < 2:
-        raise InvalidRequestError("compare needs two models or more", param="models")
+    if plot is not None and plot.suffix not in PICTURES:
+        raise InvalidRequestError(f"--plot writes {', '.join(sorted(PICTURES))}", param="plot")
     with open_client(server, home) as client:
-        found = [client.model(name) for name in models]
+        found = [*{one["ref"]: one for one in map(client.model, models)}.values()]
+        if len(found) < 2:
+            raise InvalidRequestError("compare needs two models or more", param="models")
         curves = {one["ref"]: _curve(client, one) for one in found} if plot is not None else {}
     compared = comparing.compare(found)
     if plot is not None:
@@ -56,10 +59,12 @@ def compare(
     if as_json:
         print_json(compared.as_json())
         return
-    rows = {key: [_shown(value) for value in values] for key, values in compared.recipe.items()}
     print_table(
         ("recipe", *compared.refs),
-        ((key, *values) for key, values in rows.items()),
+        (
+            (key, *("default" if value is None else _shown(value) for value in values))
+            for key, values in compared.recipe.items()
+        ),
         empty="their recipes are the same",
     )
     typer.echo()

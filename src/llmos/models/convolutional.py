@@ -70,24 +70,20 @@ class ConvolutionalForSequenceClassification(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
         """Return logits ``[rows, labels]`` of tokens ``[rows, length]``."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embedded = self.embed_tokens(input_ids)
-        if attention_mask is not None:
-            embedded = embedded * attention_mask[..., None].to(embedded.dtype)
+        embedded = embedded * mask[..., None].to(embedded.dtype)
         # The widest filter may begin before a text and end after it, so that none is too short; and
         # all see the same, whatever a batch pads it to.
         margin = max(self.config.widths) - 1
         padded = nn.functional.pad(embedded.transpose(1, 2), (margin, margin))
         pairs = zip(self.filters, self.config.widths, strict=True)
-        answers = [
-            self._strongest(one(padded).relu(), attention_mask, width) for one, width in pairs
-        ]
+        answers = [self._strongest(one(padded).relu(), mask, width) for one, width in pairs]
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(torch.cat(answers, 1))))
 
-    def _strongest(self, answers: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    def _strongest(self, answers: Tensor, mask: Tensor, width: int) -> Tensor:
         """Return the strongest answer of each filter in each row, of the windows that have any
         token of the text."""
-        if mask is None:
-            return answers.amax(2)
         margin = max(self.config.widths) - 1
         real = nn.functional.pad(mask.to(answers.dtype), (margin, margin))[:, None]
         touched = nn.functional.max_pool1d(real, width, stride=1)

@@ -88,6 +88,8 @@ class RecurrentPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.RNNBase):
             size = module.hidden_size
             for name, weight in module.named_parameters():
+                if getattr(weight, "_is_hf_initialized", False):
+                    continue  # it was loaded; parts of it below would not say so
                 if name.startswith("weight_ih"):
                     init.xavier_uniform_(weight)
                 elif name.startswith("weight_hh"):
@@ -209,8 +211,8 @@ class RecurrentForSequenceClassification(RecurrentPreTrainedModel):
 
 
 class Rows:
-    """Which tokens of padded rows ``[rows, length, …]`` are real. The real ones of a row are
-    neighbours."""
+    """Which tokens of padded rows ``[rows, length, …]`` are real: of each row one at least, and all
+    of them neighbours."""
 
     def __init__(self, padded: Tensor, mask: Tensor | None) -> None:
         num_rows, self._length = padded.shape[:2]

@@ -16,7 +16,7 @@ class Comparison:
 
     refs: tuple[str, ...]
     recipe: dict[str, Values]
-    """Keys of recipes that are not the same everywhere."""
+    """Keys of recipes that are not the same everywhere; None: the recipe has its default."""
     metrics: dict[str, Values]
     """Every number that was measured of any of them."""
 

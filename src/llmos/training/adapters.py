@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from llmos.errors import RecipeError
 from llmos.library.adapters import AdapterManifest, read_layout
@@ -51,7 +53,25 @@ def add_adapter(model: PreTrainedModel, section: AdapterSection) -> PreTrainedMo
             model.add_adapter(config)
     except ValueError as error:
         raise RecipeError(f"adapter.targets do not fit the model: {error}") from error
+    _check_targets(model, section)
     return model
+
+
+def _check_targets(model: PreTrainedModel, section: AdapterSection) -> None:
+    """Refuse targets that name no layer, or one that could not be published."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {
+        name: module.get_base_layer()
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    for name, layer in found.items():
+        if not isinstance(layer, nn.Linear | Conv1D):
+            raise RecipeError(f"adapter.targets: {name} is no linear layer")
+    for target in [] if isinstance(section.targets, str) else section.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in found):
+            raise RecipeError(f"adapter.targets: the model has no linear layer {target}")
 
 
 def save_adapter(recipe: Recipe, model: PreTrainedModel, base: BaseModel, directory: Path) -> None:
@@ -74,11 +94,9 @@ def save_adapter(recipe: Recipe, model: PreTrainedModel, base: BaseModel, direct
     (directory / "recipe.yaml").write_text(dump(recipe), "utf-8")
 
 
-def load_adapted(base: PreTrainedModel, directory: Path, *, merged: bool) -> PreTrainedModel:
-    """Return a float32 base with the adapter in ``directory``, or with its updates added to the
-    base's own weights."""
+def load_adapted(base: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """Return a float32 base with the adapter in ``directory``."""
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     tensors = load_file(directory / ADAPTER_FILE)
     with warnings.catch_warnings():
@@ -89,11 +107,17 @@ def load_adapted(base: PreTrainedModel, directory: Path, *, merged: bool) -> Pre
                 name.removeprefix(PREFIX): t.float() for name, t in tensors.items()
             },
         )
-    if merged:
-        for module in base.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
     return base.eval()
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """Add what a model's adapter adds to the weights themselves; return the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    return model
 
 
 def adapter_manifest(directory: Path, base: BaseModel, told: dict[str, Any]) -> AdapterManifest:

@@ -37,8 +37,8 @@ class Assessor:
         """`validation_loss`, and one dict of metrics per split in `evaluate`."""
         results = self._described(self._loss(self.prepared.validation), "validation_loss")
         if isinstance(self.objective, Preferences):
-            batches = evaluation_batches(self.objective, self.prepared.validation, BATCH_ROWS)
             columns = self.prepared.validation
+            batches = evaluation_batches(self.objective, columns, self._batch_rows)
             results["accuracy"] = accuracy(self.model, self.objective, columns, batches)
         for split in self.recipe.evaluate.splits:
             results[split] = self._split(self.data.split(split, self.recipe.evaluate.rows))
@@ -70,8 +70,14 @@ class Assessor:
             return {name: loss}
         return {name: loss, "perplexity": metrics.perplexity(loss)}
 
+    @property
+    def _batch_rows(self) -> int:
+        """Pairs are as many sequences with all their logits as training was reckoned to hold."""
+        is_paired = isinstance(self.objective, Preferences)
+        return self.recipe.batch_size if is_paired else BATCH_ROWS
+
     def _loss(self, columns: Columns) -> float:
-        batches = evaluation_batches(self.objective, columns, BATCH_ROWS)
+        batches = evaluation_batches(self.objective, columns, self._batch_rows)
         return mean_loss(self.model, self.objective, columns, batches)
 
 

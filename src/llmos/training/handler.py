@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from llmos.data.encoding import Columns
 from llmos.engines.base import find_device
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, curve, networks, publish
-from llmos.training.adapters import adapter_manifest, load_adapted, save_adapter
+from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
 from llmos.training.checkpoint import Progress
@@ -61,7 +62,7 @@ def _run(context: JobContext) -> JobResult:
     model = _model(recipe, prepared, base)
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
-        prepared = _with_reference(prepared, model, context.checkpoint_dir / "prepared")
+        prepared = _with_reference(prepared, model, recipe.batch_size, context)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
     trainer = Trainer(
@@ -83,11 +84,21 @@ def _objective(recipe: Recipe, model: PreTrainedModel) -> Objective:
     return objective_for(recipe.task, recipe.block_size, model)
 
 
-def _with_reference(prepared: Prepared, model: PreTrainedModel, directory: Path) -> Prepared:
+def _with_reference(
+    prepared: Prepared, model: PreTrainedModel, batch_size: int, context: JobContext
+) -> Prepared:
+    def give_way() -> None:
+        context.wait_while_paused()
+        context.raise_if_cancelled()
+
+    def added(columns: Columns, split: str) -> Columns:
+        directory = context.checkpoint_dir / "reference" / split
+        return with_reference(columns, model, directory, batch_size, give_way)
+
     return dataclasses.replace(
         prepared,
-        train=with_reference(prepared.train, model, directory, "train"),
-        validation=with_reference(prepared.validation, model, directory, "validation"),
+        train=added(prepared.train, "train"),
+        validation=added(prepared.validation, "validation"),
     )
 
 
@@ -187,9 +198,9 @@ def _save_adapter(
     """Write an adapter's files; see that the base with it, and merged with it, does the same."""
     save_adapter(recipe, model, base, directory)
     prompts = publish.prompts(recipe, prepared.validation)
-    for merged in (False, True):
-        fresh = load_adapted(publish.load(recipe, base.directory), directory, merged=merged)
-        publish.check(recipe, model, fresh, prompts)
+    fresh = load_adapted(publish.load(recipe, base.directory), directory)
+    publish.check(recipe, model, fresh, prompts)
+    publish.check_merged(model, merged(fresh), prompts)
 
 
 def _source(recipe: Recipe, base: BaseModel | None, progress: Progress) -> dict[str, Any]:

@@ -18,8 +18,9 @@ BYTES_PER_PARAMETER = 8
 """Float32 weights and gradients."""
 STATE_BYTES = {"sgd": 0, "rmsprop": 4, "adam": 8, "adamw": 8, "adafactor": 0, "lion": 4, "muon": 8}
 """What an optimizer keeps for each parameter, momentum not counted; Muon may have AdamW for all."""
-BYTES_PER_ADAPTED_PARAMETER = 5
-"""Float32 weights that stay, and something for what is trained beside them."""
+BYTES_PER_ADAPTED_PARAMETER = 9
+"""Float32 weights that stay, twice when the adapter is checked, and something for what is trained
+beside them."""
 BYTES_PER_STORED_PARAMETER = 2
 """At least, in a library model."""
 ACTIVATIONS_PER_WIDTH = 40

@@ -130,6 +130,8 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
             raise RecipeError(f"model.freeze: no parameter is named {pattern}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError("model.freeze leaves nothing to train")
     return model
 
 

@@ -17,6 +17,8 @@ from llmos.training.recipe import OptimizerSection
 
 MUON_MOMENTUM = 0.95
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+CLASSIFIERS = frozenset({"classifier", "score"})
+"""What the heads of classifiers are called."""
 
 
 def build_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:
@@ -141,6 +143,12 @@ def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         id(own)
         for part in model.modules()
         if isinstance(part, EMBEDDINGS)
+        for own in part.parameters()
+    }
+    outer |= {
+        id(own)
+        for name, part in model.named_modules()
+        if name.rpartition(".")[2] in CLASSIFIERS
         for own in part.parameters()
     }
     head = getattr(model, "get_output_embeddings", lambda: None)()

@@ -10,7 +10,8 @@ equation 7). With label smoothing e the loss is that of labels which are wrong a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from llmos.training.objectives import Batch, Examples
 
 REFERENCE = "reference"
 """The column of log p0 of both answers: two float32 numbers for each pair, kept by their bits."""
-ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +76,29 @@ class Preferences(Examples):
 
 
 def with_reference(
-    columns: Columns, model: PreTrainedModel, directory: Path, split: str
+    columns: Columns,
+    model: PreTrainedModel,
+    directory: Path,
+    batch_size: int,
+    give_way: Callable[[], None] = lambda: None,
 ) -> Columns:
     """Return the columns with how likely ``model``, before its first step, finds each answer.
 
-    What was found is kept in ``directory``: a training that goes on has other weights by then.
+    What was found is kept in ``directory``, which is there whole or not at all: a training that
+    goes on has other weights by then.
+
+    Args:
+        give_way: called before each batch; may wait, or raise where the job ends.
     """
-    if not (directory / f"{split}.{REFERENCE}.npy").exists():
-        found = torch.cat([*_found(columns, model)]).float().cpu().numpy()
+    if not directory.exists():
+        partial = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        found = torch.cat([*_found(columns, model, batch_size, give_way)]).float().cpu().numpy()
         bits = np.ascontiguousarray(found).view(np.int32)
-        encoding.save({REFERENCE: Ragged.of(bits)}, directory, split)
-    return columns | encoding.load(directory, split, [REFERENCE])
+        encoding.save({REFERENCE: Ragged.of(bits)}, partial, REFERENCE)
+        partial.rename(directory)
+    return columns | encoding.load(directory, REFERENCE, [REFERENCE])
 
 
 @torch.inference_mode()
@@ -111,10 +123,13 @@ def log_likelihoods(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def _found(columns: Columns, model: PreTrainedModel) -> Iterator[Tensor]:
+def _found(
+    columns: Columns, model: PreTrainedModel, batch_size: int, give_way: Callable[[], None]
+) -> Iterator[Tensor]:
     model.eval()
-    for start in range(0, len(columns["input_ids"]), ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(columns["input_ids"])))
+    for start in range(0, len(columns["input_ids"]), batch_size):
+        give_way()
+        rows = np.arange(start, min(start + batch_size, len(columns["input_ids"])))
         yield log_likelihoods(model, Batch(*_both(columns, rows)).to(model.device))
 
 

@@ -24,6 +24,8 @@ CHECK_TOKENS = 16
 """Most tokens of a prompt, and most to go on with; no more than fit the model."""
 PROMPTS = 4
 TOLERANCE = 1e-4
+MERGED_TOLERANCE = 1e-3
+"""Of the largest logit."""
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -111,6 +113,25 @@ def check(
         length = _check_length(recipe)
         if _greedy(model, ids, length) != _greedy(fresh, ids, length):
             raise PublishingError("the saved model's greedy tokens differ from the trained model's")
+
+
+def check_merged(
+    model: PreTrainedModel, merged: PreTrainedModel, prompts: Sequence[Sequence[int]]
+) -> None:
+    """Compare logits with those of the base that an adapter was merged into: up to rounding, as
+    sums are taken in another order.
+
+    Raises:
+        PublishingError: they differ.
+    """
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)], device=model.device)
+        ours, theirs = _outputs(model, ids), _outputs(merged, ids)
+        difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1.0))
+        if not difference <= MERGED_TOLERANCE:
+            raise PublishingError(
+                f"the base with the adapter merged into it differs from it by {difference:.2g}"
+            )
 
 
 def _check_length(recipe: Recipe) -> int:

@@ -11,7 +11,7 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,6 +35,9 @@ MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 STARTER = "starter:"
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -115,7 +118,7 @@ class OptimizerSection(Section):
     weight_decay: float = Field(default=0.1, ge=0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
     """Of SGD and RMSprop (none unless told) and Muon (0.95)."""
-    betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    betas: list[Share] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
     epsilon: float = Field(default=1e-8, gt=0)
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 means no limit."""
@@ -224,6 +227,8 @@ class Recipe(Section):
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
             raise ValueError("optimizer.min_learning_rate is above optimizer.learning_rate")
+        if self.optimizer.decay_steps is not None and self.optimizer.schedule != "wsd":
+            raise ValueError("optimizer.decay_steps is for schedule wsd")
         if self.optimizer.momentum is not None and self.optimizer.kind not in MOMENTUM_KINDS:
             raise ValueError(
                 f"optimizer.momentum is for {', '.join(sorted(MOMENTUM_KINDS))}; "

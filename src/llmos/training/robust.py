@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llmos.errors import RecipeError
 from llmos.training.encoder import IGNORE
 from llmos.training.objectives import Batch, cross_entropy_sum, labelled_logits
 from llmos.training.recipe import RobustSection
@@ -94,10 +95,28 @@ def _steepest(read: Tensor, length: float) -> Tensor:
 
 @contextlib.contextmanager
 def _embeddings(model: PreTrainedModel, change: Change) -> Iterator[None]:
-    """Have the network read what ``change`` makes of its embeddings."""
-    embedding: nn.Module = model.get_input_embeddings()
-    hook = embedding.register_forward_hook(lambda _, __, read: change(read))
+    """Have the network read what ``change`` makes of its embeddings: of all that share the matrix
+    of the first, as those of an encoder and a decoder do.
+
+    Raises:
+        RecipeError: it reads none of them.
+    """
+    num_read = 0
+
+    def changed(_: nn.Module, __: object, read: Tensor) -> Tensor:
+        nonlocal num_read
+        num_read += 1
+        return change(read)
+
+    weight = model.get_input_embeddings().weight
+    embeddings = [
+        part for part in model.modules() if isinstance(part, nn.Embedding) and part.weight is weight
+    ]
+    hooks = [part.register_forward_hook(changed) for part in embeddings]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    if num_read == 0:
+        raise RecipeError("robust: this network's embeddings cannot be reached: leave it out")

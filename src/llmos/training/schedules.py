@@ -19,8 +19,8 @@ def learning_rate(
     | schedule | from the peak |
     |---|---|
     | constant | stays |
-    | linear | falls to the minimum at the last step |
-    | cosine | half a cosine down to the minimum (Loshchilov and Hutter, arXiv:1608.03983) |
+    | linear | falls to what is the minimum when the last step is done |
+    | cosine | half a cosine down to it (Loshchilov and Hutter, arXiv:1608.03983) |
     | inverse_sqrt | falls as 1 / sqrt(step) (Vaswani et al., arXiv:1706.03762) |
     | wsd | stays, then falls linearly over the last `decay_steps` (Hu et al., arXiv:2404.06395) |
     | plateau | is multiplied by `factor` when `patience` validations in a row were no better |
@@ -45,6 +45,7 @@ def learning_rate(
             return max(low, peak * math.sqrt(base / max(base, step)))
         case "wsd":
             decay = section.decay_steps or max(1, round(DECAY_SHARE * steps))
+            decay = max(1, min(decay, steps - warmup))
             left = max(0, steps - step)
             return peak if left >= decay else low + left / decay * (peak - low)
         case "plateau":

@@ -31,6 +31,16 @@ def test_padding_changes_nothing_however_short_the_text(length: int) -> None:
     assert torch.allclose(logits[1], model(input_ids=ids[1:]).logits[0], atol=1e-6)
 
 
+def test_a_text_alone_needs_no_mask() -> None:
+    model = made(widths=[1, 2, 5])
+    with torch.no_grad():
+        for one in model.filters:
+            one.bias.fill_(3.0)
+    ids = torch.tensor([[4, 7, 9]])
+    masked = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    assert torch.equal(model(input_ids=ids).logits, masked)
+
+
 def test_a_phrase_counts_wherever_it_stands() -> None:
     model = made(widths=[2])
     phrase, filling = [7, 8], [3] * 6

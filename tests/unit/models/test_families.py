@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,20 @@ def test_a_family_is_what_it_says(family: Family) -> None:
 
 def test_they_are_told_in_python() -> None:
     assert llmos.architectures() == list(FAMILIES)
+
+
+def test_a_process_that_loaded_nothing_yet_builds_any_of_them(tmp_path: Path) -> None:
+    """As the engine does with a quantised model."""
+    from llmos.models.recurrent import RecurrentConfig
+
+    RecurrentConfig(
+        vocab_size=20, hidden_size=8, architectures=["RecurrentForCausalLM"]
+    ).save_pretrained(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from llmos.engines.native.int8_model import build; "
+        "print(type(build(Path(sys.argv[1]))).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "RecurrentForCausalLM", done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llmos.models.recurrent import CELLS, RecurrentConfig
@@ -104,6 +105,24 @@ def test_a_classifier_reads_in_both_directions_and_no_padding(config: RecurrentC
     assert torch.allclose(logits[0], model(ids[:1, :6]).logits[0], atol=1e-6)
     turned = model(ids.flip(1)).logits
     assert not torch.allclose(turned[1], logits[1], atol=1e-3)
+
+
+def test_a_classifier_begins_with_the_layers_that_were_saved(
+    config: RecurrentConfig, tmp_path: Path
+) -> None:
+    config.num_labels = 3
+    saved = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for layer in saved.layers:
+            for weight in layer.parameters():
+                weight.fill_(0.25)
+    saved.save_pretrained(tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    found.pop("layers.0.cell.weight_ih_l0")
+    save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for name, weight in loaded.layers.named_parameters():
+        assert (name == "0.cell.weight_ih_l0") != bool((weight == 0.25).all())
 
 
 def test_a_cell_that_there_is_not_is_refused() -> None:

@@ -72,7 +72,7 @@ def test_a_base_model_comes_with_its_files() -> None:
     assert not jobs.makes_adapter(params)
     adapted = jobs.validate({"recipe": recipe | {"adapter": {"rank": 4}}, "base": base})
     assert jobs.makes_adapter(adapted)
-    assert jobs.estimate_bytes(adapted) < 0.5 * jobs.estimate_bytes(params)
+    assert jobs.estimate_bytes(adapted) < 0.6 * jobs.estimate_bytes(params)
 
 
 def test_the_estimate_grows_with_the_model_and_the_batch() -> None:

@@ -96,6 +96,22 @@ def test_what_is_frozen_is_left_alone() -> None:
         assert torch.equal(model.inner.weight, before.weight)
 
 
+def test_muon_leaves_the_head_of_a_classifier_to_adamw() -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.embedding, model.inner, model.classifier = (
+        nn.Embedding(7, 8),
+        nn.Linear(8, 8),
+        nn.Linear(8, 3),
+    )
+    optimizer = build_optimizer(model, OptimizerSection(kind="muon", learning_rate=0.1))
+    out = model.classifier(model.inner(model.embedding(torch.arange(7))))
+    out.square().sum().backward()
+    optimizer.step()
+    assert set(optimizer.state[model.inner.weight]) == {"momentum_buffer"}
+    assert "exp_avg_sq" in optimizer.state[model.classifier.weight]
+
+
 def test_lion_goes_by_the_sign_of_its_average() -> None:
     """Two steps of the algorithm of the paper, by hand."""
     weight = nn.Parameter(torch.tensor([[1.0, -2.0]]))

@@ -52,6 +52,8 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("dpo.beta=0.1", "dpo is for objective dpo"),
         ("objective=dpo", "task generate needs objective causal_lm"),
         ("robust.noise=-1", "robust.noise is -1: input should be greater than or equal to 0"),
+        ("optimizer.decay_steps=5", "optimizer.decay_steps is for schedule wsd"),
+        ("optimizer.betas=[2.0, 0.9]", "optimizer.betas.0 is 2"),
         ("model=null", "model must be a section"),
         ("zzz=1", "unknown recipe key zzz: there are name, task"),
     ],

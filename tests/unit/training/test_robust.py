@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
+from llmos.errors import RecipeError
 from llmos.training.objectives import Batch
 from llmos.training.recipe import RobustSection
 from llmos.training.robust import backward
@@ -104,6 +105,35 @@ def test_two_passes_that_differ_cost_what_they_are_apart() -> None:
         a, b = (model(**inputs).logits[:, :-1].flatten(0, 1).log_softmax(-1) for _ in range(2))
     apart = ((a.exp() - b.exp()) * (a - b)).sum() / 15
     assert weighted - near == pytest.approx(float(apart), rel=1e-3)
+
+
+def test_an_encoder_and_a_decoder_are_both_reached() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_kv": 4, "d_ff": 16}
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=VOCAB, decoder_start_token_id=0, dropout_rate=0.0, **sizes)
+    ).train()
+    ids = a_batch().inputs["input_ids"]
+    read: dict[str, torch.Tensor] = {}
+    for name, part in (("source", model.encoder), ("target", model.decoder)):
+        part.block[0].register_forward_pre_hook(
+            lambda _, given, kept, name=name: read.__setitem__(name, given[0].detach()),
+            with_kwargs=True,
+        )
+    inputs = {"input_ids": ids, "decoder_input_ids": ids, "use_cache": False}
+    model(**inputs)
+    plainly = dict(read)
+    backward(model, Batch(inputs, a_batch().labels), 15, RobustSection(noise=5.0))
+    for name, before in plainly.items():
+        assert not torch.equal(read[name], before), name
+
+
+def test_a_network_whose_embeddings_are_not_modules_is_refused() -> None:
+    model = made()
+    other = torch.nn.Embedding(3, 3)
+    model.get_input_embeddings = lambda: other  # type: ignore[method-assign]
+    with pytest.raises(RecipeError, match="embeddings cannot be reached"):
+        robust(model, noise=1.0)
 
 
 def test_all_of_it_together_is_a_number() -> None:

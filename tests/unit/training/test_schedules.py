@@ -54,6 +54,12 @@ def test_a_rate_that_warmed_up_stays_and_falls_at_the_end() -> None:
     assert rates(schedule="wsd")[11:] == pytest.approx([0.1, 0.1, 0.01])
 
 
+def test_a_descent_longer_than_what_is_left_begins_with_it() -> None:
+    found = rates(schedule="wsd", decay_steps=99)
+    assert found[3] == pytest.approx(0.1)
+    assert [a - b for a, b in pairwise(found[3:])] == pytest.approx([0.009] * 10)
+
+
 def test_a_plateau_lowers_the_rate_each_time_patience_ends() -> None:
     losses = [3.0, 2.0, 2.0, 2.5, 2.1, 2.2, 1.0, 1.5]
     assert [plateaus(losses[:number], 2) for number in range(9)] == [0, 0, 0, 0, 1, 1, 2, 2, 2]

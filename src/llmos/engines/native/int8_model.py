@@ -22,6 +22,7 @@ from llmos.engines.native.int8 import ByRows, Int8Embedding, Int8Linear
 from llmos.engines.native.lora import linear_size
 from llmos.engines.native.probe import UNSUITED
 from llmos.errors import InvalidModelError
+from llmos.models.registry import register
 
 
 def build(path: Path, change: Callable[[Any], None] = lambda config: None) -> Model:
@@ -30,6 +31,7 @@ def build(path: Path, change: Callable[[Any], None] = lambda config: None) -> Mo
     Args:
         change: may alter the text model's config before.
     """
+    register()
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     change(config.get_text_config())
     with no_init_weights():  # memory that is never touched takes no room
