@@ -7,6 +7,7 @@ embeds.
 
 from __future__ import annotations
 
+import json
 import os
 import string
 import subprocess
@@ -92,11 +93,11 @@ class EchoServer:
 
 def _add_models(settings: Settings) -> None:
     system = open_system(settings)
-    files = {
-        "config.json": system.blobs.put_bytes(b"{}"),
-        "tokenizer.json": system.blobs.put_bytes(tokenizer_json()),
-    }
+    tokenizer = system.blobs.put_bytes(tokenizer_json())
     for name, manifest in manifests().items():
+        # Models of the same content are one to the engine, which loads the first of them.
+        config = system.blobs.put_bytes(json.dumps({"name": name}).encode())
+        files = {"config.json": config, "tokenizer.json": tokenizer}
         system.library.add(NewVersion("model", name, files, manifest), "admin")
     system.database.close()
     system.lock.release()
