@@ -16,7 +16,7 @@ from llmos.errors import CancelledError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobLog, JobMetric
 from llmos.training import handler
-from llmos.training.recipe import OptimizerKind
+from llmos.training.recipe_sections import OptimizerKind
 
 STEPS = 8
 DROPOUT = {"n_layer": 1, "n_head": 2, "n_embd": 16, "attn_pdrop": 0.1, "resid_pdrop": 0.1}

@@ -21,7 +21,8 @@ from llmos.library.adapters import AdapterManifest, read_layout
 from llmos.library.files import ADAPTER_FILE
 from llmos.library.manifest import main_dtype
 from llmos.training.base_model import BaseModel
-from llmos.training.recipe import AdapterSection, Recipe, dump
+from llmos.training.recipe import Recipe, dump
+from llmos.training.recipe_sections import AdapterSection
 
 if TYPE_CHECKING:
     from peft import LoraConfig

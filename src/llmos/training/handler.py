@@ -28,7 +28,8 @@ from llmos.training.examples import Data
 from llmos.training.objectives import Objective, objective_for
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
-from llmos.training.recipe import DpoSection, Recipe, parse
+from llmos.training.recipe import Recipe, parse
+from llmos.training.recipe_sections import DpoSection
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 

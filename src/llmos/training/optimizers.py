@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adam, AdamW, Muon, Optimizer, RMSprop
 
-from llmos.training.recipe import OptimizerSection
+from llmos.training.recipe_sections import OptimizerSection
 
 MUON_MOMENTUM = 0.95
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)

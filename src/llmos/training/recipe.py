@@ -11,13 +11,28 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from llmos.errors import RecipeError
 from llmos.training.complaints import sentence
+from llmos.training.recipe_sections import (
+    MOMENTUM_KINDS,
+    AdapterSection,
+    CardSection,
+    DataSection,
+    DpoSection,
+    EvaluateSection,
+    GenerationSection,
+    ModelSection,
+    OptimizerSection,
+    RobustSection,
+    Section,
+    TokenizerSection,
+    TranslationSection,
+)
 
 Head = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
 Objective = Head | Literal["dpo"]
@@ -29,150 +44,9 @@ OBJECTIVES: dict[str, Head] = {
     "classify": "sequence_classification",
     "entities": "token_classification",
 }
-OptimizerKind = Literal["sgd", "rmsprop", "adam", "adamw", "adafactor", "lion", "muon"]
-Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plateau"]
-MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 STARTER = "starter:"
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
-class ModelSection(Section):
-    """A fresh network of a transformers architecture, or a library model to go on from."""
-
-    architecture: str | None = None
-    config: dict[str, Any] = {}
-    base: str | None = None
-    freeze: list[str] = []
-    """Parameter name patterns (`*.bias`) that keep their first value."""
-
-
-class AdapterSection(Section):
-    """A LoRA that is trained over `model.base`, which stays as it is."""
-
-    rank: int = Field(default=8, ge=1, le=1024)
-    alpha: int = Field(default=16, ge=1)
-    """What it adds is multiplied by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Linear layers by the end of their names (`q_proj`)."""
-
-
-class DpoSection(Section):
-    """Direct preference optimisation."""
-
-    beta: float = Field(default=0.1, gt=0)
-    """The higher, the nearer the model stays to what it began as."""
-
-
-class TokenizerSection(Section):
-    """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
-
-    kind: Literal["character", "byte_bpe", "base"]
-    vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
-    split_cjk: bool = False
-    split_punctuation: bool = False
-    split_digits: bool = False
-    drop_spaces: bool = False
-    lowercase: bool = False
-    special_tokens: list[str] = []
-    end_token: str | None = None
-    """The token that ends a text or an answer, where the objective's own does not fit."""
-
-
-class DataSection(Section):
-    """Where examples come from: a file, or `starter:NAME` for the text that ships with llmos."""
-
-    path: str = Field(min_length=1)
-    format: Literal["text", "jsonl", "tsv", "csv"] | None = None
-    columns: list[str] | None = None
-    """Names of the columns of a tsv or csv file that has no header line."""
-    fields: dict[str, str] = {}
-    """Our field name: the file's (`source: english`)."""
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    rows: int | None = Field(default=None, ge=1)
-    validation_rows: int = Field(default=500, ge=1)
-
-
-class OptimizerSection(Section):
-    """The optimizer, and its learning rate: a linear warm-up, then a schedule."""
-
-    kind: OptimizerKind = "adamw"
-    learning_rate: float = Field(gt=0)
-    schedule: Schedule = "cosine"
-    min_learning_rate: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    decay_steps: int | None = Field(default=None, ge=1)
-    """Of the descent that ends `wsd`; a tenth of the steps unless told."""
-    patience: int = Field(default=3, ge=1)
-    """Validations without a better loss after which `plateau` lowers the rate."""
-    factor: float = Field(default=0.5, gt=0, lt=1)
-    """What `plateau` multiplies it by."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    momentum: float | None = Field(default=None, ge=0, lt=1)
-    """Of SGD and RMSprop (none unless told) and Muon (0.95)."""
-    betas: list[Share] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
-    epsilon: float = Field(default=1e-8, gt=0)
-    grad_clip: float = Field(default=1.0, ge=0)
-    """Largest gradient norm; 0 means no limit."""
-
-
-class RobustSection(Section):
-    """What training does to the input so that small changes of it fool the model less."""
-
-    noise: float = Field(default=0.0, ge=0)
-    """Of embeddings, uniform, over the root of length times size (5 is usual)."""
-    adversarial: float = Field(default=0.0, ge=0)
-    """Length of a step to where the loss is highest, in the embeddings of each row (1); twice the
-    work."""
-    r_drop: float = Field(default=0.0, ge=0)
-    """Weight of how far two passes with dropout are apart (1 to 5); twice the work."""
-
-
-class TranslationSection(Section):
-    """What is put before a source text, and the directions the model knows."""
-
-    prefix: str = "<2{target_lang}>"
-    pairs: list[list[str]] = []
-
-
-class GenerationSection(Section):
-    """Sampling defaults that travel with the model."""
-
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    max_tokens: int | None = Field(default=None, ge=1)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    num_beams: int | None = Field(default=None, ge=1)
-    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
-    length_penalty: float | None = None
-    slide: bool | None = None
-    """When the context is full, go on from its last half."""
-
-
-class EvaluateSection(Section):
-    """Splits the finished model is tested on."""
-
-    splits: list[str] = []
-    rows: int = Field(default=600, ge=1)
-
-
-class CardSection(Section):
-    """What the model's card says."""
-
-    description: str = ""
-    limits: str = ""
-    license: str = ""
-    languages: list[str] = []
-    recommended: list[str] = []
 
 
 class Recipe(Section):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from llmos.errors import RecipeError
 from llmos.training.encoder import IGNORE
 from llmos.training.objectives import Batch, cross_entropy_sum, labelled_logits
-from llmos.training.recipe import RobustSection
+from llmos.training.recipe_sections import RobustSection
 
 Change = Callable[[Tensor], Tensor]
 """Takes what an embedding gives, ``[rows, length, size]``, and returns what is to be read."""

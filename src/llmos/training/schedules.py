@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from llmos.training.recipe import OptimizerSection
+from llmos.training.recipe_sections import OptimizerSection
 
 DECAY_SHARE = 0.1
 """Of the steps, for the last descent of `wsd` where the recipe does not say."""

@@ -11,7 +11,7 @@ from torch import nn
 from llmos.training import checkpoint
 from llmos.training.checkpoint import Progress
 from llmos.training.optimizers import build_optimizer
-from llmos.training.recipe import OptimizerSection
+from llmos.training.recipe_sections import OptimizerSection
 
 SECTION = OptimizerSection(learning_rate=0.1)
 

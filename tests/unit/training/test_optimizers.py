@@ -11,7 +11,7 @@ from torch import nn
 from llmos.training import checkpoint
 from llmos.training.checkpoint import Progress
 from llmos.training.optimizers import build_optimizer, set_learning_rate
-from llmos.training.recipe import OptimizerKind, OptimizerSection
+from llmos.training.recipe_sections import OptimizerKind, OptimizerSection
 
 KINDS = get_args(OptimizerKind)
 

@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 
 from llmos.errors import RecipeError
 from llmos.training.objectives import Batch
-from llmos.training.recipe import RobustSection
+from llmos.training.recipe_sections import RobustSection
 from llmos.training.robust import backward
 
 VOCAB, ROWS, LENGTH, SIZE = 20, 3, 6, 8

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmos.training.recipe import OptimizerSection
+from llmos.training.recipe_sections import OptimizerSection
 from llmos.training.schedules import learning_rate, num_no_better, plateaus, validation_losses
 
 STEPS = 13
