@@ -226,9 +226,10 @@ class TokensOut(msgspec.Struct, frozen=True, tag="tokens"):
 class PipelineOut(msgspec.Struct, frozen=True, tag="pipeline_out"):
     """Result of one PipelineWork.
 
-    seq2seq fills ``token_ids``; classify fills ``scores`` with one row of label probabilities;
-    token_classify fills ``scores`` with one row of label probabilities per input token; embed
-    fills ``vector`` with little-endian float32 numbers.
+    seq2seq fills ``token_ids``, and with ``logprobs`` one row of ``scores``: those of the tokens,
+    and of the end behind them if it is there; classify fills ``scores`` with one row of label
+    probabilities; token_classify fills ``scores`` with one row of label probabilities per input
+    token; embed fills ``vector`` with little-endian float32 numbers.
     """
 
     token_ids: tuple[int, ...] = ()

@@ -291,17 +291,28 @@ class PipelinesEngine(base.Engine):
         """Run one beam search (greedy with one beam) for all rows, with a pause at each token."""
         options = dict(works[0].options)
         max_tokens = options.pop("max_tokens", DEFAULT_MAX_TOKENS)
-        rows = self._model.generate(
+        wants_logprobs = bool(options.pop("logprobs", 0))
+        out = self._model.generate(
             **self._inputs(works),
             do_sample=False,
             max_new_tokens=min(max_tokens, self._context_tokens - 1),
             stopping_criteria=StoppingCriteriaList([seq2seq.Pausing(self._breaks)]),
+            return_dict_in_generate=True,
+            output_logits=wants_logprobs,
             **options,
-        ).tolist()
+        )
         config = self._model.generation_config
         forced = options.get("forced_bos_token_id", config.forced_bos_token_id)
         ends = {self._model.config.pad_token_id, *seq2seq.as_list(config.eos_token_id)}
-        return [PipelineOut(token_ids=seq2seq.answer(row, forced, ends)) for row in rows]
+        results: Results = []
+        for number, row in enumerate(out.sequences.tolist()):
+            where = seq2seq.answer(row, forced, ends)
+            scores: tuple[tuple[float, ...], ...] = ()
+            if wants_logprobs:
+                logits = [step[number] for step in out.logits]
+                scores = (seq2seq.logprobs(row, logits, where),)
+            results.append(PipelineOut(token_ids=tuple(row[where]), scores=scores))
+        return results
 
     @torch.inference_mode()
     def _forward(self, works: list[PipelineWork]) -> Results:

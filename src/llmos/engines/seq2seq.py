@@ -21,6 +21,7 @@ OPTION_RANGES = {
     "length_penalty": (float, -10, 10),
     "max_tokens": (int, 1, 2**31),
     "forced_bos_token_id": (int, 0, 2**31),
+    "logprobs": (int, 0, 1),
 }
 """What a seq2seq work may set: type, least, most."""
 
@@ -78,13 +79,27 @@ def check_options(options: Mapping[str, Any], vocab_size: int) -> None:
             raise InvalidRequestError(
                 f"`{name}` is {value!r}, but must be a number from {least} to {most}.", param=name
             )
+    if options.get("logprobs") and options.get("num_beams") != 1:
+        raise InvalidRequestError("logprobs are those of num_beams 1.", param="logprobs")
 
 
-def answer(row: Sequence[int], forced_bos: int | None, ends: set[int | None]) -> tuple[int, ...]:
-    """Cut a decoder's row to the answer: without its start token, forced token, end and padding."""
+def answer(row: Sequence[int], forced_bos: int | None, ends: set[int | None]) -> slice:
+    """Return where in a decoder's row the answer is: without its start token, forced token, end
+    and padding."""
     first = 2 if len(row) > 1 and row[1] == forced_bos else 1
     last = next((i for i in range(first, len(row)) if row[i] in ends), len(row))
-    return tuple(row[first:last])
+    return slice(first, last)
+
+
+def logprobs(row: Sequence[int], logits: Sequence[Tensor], where: slice) -> tuple[float, ...]:
+    """Return the log-probabilities of an answer's tokens, and of the end behind it if it is there.
+
+    Args:
+        logits: of each token of the row but its first, ``[vocab]``.
+    """
+    last = min(where.stop + 1, len(row))
+    chosen = range(where.start, last)
+    return tuple(float(logits[i - 1].float().log_softmax(-1)[row[i]]) for i in chosen)
 
 
 def as_list(ids: int | list[int] | None) -> list[int]:

@@ -141,6 +141,7 @@ class AdapterManifest(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     source: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    parity: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
     description: str = ""
     limits: str = ""

@@ -42,6 +42,7 @@ def render(version: Version, running: Version | None = None) -> str:
         ("", _table(("", ""), [*_facts(version, manifest), *_runs_as(version, running)])),
         ("Use", _fenced(use)),
         ("Metrics", _metrics(manifest.metrics)),
+        ("Trained and served alike", _parity(manifest.parity or {})),
         ("What it cannot do", _plain(manifest.limits)),
         ("For real work", "\n".join(map(_recommendation, manifest.recommended))),
         ("Lineage", _table(("", ""), _lineage(version, manifest))),
@@ -185,6 +186,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _leaves(value, f"{name}: ")
         else:
             yield name, value
+
+
+def _parity(report: Mapping[str, Any]) -> str:
+    """Return what was compared between the trainer's model and the engine, and what differed."""
+    rows = [(name.replace("_", " "), _number(value)) for name, value in report.items()]
+    return _table(("compared", ""), rows)
 
 
 def _number(value: Any) -> str:

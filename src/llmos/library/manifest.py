@@ -86,6 +86,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     source: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    parity: dict[str, Any] | None = None
+    """Of a trained version: how far engine and trainer were apart when it was published."""
     recipe: dict[str, Any] | None = None
     description: str = ""
     limits: str = ""

@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.errors import InvalidRequestError
-from llmos.tasks.context import Served, TaskContext
+from llmos.tasks.context import Served
 from llmos.tasks.forgery import ChatText, without_forgeries
 from llmos.tasks.tools import MISTRAL, MISTRAL_ARGS, ToolFormat, takes_tools, tool_format
 from llmos.types import Message, Tool, ToolUse
+
+if TYPE_CHECKING:
+    from llmos.tasks.templates import Templates
 
 CHAT_TASKS = frozenset({"chat", "generate"})
 """Any decoder may be asked; one without a template says so when it renders."""
@@ -20,8 +23,15 @@ _MISTRAL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _MARK = "system message number {}."
 
 
+class Renders(Protocol):
+    """What of a task's context a prompt is made with."""
+
+    @property
+    def templates(self) -> Templates: ...
+
+
 async def chat_prompt(
-    context: TaskContext,
+    context: Renders,
     served: Served,
     messages: Sequence[Message],
     tool_use: ToolUse,
@@ -61,7 +71,7 @@ async def chat_prompt(
 
 
 async def _check_placed(
-    context: TaskContext, served: Served, variables: dict[str, Any], owner: str
+    context: Renders, served: Served, variables: dict[str, Any], owner: str
 ) -> None:
     """Refuse system messages behind the first that the template leaves out, each found by a mark
     that it is given for content."""

@@ -46,7 +46,7 @@ async def translate(
         InvalidRequestError: the text is empty, or the model does not translate this pair.
         ContextLengthError: a clause alone is longer than the model reads.
     """
-    prefix = _prefix(served, source_lang, target_lang)
+    prefix = prefix_of(served, source_lang, target_lang)
     pieces = await pieces_of(served, text, prefix)
     given = {name: value for name, value in options.items() if value is not None}
     merged = {**_pipeline_defaults(served), **given}
@@ -69,8 +69,12 @@ async def translate(
     return Translation(joined, Usage(num_input_tokens, num_output_tokens))
 
 
-def _prefix(served: Served, source_lang: str, target_lang: str) -> str:
-    """Return what this model wants before each text for this pair of languages."""
+def prefix_of(served: Served, source_lang: str, target_lang: str) -> str:
+    """Return what this model wants before each text for this pair of languages.
+
+    Raises:
+        InvalidRequestError, UnsupportedTaskError: it does not translate it, or does not say how.
+    """
     translation = served.manifest.translation
     if translation is None:
         raise UnsupportedTaskError(f"{served.ref} does not say how it translates.", param="model")

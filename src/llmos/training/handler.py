@@ -19,7 +19,7 @@ from llmos.engines.base import find_device
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
-from llmos.training import checkpoint, curve, networks, publish
+from llmos.training import checkpoint, curve, networks, parity, publish
 from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
@@ -148,17 +148,18 @@ def _publish(
     specials = base.specials if base else specials_for(recipe)
     directory = context.checkpoint_dir / "model"
     shutil.rmtree(directory, ignore_errors=True)
+    context.progress(progress.step, recipe.steps, "comparing the model with what will be served")
     if recipe.adapter is not None and base is not None:
-        _save_adapter(recipe, model, prepared, base, directory)
+        report = _save_adapter(recipe, model, prepared, base, data, directory)
     else:
-        _save_model(recipe, model, prepared, base, directory)
+        report = _save_model(recipe, model, prepared, base, data, directory)
     context.progress(progress.step, recipe.steps, "testing the model")
     assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
     metrics = assessor.assess()
     name = context.params["name"]
     curve.write(directory, name, progress.curve, metrics["validation_loss"])
     source = _source(recipe, base, progress)
-    told = _described(recipe) | {"metrics": metrics}
+    told = _described(recipe) | {"metrics": metrics, "parity": report}
     manifest: Manifest | AdapterManifest
     if recipe.adapter is not None and base is not None:
         told |= {"source": source, "chat_template": recipe.chat_template}
@@ -181,9 +182,11 @@ def _save_model(
     model: PreTrainedModel,
     prepared: Prepared,
     base: BaseModel | None,
+    data: Data,
     directory: Path,
-) -> None:
-    """Write a model's files; see that anyone who loads them has what was trained."""
+) -> dict[str, Any]:
+    """Write a model's files; see that anyone who loads them has what was trained, and return what
+    was compared with serving."""
     specials = base.specials if base else specials_for(recipe)
     base_directory = base.directory if base else None
     publish.save(recipe, model, prepared.tokenizer, specials, directory, base_directory)
@@ -191,17 +194,51 @@ def _save_model(
     publish.check(recipe, model, publish.load(recipe, directory), prompts)
     if base is None:
         publish.check_tokenizer(prepared.tokenizer, directory, prompts)
+    return parity.check(
+        parity.Trained(
+            recipe=recipe,
+            model=model,
+            tokenizer=prepared.tokenizer,
+            specials=specials,
+            directory=directory,
+            manifest=build_manifest(directory, extra=_described(recipe)),
+            samples=publish.samples(data),
+            rows=prompts,
+        )
+    )
 
 
 def _save_adapter(
-    recipe: Recipe, model: PreTrainedModel, prepared: Prepared, base: BaseModel, directory: Path
-) -> None:
-    """Write an adapter's files; see that the base with it, and merged with it, does the same."""
+    recipe: Recipe,
+    model: PreTrainedModel,
+    prepared: Prepared,
+    base: BaseModel,
+    data: Data,
+    directory: Path,
+) -> dict[str, Any]:
+    """Write an adapter's files; see that the base with it, and merged with it, does the same, and
+    return what was compared with serving."""
     save_adapter(recipe, model, base, directory)
     prompts = publish.prompts(recipe, prepared.validation)
     fresh = load_adapted(publish.load(recipe, base.directory), directory)
     publish.check(recipe, model, fresh, prompts)
-    publish.check_merged(model, merged(fresh), prompts)
+    difference = publish.check_merged(model, merged(fresh), prompts)
+    del fresh
+    own = {"task": recipe.task, "chat_template": recipe.chat_template}
+    report = parity.check(
+        parity.Trained(
+            recipe=recipe,
+            model=model,
+            tokenizer=prepared.tokenizer,
+            specials=base.specials,
+            directory=base.directory,
+            adapter=directory,
+            manifest=build_manifest(base.directory, extra=own),
+            samples=publish.samples(data),
+            rows=prompts,
+        )
+    )
+    return report | {"merged_difference": difference}
 
 
 def _source(recipe: Recipe, base: BaseModel | None, progress: Progress) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from llmos.data.encoding import Columns
+from llmos.data.record import Record
 from llmos.data.tokenizers import Specials
 from llmos.errors import LlmosError
+from llmos.training.examples import Data
 from llmos.training.networks import CLASSES
 from llmos.training.recipe import Recipe, dump
 
@@ -83,6 +85,11 @@ def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
     return [flat[start : start + length].tolist() for start in starts]
 
 
+def samples(data: Data) -> list[Record]:
+    """A few records of the validation split; none of a running text."""
+    return [] if data.is_text else data.split("validation", PROMPTS)
+
+
 def load(recipe: Recipe, directory: Path) -> PreTrainedModel:
     """Return the model in a directory as anyone would load it, in float32."""
     return CLASSES[recipe.head].from_pretrained(directory, dtype=torch.float32).eval()
@@ -117,13 +124,15 @@ def check(
 
 def check_merged(
     model: PreTrainedModel, merged: PreTrainedModel, prompts: Sequence[Sequence[int]]
-) -> None:
+) -> float:
     """Compare logits with those of the base that an adapter was merged into: up to rounding, as
-    sums are taken in another order.
+    sums are taken in another order. Return the largest difference, over the largest logit where
+    that is above 1.
 
     Raises:
         PublishingError: they differ.
     """
+    largest = 0.0
     for prompt in prompts:
         ids = torch.tensor([list(prompt)], device=model.device)
         ours, theirs = _outputs(model, ids), _outputs(merged, ids)
@@ -132,6 +141,8 @@ def check_merged(
             raise PublishingError(
                 f"the base with the adapter merged into it differs from it by {difference:.2g}"
             )
+        largest = max(largest, difference)
+    return largest
 
 
 def _check_length(recipe: Recipe) -> int:

@@ -150,6 +150,16 @@ def test_metrics_by_class_are_columns(
     assert "| test | 0.9124 | 1 | 0.5 |" in card
 
 
+def test_a_card_says_how_far_trainer_and_engine_were_apart(
+    library: Library, new_version: Callable[..., NewVersion]
+) -> None:
+    parity = {"engine": "native", "greedy_tokens": 64, "largest_difference": 2.5e-7}
+    card = render(library.add(new_version("a", parity=parity), "o"))
+    section = card.partition("## Trained and served alike\n\n")[2].partition("\n\n## ")[0]
+    assert "| engine | native |\n| greedy tokens | 64 |" in section
+    assert "| largest difference | 2.5e-07 |" in section
+
+
 def test_a_recipe_cannot_end_its_block(
     library: Library, new_version: Callable[..., NewVersion]
 ) -> None:
