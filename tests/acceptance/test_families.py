@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from harness import Llmos
@@ -13,6 +14,27 @@ def trained(llmos: Llmos, recipe: str, *changes: str) -> str:
     sets = [part for change in (*QUICK, *changes) for part in ("--set", change)]
     llmos.ok("train", recipe, *sets, "--name", f"my-{recipe}")
     return f"my-{recipe}"
+
+
+def test_an_ngram_model_is_counted_and_writes(llmos: Llmos, play: Path, tmp_path: Path) -> None:
+    llmos.ok("train", "char-ngram", "--set", f"data.path={play}", "--name", "my-ngram")
+    shown = next(row for row in llmos.json("list") if row["name"] == "my-ngram")["manifest"]
+    assert shown["model_type"] == "ngram" and shown["metrics"]["perplexity"] < 2
+    options = ("--max-tokens", "120", "--temperature", "0")
+    text = llmos.ok("run", "my-ngram", "ROMEO:", *options)
+    assert len(text.rstrip("\n")) > 100 and llmos.ok("run", "my-ngram", "ROMEO:", *options) == text
+    with llmos.client() as client:
+        asked = {"model": "my-ngram", "prompt": "ROMEO", "max_tokens": 1, "logprobs": 3}
+        told = client.transport.json("POST", "/v1/completions", json=asked)
+    assert told["choices"][0]["text"] == ":"
+    assert sum(map(math.exp, told["choices"][0]["logprobs"]["top_logprobs"][0].values())) > 0.9
+    spring = tmp_path / "spring.txt"
+    spring.write_text("春天来了，花都开了。\n小鸟在树上唱着歌。\n" * 30, "utf-8")
+    llmos.ok("train", "char-ngram", "--set", f"data.path={spring}", "--name", "my-spring")
+    text = llmos.ok("run", "my-spring", "小鸟", "--temperature", "0")
+    assert text.startswith("小鸟在树上唱着歌。\n春天来了，")
+    said = llmos.refused("train", "char-ngram", "--set", "steps=9", "--name", "my-ngram")
+    assert "leave out steps" in said
 
 
 def test_a_recurrent_network_writes(llmos: Llmos, play: Path) -> None:

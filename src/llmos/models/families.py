@@ -34,6 +34,16 @@ class Family:
 
 FAMILIES = (
     Family(
+        "ngram",
+        "counts of what came after the last few tokens, smoothed by Kneser and Ney: no gradients",
+        ("generate",),
+        "Chen and Goodman, 1998, An Empirical Study of Smoothing Techniques",
+        "char-ngram",
+        "llmos.models.ngram",
+        "NgramConfig",
+        (("causal_lm", "NgramForCausalLM"),),
+    ),
+    Family(
         "gpt2",
         "a Transformer decoder with learned positions: writes text token by token",
         ("generate", "chat"),

@@ -24,6 +24,8 @@ from llmos.training.adapters import adapter_manifest, load_adapted, merged, save
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, open_base
 from llmos.training.checkpoint import Progress
+from llmos.training.counted import is_counted
+from llmos.training.counting import Counting
 from llmos.training.examples import Data
 from llmos.training.objectives import Objective, objective_for
 from llmos.training.preferences import Preferences, with_reference
@@ -64,19 +66,28 @@ def _run(context: JobContext) -> JobResult:
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
         prepared = _with_reference(prepared, model, recipe.batch_size, context)
+    trainer = _trainer(context, recipe, prepared, model)
+    progress = trainer.run()
+    return _publish(context, trainer, prepared, base, data, progress)
+
+
+def _trainer(
+    context: JobContext, recipe: Recipe, prepared: Prepared, model: PreTrainedModel
+) -> Trainer | Counting:
+    objective = _objective(recipe, model)
+    if is_counted(recipe.model.architecture):
+        return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
-    trainer = Trainer(
+    return Trainer(
         recipe,
         model,
-        _objective(recipe, model),
+        objective,
         prepared.train,
         prepared.validation,
         context.checkpoint_dir / "checkpoints",
         context,
     )
-    progress = trainer.run()
-    return _publish(context, trainer, prepared, base, data, progress)
 
 
 def _objective(recipe: Recipe, model: PreTrainedModel) -> Objective:
@@ -135,7 +146,7 @@ def _model(recipe: Recipe, prepared: Prepared, base: BaseModel | None) -> PreTra
 
 def _publish(
     context: JobContext,
-    trainer: Trainer,
+    trainer: Trainer | Counting,
     prepared: Prepared,
     base: BaseModel | None,
     data: Data,

@@ -9,6 +9,7 @@ from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
+from llmos.training.counted import is_counted
 from llmos.training.recipe import Recipe, parse
 
 TRAIN = "train"
@@ -24,6 +25,8 @@ beside them."""
 BYTES_PER_STORED_PARAMETER = 2
 """At least, in a library model."""
 ACTIVATIONS_PER_WIDTH = 40
+COUNTED_ENTRIES = 16 * 2**20
+"""Of an n-gram model, whose size only its text tells: a guess until one like it was measured."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -100,6 +103,8 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     layers = _layers(config)
     vocab = recipe.tokenizer.vocab_size if recipe.tokenizer.kind != "character" else 1024
     parameters = 12 * layers * width**2 + vocab * width
+    if is_counted(recipe.model.architecture):
+        layers, parameters = 0, COUNTED_ENTRIES
     if params.get("base"):
         files = params["base"]["files"].items()
         weights = sum(ref["size"] for name, ref in files if name.endswith(".safetensors"))

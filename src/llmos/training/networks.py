@@ -16,6 +16,7 @@ from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
 from llmos.models.registry import AUTO_CLASSES, register
 from llmos.training.adapters import add_adapter
+from llmos.training.counted import is_counted
 from llmos.training.recipe import Recipe
 
 register()
@@ -72,7 +73,7 @@ def _config(
     fields = set(kind().to_dict())
     _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
     values = _token_values(tokenizer, specials, fields)
-    if not any(name in recipe.model.config for name in POSITIONS):
+    if not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
         values |= {name: recipe.max_length for name in POSITIONS if name in fields}
     if recipe.objective == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]

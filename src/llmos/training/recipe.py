@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from llmos.errors import RecipeError
+from llmos.training import counted
 from llmos.training.complaints import sentence
 from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
@@ -166,7 +167,8 @@ def parse(recipe: Any) -> Recipe:
     """
     if not isinstance(recipe, dict):
         raise RecipeError("the recipe must be a YAML mapping of keys to values")
-    filled = {"objective": OBJECTIVES.get(str(recipe.get("task"))), **recipe}
+    objective = OBJECTIVES.get(str(recipe.get("task")))
+    filled = {"objective": objective, **counted.filled(recipe), **recipe}
     try:
         return Recipe.model_validate_json(json.dumps(filled, default=str), strict=True)
     except ValidationError as error:
