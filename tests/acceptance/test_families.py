@@ -80,6 +80,41 @@ def test_a_recurrent_encoder_and_decoder_translates(llmos: Llmos) -> None:
     assert llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name) == text
 
 
+SMALL_CODES = ("data.rows=400", "evaluate.splits=[]", "model.config.hidden_size=32")
+
+
+def test_an_autoencoder_writes_codes_and_reads_them(llmos: Llmos) -> None:
+    name = trained(llmos, "text-autoencoder", *SMALL_CODES, "model.config.latent_size=6")
+    text = "这家餐厅很好吃"
+    code = llmos.ok("encode", text, "--model", name).strip()
+    assert len(bytes.fromhex(code)) == 6
+    written = llmos.ok("decode", code, "--model", name)
+    assert llmos.ok("run", name, text) == text + written, "going on is writing it again"
+    with llmos.client() as client:
+        assert client.reconstruct(text, name) == written.rstrip("\n")
+        assert client.encode(text, name) == bytes.fromhex(code)
+    assert "6 bytes, not 1" in llmos.refused("decode", "00", "--model", name)
+    assert "hexadecimal" in llmos.refused("decode", "xy", "--model", name)
+
+
+def test_a_vae_draws_texts_and_goes_from_one_to_another(llmos: Llmos, my_model: str) -> None:
+    changes = (*SMALL_CODES, "model.config.latent_size=4", "model.config.cell=mlp")
+    name = trained(llmos, "text-vae", *changes)
+    metrics = llmos.json("show", name)["manifest"]["metrics"]
+    assert metrics["elbo"] <= -metrics["kl"] <= 0
+    with llmos.client() as client:
+        drawn = [
+            client.generate(name, "", temperature=1.0, seed=seed)["text"] for seed in (1, 1, 2)
+        ]
+        assert drawn[0] == drawn[1] != drawn[2]
+        first, last = "The soup was great.", "我不喜欢这个"
+        between = client.interpolate(first, last, 3, name)
+        assert [between[0], between[-1]] == [client.reconstruct(one, name) for one in (first, last)]
+    shown = llmos.ok("interpolate", first, last, "--steps", "3", "--model", name)
+    assert shown == "".join(f"{text}\n" for text in between)
+    assert "has no codes" in llmos.refused("encode", "Hello", "--model", my_model)
+
+
 def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
     name = trained(llmos, "char-gpt", "data.path=starter:tales", "model.config.n_layer=1")
     picture = tmp_path / "curves.png"

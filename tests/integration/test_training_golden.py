@@ -30,6 +30,8 @@ SMALLER = {
     "char-lstm": ["batch_size=4"],
     "translate-gru": ["batch_size=4", "data.rows=500"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
+    "text-autoencoder": ["batch_size=4", "data.rows=1000"],
+    "text-vae": ["batch_size=4", "data.rows=1000"],
 }
 """Recipes with a curve, and what makes 50 steps of them a matter of a second or two."""
 

@@ -13,6 +13,7 @@ import typer
 
 from llmos.cli import (
     batches,
+    coding,
     compare,
     defaults,
     deployments,
@@ -64,6 +65,7 @@ def llmos() -> None:
 for module in (
     run,
     tasks,
+    coding,
     batches,
     models,
     quantize,

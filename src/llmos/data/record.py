@@ -82,7 +82,7 @@ def to_record(kind: str, row: Row, where: str) -> Record:
     """Make the record that is learned from out of a row.
 
     Args:
-        kind: preferences, or the task: generate, chat, translate, classify or entities.
+        kind: preferences, texts, or the task: generate, chat, translate, classify or entities.
         row: field values by our field names.
         where: the place to name in an error ("file.jsonl, line 3").
 
@@ -196,6 +196,7 @@ def _entity(span: Any, where: str) -> Entity:
 
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "generate": _document,
+    "texts": _document,
     "chat": _conversation,
     "preferences": _preference,
     "translate": _pair,

@@ -38,6 +38,22 @@ def accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
     return right / len(gold) if gold else 0.0
 
 
+def edit_rate(written: Sequence[str], wanted: Sequence[str]) -> float:
+    """Characters to insert, delete or replace (Levenshtein) for each that is wanted."""
+    edits = sum(_edits(ours, theirs) for ours, theirs in zip(written, wanted, strict=True))
+    return edits / max(1, sum(map(len, wanted)))
+
+
+def _edits(ours: str, theirs: str) -> int:
+    row = list(range(len(theirs) + 1))
+    for place, ours_here in enumerate(ours, start=1):
+        before, row[0] = row[0], place
+        for other, theirs_here in enumerate(theirs, start=1):
+            changed = before + (ours_here != theirs_here)
+            before, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, changed)
+    return row[-1]
+
+
 def scores(true_positives: int, predicted: int, gold: int) -> Scores:
     """Scores from counts: hits, things predicted, things that were there."""
     precision = true_positives / predicted if predicted else 0.0

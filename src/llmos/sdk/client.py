@@ -16,6 +16,7 @@ from llmos.sdk import transfer
 from llmos.sdk.accounting import Accounting
 from llmos.sdk.asking import Asking, given
 from llmos.sdk.batches import Batching
+from llmos.sdk.coding import Coding
 from llmos.sdk.connect import Endpoint
 from llmos.sdk.deployments import Deploying
 from llmos.sdk.following import followed
@@ -27,7 +28,9 @@ from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
 
-class Client(Asking, Batching, Deploying, Accounting, Tracing, Routing, Pipelining, Scheduling):
+class Client(
+    Asking, Coding, Batching, Deploying, Accounting, Tracing, Routing, Pipelining, Scheduling
+):
     """Speaks to one server. Use as a context manager, or call ``close``.
 
     Args:

@@ -88,6 +88,22 @@ class Model:
         """Return ``{"index", "relevance_score", "document"}`` of each document, the best first."""
         return self.client.rerank(query, documents, self.ref, **options)
 
+    def encode(self, text: str) -> bytes:
+        """Return a text's code; of an autoencoder or a vae."""
+        return self.client.encode(text, self.ref)
+
+    def decode(self, code: bytes, **sampling: Any) -> str:
+        """Return the text that a code stands for; of an autoencoder or a vae."""
+        return self.client.decode(code, self.ref, **sampling)
+
+    def reconstruct(self, text: str) -> str:
+        """Return what is left of a text that goes through its code."""
+        return self.client.reconstruct(text, self.ref)
+
+    def interpolate(self, first: str, last: str, steps: int = 5) -> list[str]:
+        """Return texts of codes evenly spaced between those of two texts, both included."""
+        return self.client.interpolate(first, last, steps, self.ref)
+
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text."""
         return self.client.tokenize(text, self.ref, special_tokens=special_tokens)

@@ -13,13 +13,16 @@ from llmos.data.tokenizers import Specials
 from llmos.evaluation import evaluate, metrics
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
+from llmos.training.latents import Latents, fidelity
 from llmos.training.objectives import Objective
 from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
-from llmos.training.recipe import Recipe
-from llmos.training.trainer import evaluation_batches, mean_loss
+from llmos.training.recipe import LATENT, Recipe
+from llmos.training.trainer import evaluation_batches, means
 
 BATCH_ROWS = 64
+TESTED_BATCHES = 4
+"""Of texts that are put through their codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Assessor:
 
     def assess(self) -> dict[str, Any]:
         """`validation_loss`, and one dict of metrics per split in `evaluate`."""
-        results = self._described(self._loss(self.prepared.validation), "validation_loss")
+        results = self._measured(self.prepared.validation, "validation_loss")
         if isinstance(self.objective, Preferences):
             columns = self.prepared.validation
             batches = evaluation_batches(self.objective, columns, self._batch_rows)
@@ -61,12 +64,12 @@ class Assessor:
                 annotated = [record for record in records if isinstance(record, Annotated)]
                 return evaluate.entities(model, encoder.tokenizer, annotated, labels)
             case _:
-                loss = self._loss(encoder.encode("evaluation", records, _silent))
-                return self._described(loss, "loss") | {"rows": len(records)}
+                columns = encoder.encode("evaluation", records, _silent)
+                return self._measured(columns, "loss") | {"rows": len(records)}
 
     def _described(self, loss: float, name: str) -> dict[str, Any]:
         """A loss, and the perplexity where it is one of tokens."""
-        if self.recipe.objective not in ("causal_lm", "seq2seq"):
+        if self.recipe.objective not in ("causal_lm", "seq2seq", *LATENT):
             return {name: loss}
         return {name: loss, "perplexity": metrics.perplexity(loss)}
 
@@ -76,9 +79,15 @@ class Assessor:
         is_paired = isinstance(self.objective, Preferences)
         return self.recipe.batch_size if is_paired else BATCH_ROWS
 
-    def _loss(self, columns: Columns) -> float:
+    def _measured(self, columns: Columns, name: str) -> dict[str, Any]:
+        """The loss, and what else the objective measures."""
         batches = evaluation_batches(self.objective, columns, self._batch_rows)
-        return mean_loss(self.model, self.objective, columns, batches)
+        measured = means(self.model, self.objective, columns, batches)
+        results = self._described(measured.pop("loss"), name) | measured
+        if isinstance(self.objective, Latents):
+            batches = evaluation_batches(self.objective, columns, self._batch_rows, TESTED_BATCHES)
+            results |= fidelity(self.model, columns, self.prepared.tokenizer, batches)
+        return results
 
 
 def _silent(line: str) -> None:

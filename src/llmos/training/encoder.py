@@ -27,6 +27,7 @@ from llmos.training.recipe import Recipe
 IGNORE = -100
 COLUMNS = {
     "generate": ("tokens",),
+    "texts": ("input_ids",),
     "chat": ("input_ids", "learned"),
     "preferences": ("input_ids", "learned", "rejected_ids", "rejected_learned"),
     "translate": ("input_ids", "target_ids"),
@@ -62,7 +63,7 @@ class Encoder:
         Raises:
             DataError: nothing is left.
         """
-        if self._recipe.task == "generate":
+        if self._recipe.reads == "generate":
             return {"tokens": self._stream(records)}
         names = COLUMNS[self._recipe.reads]
         rows = list(self._rows(records))
@@ -83,6 +84,8 @@ class Encoder:
 
     def _rows(self, records: Sequence[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         match self._recipe.reads:
+            case "texts":
+                return self._texts([r for r in records if isinstance(r, Document)])
             case "chat":
                 template = chat_template(self._recipe, self._specials)
                 talks = (record for record in records if isinstance(record, Conversation))
@@ -95,6 +98,11 @@ class Encoder:
                 return self._classes([r for r in records if isinstance(r, Labelled)])
             case _:
                 return self._tags([r for r in records if isinstance(r, Annotated)])
+
+    def _texts(self, records: Sequence[Document]) -> Iterator[tuple[list[int]]]:
+        texts = (record.text for record in records)
+        for encodings in encoding.encode_texts(self.tokenizer, texts, add_special_tokens=False):
+            yield (encodings.ids,)
 
     def _preferences(self, records: Sequence[Preference]) -> Iterator[tuple[list[int], ...]]:
         template = chat_template(self._recipe, self._specials)

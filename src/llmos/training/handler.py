@@ -27,11 +27,12 @@ from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
 from llmos.training.counting import Counting
 from llmos.training.examples import Data
+from llmos.training.latents import latents_of
 from llmos.training.objectives import Objective, objective_for
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
-from llmos.training.recipe import Recipe, parse
-from llmos.training.recipe_sections import DpoSection
+from llmos.training.recipe import LATENT, Recipe, parse
+from llmos.training.recipe_sections import DpoSection, LatentSection
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 
@@ -93,6 +94,9 @@ def _trainer(
 def _objective(recipe: Recipe, model: PreTrainedModel) -> Objective:
     if recipe.objective == "dpo":
         return Preferences((recipe.dpo or DpoSection()).beta)
+    if recipe.objective in LATENT:
+        section, is_variational = recipe.latent or LatentSection(), recipe.objective == "elbo"
+        return latents_of(model, section, is_variational, recipe.seed, recipe.steps)
     return objective_for(recipe.task, recipe.block_size, model)
 
 

@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
+from llmos.models.codes import ARCHITECTURES, CODE_TOKENS
 from llmos.models.registry import AUTO_CLASSES, register
 from llmos.training.adapters import add_adapter
 from llmos.training.counted import is_counted
@@ -22,6 +23,8 @@ from llmos.training.recipe import Recipe
 register()
 CLASSES: dict[str, Any] = AUTO_CLASSES
 POSITIONS = ("max_position_embeddings", "n_positions")
+TEXT_TOKENS = "max_text_tokens"
+"""Of a network that reads a text before it writes one: its positions follow from it."""
 
 
 def build(
@@ -73,7 +76,9 @@ def _config(
     fields = set(kind().to_dict())
     _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
     values = _token_values(tokenizer, specials, fields)
-    if not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
+    if TEXT_TOKENS in fields:
+        values[TEXT_TOKENS] = recipe.max_length
+    elif not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
         values |= {name: recipe.max_length for name in POSITIONS if name in fields}
     if recipe.objective == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]
@@ -105,6 +110,8 @@ def _token_values(tokenizer: Tokenizer, specials: Specials, fields: set[str]) ->
         "cls_token_id": tokenizer.token_to_id(first) if first else None,
         "sep_token_id": tokenizer.token_to_id(last),
         "forced_eos_token_id": None,
+        "code_token_id": tokenizer.token_to_id(CODE_TOKENS[0]),
+        "first_level_id": tokenizer.token_to_id(CODE_TOKENS[1]),
     }
     return {name: value for name, value in values.items() if name in fields}
 
@@ -118,9 +125,11 @@ def _label_maps(labels: Sequence[str]) -> dict[str, Any]:
 
 def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     """The model with what the recipe freezes frozen, once its context is known to be enough."""
+    _refuse_unfit(model, recipe)
     positions = next((getattr(model.config, n) for n in POSITIONS if hasattr(model.config, n)), 0)
+    positions = getattr(model.config, TEXT_TOKENS, positions)
     if 0 < (positions or 0) < recipe.max_length:
-        key = "block_size" if recipe.task == "generate" else "max_tokens"
+        key = "block_size" if recipe.reads == "generate" else "max_tokens"
         raise RecipeError(
             f"{key} {recipe.max_length} is more than the model's {positions} positions: "
             f"use --set {key}={positions}"
@@ -134,6 +143,17 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError("model.freeze leaves nothing to train")
     return model
+
+
+def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Refuse an objective for a network that is not made for it."""
+    kind = model.config.model_type
+    wanted = ARCHITECTURES.get(recipe.objective)
+    if wanted is not None and kind != wanted:
+        raise RecipeError(f"objective {recipe.objective} needs model.architecture {wanted}")
+    for objective, architecture in ARCHITECTURES.items():
+        if kind == architecture and recipe.objective != objective:
+            raise RecipeError(f"architecture {kind} needs objective {objective}")
 
 
 def _first_line(error: Exception) -> str:

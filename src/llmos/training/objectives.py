@@ -7,7 +7,7 @@ stand, never by which token stands there: a padding token may well be the end to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 from llmos.data.encoding import Columns, IntArray
 from llmos.training.encoder import IGNORE
 from llmos.training.sampling import ExampleSampler, Sampler, StreamSampler
+
+Measures = dict[str, tuple[float, int]]
+"""What is measured of a batch: sums, and of how many each is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Batch:
         """The loss summed over what `num_labels` counts: cross-entropy of the labels, in nats."""
         return cross_entropy_sum(*labelled_logits(model, self), label_smoothing)
 
+    def measures(self, model: PreTrainedModel) -> Measures:
+        """What a model is tested for: the loss, and what else there is to tell."""
+        return {"loss": (float(self.loss_sum(model)), self.num_labels)}
+
 
 class Objective(Protocol):
     """Makes batches out of token arrays."""
@@ -56,6 +63,19 @@ class Objective(Protocol):
         ...
 
     def batch(self, columns: Columns, rows: IntArray) -> Batch: ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """An objective that changes with the step, which it is a pure function of."""
+
+    def at(self, step: int) -> Objective:
+        """Return the objective of one micro-batch's step, counted from 0."""
+        ...
+
+    def told(self) -> dict[str, float]:
+        """Return what is to be seen of the step in the curve."""
+        ...
 
 
 def labelled_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:

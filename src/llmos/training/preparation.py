@@ -23,10 +23,11 @@ from llmos.data.tokenizers import (
     train_character,
 )
 from llmos.errors import DataError, RecipeError
+from llmos.models.codes import CODE_TOKENS
 from llmos.training.base_model import BaseModel
 from llmos.training.encoder import COLUMNS, Encoder, Log
 from llmos.training.examples import Data, texts_of
-from llmos.training.recipe import MIN_BLOCK_SIZE, Recipe
+from llmos.training.recipe import LATENT, MIN_BLOCK_SIZE, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,18 @@ def prepare(
 def specials_for(recipe: Recipe) -> Specials:
     """The special tokens of a recipe that trains its own tokenizer."""
     more = list(recipe.tokenizer.special_tokens)
+    if recipe.objective in LATENT:
+        more = [*CODE_TOKENS, *more]
     return specials_of(recipe.task, more, recipe.tokenizer.end_token)
 
 
 def _build(recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, log: Log) -> None:
     if data.is_text:
-        if recipe.task != "generate":
-            raise RecipeError(f"{recipe.data.path} is plain text: task {recipe.task} needs records")
+        if recipe.reads != "generate":
+            needs = f"task {recipe.task}"
+            if recipe.reads == "texts":
+                needs = f"objective {recipe.objective}"
+            raise RecipeError(f"{recipe.data.path} is plain text: {needs} needs records")
         tokenizer, splits = _prepare_text(recipe, data.text(), base)
         labels = None
     else:
@@ -85,7 +91,7 @@ def _build(recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, 
             "train": encoder.encode("train", train, log),
             "validation": encoder.encode("validation", validation, log),
         }
-        if recipe.task == "generate":
+        if recipe.reads == "generate":
             splits = _long_enough(recipe, splits)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "labels.json").write_text(json.dumps(labels))

@@ -77,7 +77,7 @@ def _round_to_saved(model: PreTrainedModel, directory: Path) -> None:
 def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
     """What the check asks: the first tokens of a few places of the validation split."""
     length = _check_length(recipe)
-    if recipe.task != "generate":
+    if recipe.reads != "generate":
         rows = validation["input_ids"]
         return [rows.row(i)[:length].tolist() for i in range(min(PROMPTS, len(rows)))]
     flat = validation["tokens"].flat

@@ -27,6 +27,7 @@ from llmos.training.recipe_sections import (
     DpoSection,
     EvaluateSection,
     GenerationSection,
+    LatentSection,
     ModelSection,
     OptimizerSection,
     RobustSection,
@@ -36,7 +37,7 @@ from llmos.training.recipe_sections import (
 )
 
 Head = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
-Objective = Head | Literal["dpo"]
+Objective = Head | Literal["dpo", "autoencoder", "elbo"]
 Task = Literal["generate", "chat", "translate", "classify", "entities"]
 OBJECTIVES: dict[str, Head] = {
     "generate": "causal_lm",
@@ -45,6 +46,9 @@ OBJECTIVES: dict[str, Head] = {
     "classify": "sequence_classification",
     "entities": "token_classification",
 }
+OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo")}
+"""That a task may have in place of its own."""
+LATENT = frozenset({"autoencoder", "elbo"})
 STARTER = "starter:"
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
@@ -72,6 +76,7 @@ class Recipe(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     robust: RobustSection | None = None
     dpo: DpoSection | None = None
+    latent: LatentSection | None = None
     optimizer: OptimizerSection
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
@@ -90,8 +95,13 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         if (self.model.architecture is None) == (self.model.base is None):
             raise ValueError("model needs either `architecture` or `base`, not both")
-        if self.objective not in (OBJECTIVES[self.task], *(["dpo"] * (self.task == "chat"))):
-            raise ValueError(f"task {self.task} needs objective {OBJECTIVES[self.task]}")
+        own = OBJECTIVES[self.task]
+        if self.objective not in (own, *OTHER_OBJECTIVES.get(self.task, ())):
+            raise ValueError(f"task {self.task} needs objective {own}")
+        if self.objective in LATENT:
+            self._check_latent()
+        elif self.latent is not None:
+            raise ValueError("latent is for objectives autoencoder and elbo")
         if self.objective == "dpo":
             self._check_dpo()
         elif self.dpo is not None:
@@ -137,14 +147,25 @@ class Recipe(Section):
         if self.evaluate.splits:
             raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
 
+    def _check_latent(self) -> None:
+        if self.robust is not None:
+            raise ValueError(f"objective {self.objective} takes no robust section")
+        if self.adapter is not None:
+            raise ValueError(f"objective {self.objective} trains no adapter")
+        given = (self.latent or LatentSection()).model_fields_set - {"word_dropout"}
+        if self.objective == "autoencoder" and given:
+            raise ValueError(f"latent.{min(given)} is for objective elbo: leave it out")
+
     @property
     def head(self) -> Head:
         """What the network ends in."""
-        return "causal_lm" if self.objective == "dpo" else self.objective
+        return OBJECTIVES[self.task]
 
     @property
     def reads(self) -> str:
-        """What an example is: what the task is, or `preferences`."""
+        """What an example is: what the task is, or `preferences`, or `texts`, each by itself."""
+        if self.objective in LATENT:
+            return "texts"
         return "preferences" if self.objective == "dpo" else self.task
 
     @property
@@ -156,7 +177,7 @@ class Recipe(Section):
     @property
     def max_length(self) -> int:
         """Longest sequence a training step sees, in tokens."""
-        return self.block_size if self.task == "generate" else self.max_tokens
+        return self.block_size if self.reads == "generate" else self.max_tokens
 
 
 def parse(recipe: Any) -> Recipe:

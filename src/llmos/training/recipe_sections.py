@@ -44,6 +44,22 @@ class DpoSection(Section):
     """The higher, the nearer the model stays to what it began as."""
 
 
+class LatentSection(Section):
+    """How a network with a bottleneck learns; all but `word_dropout` are for objective elbo."""
+
+    kl_schedule: Literal["constant", "linear", "cyclical"] = "linear"
+    kl_weight: float = Field(default=1.0, ge=0)
+    """At its highest; above 1 is a beta-VAE's."""
+    kl_steps: int | None = Field(default=None, ge=1)
+    """In which `linear` gets there; half of the steps unless told."""
+    kl_cycles: int = Field(default=4, ge=1)
+    """Of `cyclical`."""
+    free_bits: float = Field(default=0.0, ge=0)
+    """Nats of KL that each number of the vector has at no cost."""
+    word_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the tokens before each that the writer is not shown."""
+
+
 class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
 

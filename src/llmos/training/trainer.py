@@ -18,7 +18,7 @@ from llmos.data.encoding import Columns, IntArray
 from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
-from llmos.training.objectives import Batch, Objective
+from llmos.training.objectives import Batch, Objective, Scheduled
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
@@ -121,7 +121,8 @@ class Trainer:
     def _step(self, optimizer: torch.optim.Optimizer, micro: list[IntArray]) -> None:
         """One optimizer step over the rows of its micro-batches."""
         device = self.model.device
-        batches = [self.objective.batch(self.train, rows).to(device) for rows in micro]
+        objective = self._objective_at(self.progress.step)
+        batches = [objective.batch(self.train, rows).to(device) for rows in micro]
         total = max(1, sum(batch.num_labels for batch in batches))
         loss = torch.zeros((), device=device)
         for batch in batches:
@@ -136,6 +137,10 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
         self._follow()
+
+    def _objective_at(self, step: int) -> Objective:
+        objective = self.objective
+        return objective.at(step) if isinstance(objective, Scheduled) else objective
 
     def _backward(self, batch: Batch, num_labels: int) -> Tensor:
         """Add the gradients of a micro-batch's share of the loss; return that share."""
@@ -221,9 +226,12 @@ class Trainer:
             "gradient_norm": float(self._gradient_norm),
             "tokens_per_s": self._tokens / seconds,
         }
+        if isinstance(objective := self._objective_at(step - 1), Scheduled):
+            point |= objective.told()
         if validation is not None:
             with self._averaged():
-                point["validation_loss"] = self.validation_loss(validation)
+                measured = means(self.model, self.objective, self.validation, validation)
+                point |= {f"validation_{name}": value for name, value in measured.items()}
                 self._note_best(point["validation_loss"])
         self.progress.curve.append(point)
         self._note_time()
@@ -291,16 +299,26 @@ def mean_loss(
     model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
 ) -> float:
     """Mean loss per label over batches, in nats, in eval mode; restores the mode."""
+    return means(model, objective, columns, batches)["loss"]
+
+
+def means(
+    model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
+) -> dict[str, float]:
+    """Means of what the objective measures over batches, `loss` first, in eval mode; restores the
+    mode."""
     was_training = model.training
     model.eval()
-    total, labels = 0.0, 0
+    totals: dict[str, float] = {}
+    counts: dict[str, int] = {}
     with torch.inference_mode():
         for rows in batches:
             batch = objective.batch(columns, rows).to(model.device)
-            total += float(batch.loss_sum(model))
-            labels += batch.num_labels
+            for name, (total, count) in batch.measures(model).items():
+                totals[name] = totals.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0) + count
     model.train(was_training)
-    return total / max(1, labels)
+    return {name: total / max(1, counts[name]) for name, total in totals.items()}
 
 
 def _report_every(steps: int) -> int:
