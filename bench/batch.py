@@ -26,6 +26,7 @@ import httpx
 from llmos.apps.batch import WINDOW_ROWS
 from llmos.library.manifest import build_manifest
 from llmos.server.app import create_app
+from llmos.server.process import spare_the_collector
 from llmos.settings import load_settings
 from llmos.system import System, open_system
 from llmos.types import GenerateWork, NewVersion, Priority, SamplingParams
@@ -109,6 +110,7 @@ async def take_turns(
         base_url="http://127.0.0.1:8642",
         headers={"Authorization": f"Bearer {key}"},
     )
+    spare_the_collector()
     runs: dict[str, list[dict[str, float]]] = {"engine": [], "batch": []}
     async with client:
         await run_engine(system, rows(dice, vocab_size, options, WARM_UP_ROWS), "warm-up")

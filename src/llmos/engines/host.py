@@ -265,8 +265,10 @@ class Host:
         for work_id, result in results:
             if isinstance(result, LlmosError):
                 out.append(_failed(work_id, result))
-            else:
+            elif not isinstance(result, TokensOut):
                 out.append(Output(work_id, result))
+            elif (report := model.report(work_id, result, self._clock())) is not None:
+                out.append(Output(work_id, report))
             if not (isinstance(result, TokensOut) and result.finish_reason is None):
                 self._owners.pop(work_id, None)
                 model.remove(work_id)

@@ -17,10 +17,22 @@ from llmos.engines.base import Engine, Urgency
 from llmos.engines.fairness import HORIZON_STEPS, Candidate, VirtualTimes
 from llmos.engines.ordered import Ordered
 from llmos.errors import LlmosError
-from llmos.types import EngineStats, Priority, Work, WorkOut
+from llmos.kernel.protocol import joined
+from llmos.types import EngineStats, GenerateWork, Priority, TokensOut, Work, WorkOut
 
 SMOOTHING = 0.2
 """Weight of the newest step in a model's mean step time."""
+KEEP_S = 0.25
+"""Tokens of a work that is wanted whole are reported after so long, for quotas and in case that the
+engine ends; each by itself would cost the server more than a small model costs the engine."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a work that is wanted whole was not reported of yet."""
+
+    outs: list[TokensOut]
+    reported_at: float
 
 
 @dataclass(slots=True)
@@ -37,6 +49,7 @@ class HostedModel:
     _deadlines: dict[str, float] = field(default_factory=dict)
     """Work id to monotonic seconds, for those works that have a deadline."""
     _by_deadline: Ordered[tuple[float, str]] = field(default_factory=lambda: Ordered(tuple))
+    _kept: dict[str, _Kept] = field(default_factory=dict)
 
     def add(self, work_id: str, work: Work, now: float) -> None:
         """Note a work that the engine took at ``now``."""
@@ -50,6 +63,7 @@ class HostedModel:
         """Forget a work; no-op when it is not there."""
         if (work := self.works.pop(work_id, None)) is None:
             return
+        self._kept.pop(work_id, None)
         if (at := self._deadlines.pop(work_id, None)) is not None:
             self._by_deadline.remove((at, work_id))
         tenants = self._tenants[work.priority]
@@ -58,6 +72,25 @@ class HostedModel:
             del tenants[work.tenant]
         if not tenants:
             del self._tenants[work.priority]
+
+    def report(self, work_id: str, out: TokensOut, now: float) -> TokensOut | None:
+        """Return what to report of a work that made ``out`` at ``now``; None: not yet.
+
+        Of one that is wanted whole that is its first tokens, then all since the last report once in
+        a while and at the end.
+        """
+        work = self.works[work_id]
+        if not isinstance(work, GenerateWork) or not work.is_whole:
+            return out
+        if (kept := self._kept.get(work_id)) is None:
+            self._kept[work_id] = _Kept([], now)
+            return out
+        kept.outs.append(out)
+        if out.finish_reason is None and now - kept.reported_at < KEEP_S:
+            return None
+        report = joined(kept.outs)
+        self._kept[work_id] = _Kept([], now)
+        return report
 
     def expired(self, now: float) -> list[str]:
         """Return the works whose deadline has passed."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from llmos.types import EngineStats, JobResult, Work, WorkOut
+from llmos.types import EngineStats, JobResult, TokensOut, Work, WorkOut
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 
@@ -104,6 +104,18 @@ class AdapterFailed(msgspec.Struct, frozen=True, tag="adapter_failed"):
 class Output(msgspec.Struct, frozen=True, tag="output"):
     id: str
     out: WorkOut
+
+
+def joined(outs: Sequence[TokensOut]) -> TokensOut:
+    """Return what consecutive outputs of a work say, as one."""
+    if len(outs) == 1:
+        return outs[0]
+    return TokensOut(
+        tuple(piece for out in outs for piece in out.pieces),
+        outs[-1].finish_reason,
+        tuple(piece for out in outs for piece in out.prompt),
+        max(out.num_cached for out in outs),
+    )
 
 
 class WorkFailed(msgspec.Struct, frozen=True, tag="work_failed"):

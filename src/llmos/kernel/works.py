@@ -6,14 +6,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from llmos.errors import DeadlineExceededError, EngineError, InvalidRequestError, LlmosError
-from llmos.kernel.protocol import Cancel, Submit, ToEngine, UnsendableError
+from llmos.kernel.deferring import DEFER_S, is_deferred, is_urgent
+from llmos.kernel.protocol import Cancel, Submit, ToEngine, UnsendableError, joined
 from llmos.kernel.telemetry import Meter
 from llmos.types import GenerateWork, PipelineOut, TokensOut, Work, WorkOut
 
@@ -38,6 +40,9 @@ class LiveWork:
     deadline_at: float | None = None
     timer: asyncio.TimerHandle | None = None
     """Fires at the deadline."""
+    defer_timer: asyncio.TimerHandle | None = None
+    """Fires when it has been deferred for long enough."""
+    begun_at: float = 0.0
     on_end: Callable[[], None] = lambda: None
     """Called when the engine has nothing more to do for it."""
     generated_ids: list[int] = field(default_factory=list)
@@ -73,12 +78,12 @@ class LiveWork:
         first = self._outputs[0]
         if isinstance(first, LlmosError):
             raise first
-        if len(self._outputs) == 1:
+        if not isinstance(first, TokensOut):
             self._outputs.clear()
             return first
         tokens = [out for out in self._outputs if isinstance(out, TokensOut)]
         del self._outputs[: len(tokens)]
-        return _joined(tokens)
+        return joined(tokens)
 
     def _is_due(self) -> bool:
         """Whether there is something that may be taken now."""
@@ -98,18 +103,10 @@ class LiveWork:
         return Submit(self.id, self.key, work)
 
 
-def _joined(outs: Sequence[TokensOut]) -> TokensOut:
-    """Return consecutive outputs as one."""
-    return TokensOut(
-        tuple(piece for out in outs for piece in out.pieces),
-        outs[-1].finish_reason,
-        tuple(piece for out in outs for piece in out.prompt),
-        max(out.num_cached for out in outs),
-    )
-
-
 class Works:
     """Every live work. Sends those whose model is ready, takes what the engine says of them.
+
+    Works of the lower classes wait while there are urgent ones for other models, see `deferring`.
 
     A work over which the engine died twice running is sent only while no other such work is in the
     engine: so the one that kills it is found out, and the others finish.
@@ -130,14 +127,17 @@ class Works:
         self._is_ready = is_ready
         self._clock = clock
         self._works: dict[str, LiveWork] = {}
+        self._urgent: Counter[str] = Counter()
+        """Urgent works by model."""
         self._ids = itertools.count(1)
 
     def add(
         self, key: str, work: Work, meter: Meter | None = None, deadline_at: float | None = None
     ) -> LiveWork:
         """Take work on and send it as soon as its model is ready; give it up at its deadline."""
-        live = LiveWork(str(next(self._ids)), key, work, meter, deadline_at)
+        live = LiveWork(str(next(self._ids)), key, work, meter, deadline_at, begun_at=self._clock())
         self._works[live.id] = live
+        self._urgent[key] += is_urgent(work.priority)
         if deadline_at is not None:
             left_s = max(deadline_at - self._clock(), 0.0)
             live.timer = asyncio.get_running_loop().call_later(left_s, self._expire, live)
@@ -206,9 +206,9 @@ class Works:
         log.warning("the engine %s: %s, %d are given up", reason, going_on, num_failed)
 
     def _dispatch_one(self, live: LiveWork) -> None:
-        if live.state != "waiting" or not self._is_ready(live) or not self._may_go(live):
-            return
         now = self._clock()
+        if live.state != "waiting" or not self._is_ready(live) or not self._may_go(live, now):
+            return
         try:
             self._send(live.message(now))
         except UnsendableError as error:
@@ -216,7 +216,14 @@ class Works:
         else:
             live.state, live.sent_at = "sent", now
 
-    def _may_go(self, live: LiveWork) -> bool:
+    def _may_go(self, live: LiveWork, now: float) -> bool:
+        waited_s = now - live.begun_at
+        num_urgent_elsewhere = self._urgent.total() - self._urgent[live.key]
+        if is_deferred(live.work.priority, num_urgent_elsewhere, waited_s):
+            if live.defer_timer is None:
+                call_later = asyncio.get_running_loop().call_later
+                live.defer_timer = call_later(DEFER_S - waited_s, self._dispatch_one, live)
+            return False
         if not live.is_suspect:
             return True
         return not any(other.is_suspect and other.state == "sent" for other in self._works.values())
@@ -226,15 +233,26 @@ class Works:
 
     def _end(self, live: LiveWork) -> None:
         live.state = "ended"
-        if live.timer is not None:
-            live.timer.cancel()
+        for timer in (live.timer, live.defer_timer):
+            if timer is not None:
+                timer.cancel()
         if self._works.pop(live.id, None) is None:
             return
         if live.meter is not None:
             live.meter.end()
         live.on_end()
-        if live.is_suspect:
+        may_free_others = self._no_longer_urgent(live)
+        if live.is_suspect or may_free_others:
             self.dispatch()
+
+    def _no_longer_urgent(self, live: LiveWork) -> bool:
+        """Take a work that ended out of account; return whether others may have waited for it."""
+        if not is_urgent(live.work.priority):
+            return False
+        self._urgent[live.key] -= 1
+        if not self._urgent[live.key]:
+            del self._urgent[live.key]
+        return live.key not in self._urgent
 
 
 async def wait_until_ready(ready: asyncio.Future[None], deadline_s: float | None) -> None:

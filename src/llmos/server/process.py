@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -46,7 +47,13 @@ def run_foreground(settings: Settings) -> None:
     _check_bind(settings)
     with _logging_to(logging.StreamHandler(sys.stderr), settings):
         served = _open(settings, with_tcp=True)
-        asyncio.run(_serve(*served, on_ready=lambda: None))
+        asyncio.run(_serve(*served, on_ready=spare_the_collector))
+
+
+def spare_the_collector() -> None:
+    """Keep what a server begins with out of the garbage collector's way: with these 150,000
+    objects a full collection stops every request for a tenth of a second."""
+    gc.freeze()
 
 
 def start_embedded(settings: Settings) -> Endpoint:

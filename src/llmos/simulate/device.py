@@ -125,6 +125,11 @@ class Device:
         hosted = self.models.get(key)
         return hosted.num_users + len(hosted.queue) if hosted else 0
 
+    def urgent_elsewhere(self, key: str) -> int:
+        """Return how many requests that have targets are here for other models."""
+        hosted = self.models.get(key)
+        return self.num_urgent - (hosted.num_urgent if hosted else 0)
+
     def can_make_room(self) -> bool:
         """Whether one more model could be loaded at once, if need be in place of an idle one."""
         if self.ledger.free_bytes >= self.hardware.model_bytes:
@@ -155,11 +160,13 @@ class Device:
 
     def submit(self, key: str, sequence: Sequence, now_ps: int) -> None:
         """Take a request for a model, which is loaded for it if need be."""
+        is_urgent = has_targets(sequence.request.priority)
         self.num_open += 1
-        self.num_urgent += has_targets(sequence.request.priority)
+        self.num_urgent += is_urgent
         hosted = self.models.get(key)
         if hosted is None:
             hosted = self.models[key] = Hosted(key, self.hardware.model_bytes)
+        hosted.num_urgent += is_urgent
         hosted.use(seconds(now_ps), 1)
         if hosted.gives_leases:
             self._enter(hosted, sequence)
@@ -180,8 +187,10 @@ class Device:
         self._has_changed = self._have_tenants_changed = True
 
     def _leave(self, hosted: Hosted, sequence: Sequence, now_ps: int) -> None:
+        is_urgent = has_targets(sequence.request.priority)
         self.num_open -= 1
-        self.num_urgent -= has_targets(sequence.request.priority)
+        self.num_urgent -= is_urgent
+        hosted.num_urgent -= is_urgent
         hosted.held[sequence.request.priority] -= 1
         tenants = self._tenants[sequence.priority]
         tenants[sequence.tenant] -= 1

@@ -64,6 +64,8 @@ class Hosted:
     """Those who wait for it to be ready."""
     held: Counter[Priority] = field(default_factory=Counter)
     """Requests that the engine has, by class."""
+    num_urgent: int = 0
+    """Requests that have targets for their tokens, those in the queue included."""
     last_used_at: float = 0.0
     demand: float = 0.0
     wanted_since: float = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
+from llmos.kernel.deferring import is_deferred
 from llmos.kernel.replicas import (
     DeviceRoom,
     Peak,
@@ -36,10 +37,6 @@ SETTLE_S = 2.0
 CALM_S = 30.0
 BATCH_PATIENCE = 20.0
 """So many times longer than others may requests of the lower classes wait."""
-BATCH_WINDOW = 12
-"""Requests of the lower classes that a device is sent at a time, as `apps` has a bounded window of
-a batch under way, and more only while it has none of the upper: memory stays free for who cannot
-wait, and models that only a batch uses keep out nobody else's."""
 MEAN_WEIGHT = 0.001
 """Of one more answer, for what is expected of the next."""
 
@@ -86,10 +83,11 @@ class Llmos:
     def ended(self, device: Device, sequence: Sequence, now_ps: int) -> None:
         more = sequence.request.output_tokens - self._output_tokens
         self._output_tokens += MEAN_WEIGHT * more
-        while _takes_batch(device):
-            waiting = [held for key in device.resident() if (held := self._held[key])]
-            if not waiting:
-                break
+        while waiting := [
+            held
+            for key in device.resident()
+            if (held := self._held[key]) and not _is_deferred(device, held[0], now_ps)
+        ]:
             first = min(waiting, key=lambda held: held[0].number).popleft()
             self._submit(device, first, now_ps)
 
@@ -100,7 +98,7 @@ class Llmos:
             numbers = self._rng.sample(numbers, CHOICES)
         devices = [self._devices[number] for number in numbers]
         if request.priority > Priority.STANDARD:
-            devices = [device for device in devices if _takes_batch(device)]
+            devices = [one for one in devices if not _is_deferred(one, request, now_ps)]
             if not devices:
                 return False
         asked = Asked(request.prompt_tokens, round(self._output_tokens), request.priority)
@@ -178,9 +176,10 @@ class Llmos:
         )
 
 
-def _takes_batch(device: Device) -> bool:
-    """Whether a device is sent more of the lower classes."""
-    return not device.num_urgent and device.num_open < BATCH_WINDOW
+def _is_deferred(device: Device, request: Request, now_ps: int) -> bool:
+    """Whether a request waits, as the device has urgent ones for other models."""
+    waited_s = seconds(now_ps - request.at_ps)
+    return is_deferred(request.priority, device.urgent_elsewhere(request.model), waited_s)
 
 
 def _queue_s(device: Device) -> float:

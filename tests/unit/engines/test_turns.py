@@ -10,8 +10,15 @@ import pytest
 
 from llmos.engines.base import Urgency
 from llmos.engines.echo import EchoEngine
-from llmos.engines.turns import HostedModel, Turns
-from llmos.types import EngineStats, GenerateWork, Priority, SamplingParams
+from llmos.engines.turns import KEEP_S, HostedModel, Turns
+from llmos.types import (
+    EngineStats,
+    GenerateWork,
+    Priority,
+    SamplingParams,
+    TokenPiece,
+    TokensOut,
+)
 
 ENDLESS = SamplingParams(max_tokens=10**9, ignore_eos=True)
 
@@ -173,3 +180,20 @@ def test_steps_are_limited_while_another_model_streams(clock: Clock) -> None:
     models["n"].engine.cancel("a")
     run(turns, models, 1)
     assert engines["m"].limit_s == math.inf
+
+
+def test_a_work_that_is_wanted_whole_is_reported_at_first_now_and_then_and_at_its_end() -> None:
+    model = HostedModel(EchoEngine())
+    model.add("w", GenerateWork((1, 2), ENDLESS, is_whole=True), 0.0)
+    model.add("streamed", GenerateWork((1, 2), ENDLESS), 0.0)
+    one = [TokensOut((TokenPiece(number),)) for number in range(6)]
+    assert model.report("streamed", one[0], 0.0) == one[0]
+    assert model.report("w", one[0], 0.0) == one[0], "the time to the first token is known"
+    assert model.report("w", one[1], KEEP_S / 2) is None
+    both = model.report("w", one[2], KEEP_S)
+    assert both == TokensOut((TokenPiece(1), TokenPiece(2)))
+    assert model.report("w", one[3], KEEP_S * 1.5) is None
+    last = model.report("w", TokensOut((TokenPiece(4),), "stop"), KEEP_S * 1.6)
+    assert last == TokensOut((TokenPiece(3), TokenPiece(4)), "stop")
+    model.remove("w")
+    assert not model._kept

@@ -11,12 +11,14 @@ from llmos.errors import (
     EngineError,
     InvalidRequestError,
 )
+from llmos.kernel.deferring import DEFER_S
 from llmos.kernel.protocol import Cancel, Submit, encode
 from llmos.kernel.works import LiveWork, Works
 from llmos.types import (
     GenerateWork,
     PipelineOut,
     PipelineWork,
+    Priority,
     SamplingParams,
     TokenPiece,
     TokensOut,
@@ -256,3 +258,51 @@ async def test_what_is_wanted_whole_and_fails_says_so_after_what_came(engine: En
     assert isinstance(await waiting, TokensOut)
     with pytest.raises(EngineError, match="broken"):
         await live.next()
+
+
+def of_class(engine: Engine, key: str, priority: Priority) -> LiveWork:
+    return engine.works.add(key, GenerateWork((1,), SamplingParams(), priority=priority))
+
+
+async def test_lower_classes_wait_for_urgent_works_of_other_models(engine: Engine) -> None:
+    engine.loaded |= {"n"}
+    urgent = of_class(engine, "m", Priority.STANDARD)
+    beside = of_class(engine, "m", Priority.BATCH)
+    deferred = of_class(engine, "n", Priority.BACKGROUND)
+    also_urgent = of_class(engine, "n", Priority.INTERACTIVE)
+    assert engine.taken() == [urgent.id, beside.id, also_urgent.id]
+    engine.works.take_output(also_urgent.id, TokensOut(finish_reason="stop"))
+    assert engine.taken() == [], "the other model still has an urgent one"
+    engine.works.take_output(urgent.id, TokensOut(finish_reason="stop"))
+    assert engine.taken() == [deferred.id]
+    engine.works.drop(beside)
+    engine.works.drop(deferred)
+
+
+async def test_a_work_is_not_deferred_for_ever(engine: Engine) -> None:
+    engine.loaded |= {"n"}
+    of_class(engine, "m", Priority.INTERACTIVE)
+    deferred = of_class(engine, "n", Priority.BATCH)
+    engine.taken()
+    assert deferred.defer_timer is not None, "it goes of itself"
+    due_s = deferred.defer_timer.when() - asyncio.get_running_loop().time()
+    assert DEFER_S - 1 < due_s <= DEFER_S
+    engine.now = DEFER_S
+    engine.works.dispatch()
+    assert engine.taken() == [deferred.id]
+    engine.works.drop(deferred)
+    assert deferred.defer_timer.cancelled()
+
+
+async def test_deferred_works_are_accounted_for_when_the_engine_dies(engine: Engine) -> None:
+    engine.loaded |= {"n"}
+    urgent = of_class(engine, "m", Priority.STANDARD)
+    deferred = of_class(engine, "n", Priority.BATCH)
+    for _ in range(3):
+        engine.loaded.add("n")
+        engine.works.engine_died("was killed")
+        engine.works.dispatch()
+    with pytest.raises(EngineError):
+        await urgent.next()
+    engine.works.dispatch()
+    assert engine.taken()[-1] == deferred.id
