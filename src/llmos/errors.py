@@ -59,21 +59,33 @@ class DataError(InvalidRequestError):
     code = "invalid_data"
 
 
-class BatchFileError(InvalidRequestError):
-    """The batch file has rows that cannot be run."""
+class FileRowsError(InvalidRequestError):
+    """The file has rows that cannot be used."""
 
-    code = "invalid_batch_file"
+    code = "invalid_rows"
 
     def __init__(
         self,
         message: str | None = None,
         *,
-        param: str | None = "input_file_id",
+        param: str | None = None,
         lines: Sequence[dict[str, Any]] = (),
     ) -> None:
         super().__init__(message, param=param)
         self.lines = list(lines)
         """``{"line", "code", "message"}`` of the first few."""
+
+
+class BatchFileError(FileRowsError):
+    """The batch file has rows that cannot be run."""
+
+    code = "invalid_batch_file"
+
+
+class TrainingFileError(FileRowsError):
+    """The training file has rows that cannot be learned."""
+
+    code = "invalid_training_file"
 
 
 class UnsafeFileError(InvalidRequestError):

@@ -25,6 +25,7 @@ from llmos.apps.batch_ends import BatchEnds
 from llmos.apps.batch_store import Batches, commit_batch
 from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
+from llmos.apps.tuning_store import Tunings, commit_tuning
 from llmos.compression import jobs as compression_jobs
 from llmos.engines import builtin as builtin_engines
 from llmos.engines.base import is_cpu
@@ -132,6 +133,7 @@ class System:
     runs: Runs
     batches: Batches
     batch_ends: BatchEnds
+    tunings: Tunings
     tasks: TaskContext
     pins: Pins
     canaries: Canaries
@@ -242,6 +244,7 @@ def _assemble(
         runs=runs,
         batches=batches,
         batch_ends=BatchEnds(batches, kernel.jobs, kernel.workers, blobs),
+        tunings=Tunings(database, kernel.jobs, submitter, clock),
         tasks=tasks,
         pins=Pins(tasks, parse_names(settings.pinned), kernel.fleet.pin),
         canaries=canaries,
@@ -313,6 +316,8 @@ def _commit_to(library: Library, deployments: Deployments, clock: Callable[[], f
             deploying.commit(connection, deployments, job)
         if job.kind == batch_jobs.BATCH:
             commit_batch(connection, job, result, clock())
+        if job.kind == training_jobs.TRAIN:
+            commit_tuning(connection, job, result, clock())
         return [
             library.commit(connection, new, job.owner, job.id, clock(), job.owner).ref
             for new in result.artifacts

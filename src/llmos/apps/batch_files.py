@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from llmos.storage.database import Database
     from llmos.types import FileRef
 
-Purpose = Literal["batch", "batch_output"]
+Sent = Literal["batch", "fine-tune"]
+"""What clients send files for."""
+Purpose = Literal["batch", "batch_output", "fine-tune", "fine-tune-results"]
 KEPT_S = 30 * 86400.0
 MAX_NAME_CHARS = 255
 
@@ -79,10 +81,10 @@ class Files:
         self._clock = clock
 
     async def add(
-        self, actor: Actor, filename: str, file: FileRef, kept_s: float = KEPT_S
+        self, actor: Actor, filename: str, purpose: Sent, file: FileRef, kept_s: float = KEPT_S
     ) -> Upload:
-        """Write down an upload for batches; its blob is stored already."""
-        upload = new_upload(filename, "batch", file, actor.owner, self._clock(), kept_s)
+        """Write down an upload; its blob is stored already."""
+        upload = new_upload(filename, purpose, file, actor.owner, self._clock(), kept_s)
         await self._db.write(lambda conn: insert_upload(conn, upload, actor.id))
         return upload
 

@@ -103,9 +103,13 @@ def check_file(lines: Iterable[bytes], endpoint: str, max_row_bytes: int) -> Bat
                 break
     if faults:
         told = "; ".join(f"line {fault['line']}: {fault['message']}" for fault in faults)
-        raise BatchFileError(f"The file cannot be run. {told}.", lines=faults)
+        raise BatchFileError(
+            f"The file cannot be run. {told}.", param="input_file_id", lines=faults
+        )
     if not seen.lines_of:
-        raise BatchFileError("The file has no rows: give it a JSON object a line.")
+        raise BatchFileError(
+            "The file has no rows: give it a JSON object a line.", param="input_file_id"
+        )
     return BatchFile(len(seen.lines_of), seen.model)
 
 

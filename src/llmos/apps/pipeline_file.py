@@ -169,10 +169,12 @@ def _with_recipe(params: dict[str, Any], path: Path, place: str, lines: Lines) -
     except RecipeError as error:
         raise lines.located(at, error) from None
     data = changed.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        is_ours = isinstance(named, dict) or data["path"] != _data_path(recipe)
-        folder = path if is_ours else Path()
-        data["path"] = _data_file(folder, data["path"], f"{at}.data.path", lines)
+    data = data if isinstance(data, dict) else {}
+    for key in recipes.DATA_PATHS:
+        if isinstance(data.get(key), str):
+            is_ours = isinstance(named, dict) or data[key] != _data_path(recipe, key)
+            folder = path if is_ours else Path()
+            data[key] = _data_file(folder, data[key], f"{at}.data.{key}", lines)
     return others | {RECIPE: changed}
 
 
@@ -205,9 +207,9 @@ def _recipe_path(pipeline: Path, name: str) -> Path:
     return found if found.exists() else own
 
 
-def _data_path(recipe: dict[str, Any]) -> Any:
+def _data_path(recipe: dict[str, Any], key: str) -> Any:
     data = recipe.get("data")
-    return data.get("path") if isinstance(data, dict) else None
+    return data.get(key) if isinstance(data, dict) else None
 
 
 def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:

@@ -26,9 +26,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns of a chat; the model learns the assistant's."""
+    """Turns of a chat; the model learns the assistant's, but for those only read."""
 
     messages: tuple[Message, ...]
+    only_read: tuple[int, ...] = ()
+    """Places of the assistant's turns that have `weight` 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +126,34 @@ def _labelled(row: Row, where: str) -> Labelled:
 
 
 def _conversation(row: Row, where: str) -> Conversation:
-    messages = _messages(row, where)
-    if all(message.role != "assistant" for message in messages):
+    messages = _messages(row.get("messages"), where)
+    only_read = tuple(
+        place for place, turn in enumerate(row["messages"]) if _weight(turn, where) == 0
+    )
+    places = {place for place, message in enumerate(messages) if message.role == "assistant"}
+    if not places - set(only_read):
         raise DataError(f"{where} has no assistant message to learn from")
-    return Conversation(messages)
+    return Conversation(messages, only_read)
+
+
+def _weight(turn: Row, where: str) -> int:
+    """Whether a turn is learned from, in OpenAI's form: 1, or 0 for one that is only read."""
+    weight = turn.get("weight")
+    if weight is None:
+        return 1
+    if weight not in (0, 1) or isinstance(weight, bool) or turn.get("role") != "assistant":
+        raise DataError(f"{where}: a 'weight' is 0 or 1, of a message of the assistant")
+    return int(weight)
 
 
 def _preference(row: Row, where: str) -> Preference:
-    """``messages`` may be a ``prompt`` instead; an answer is text, or an assistant's message."""
+    """``messages`` may be a ``prompt`` instead; an answer is text, or an assistant's message.
+    OpenAI's form is taken too: ``{"input": {"messages"}, "preferred_output": [a message],
+    "non_preferred_output": [a message]}``."""
+    if "input" in row:
+        row = _from_openai(row, where)
     if "messages" in row:
-        messages = _messages(row, where)
+        messages = _messages(row["messages"], where)
     else:
         messages = (Message("user", _text(row, "prompt", where)),)
     if messages[-1].role == "assistant":
@@ -144,25 +164,53 @@ def _preference(row: Row, where: str) -> Preference:
     return Preference(messages, chosen, rejected)
 
 
+def _from_openai(row: Row, where: str) -> Row:
+    given = row["input"]
+    if not isinstance(given, Mapping) or given.get("tools"):
+        raise DataError(f"{where}: 'input' must be {{'messages': [...]}}, without tools")
+    answers = {}
+    for ours, theirs in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
+        turns = row.get(theirs)
+        if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], Mapping):
+            raise DataError(f"{where}: {theirs!r} must be a list of one message of the assistant")
+        answers[ours] = turns[0]
+    return {"messages": given.get("messages"), **answers}
+
+
 def _answer(row: Row, name: str, where: str) -> Message:
     value = row.get(name)
     if isinstance(value, Mapping):
         if value.get("role") != "assistant":
             raise DataError(f"{where}: {name!r} must be text, or a message of the assistant")
-        return Message("assistant", _text(value, "content", where))
+        return Message("assistant", _content(value, where))
     return Message("assistant", _text(row, name, where))
 
 
-def _messages(row: Row, where: str) -> tuple[Message, ...]:
-    turns = row.get("messages")
+def _messages(turns: Any, where: str) -> tuple[Message, ...]:
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where} has no list of 'messages'")
     messages = []
     for turn in turns:
-        if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
+        role = turn.get("role") if isinstance(turn, Mapping) else None
+        if role == "developer":  # OpenAI's newer name
+            role = "system"
+        if role not in ROLES:
             raise DataError(f"{where}: a message needs a role of {', '.join(ROLES)}")
-        messages.append(Message(turn["role"], _text(turn, "content", where)))
+        messages.append(Message(role, _content(turn, where)))
     return tuple(messages)
+
+
+def _content(turn: Row, where: str) -> str:
+    """The text of a turn, or of the text parts that it is made of."""
+    for unread in ("tool_calls", "function_call"):
+        if turn.get(unread):
+            raise DataError(f"{where}: a message has {unread!r}, and only its text is learned from")
+    parts = turn.get("content")
+    if not isinstance(parts, list):
+        return _text(turn, "content", where)
+    if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
+        raise DataError(f"{where}: a message has a part that is no text")
+    return "".join(_text(part, "text", where) for part in parts)
 
 
 def _annotated(row: Row, where: str) -> Annotated:

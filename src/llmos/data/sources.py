@@ -52,7 +52,7 @@ class FileSource:
         return {**row, **renamed}
 
     def _json_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, line in enumerate(self.text().splitlines(), 1):
+        for number, line in enumerate(self.text().split("\n"), 1):  # a text may hold U+2028
             if not line.strip():
                 continue
             where = f"{self.shown}, line {number}"

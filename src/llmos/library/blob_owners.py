@@ -1,7 +1,7 @@
 """Whose the stored files are. Who merely knows a digest may neither name nor find it.
 
-A file is its uploader's, and of whoever may read a version that has it. Once a version of the
-uploader's has it, the upload itself is forgotten.
+A file is its uploader's, of /v1/files too, and of whoever may read a version that has it. Once a
+version of the uploader's has it, the upload itself is forgotten.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmos.security import audit, policy
 from llmos.security.actors import Actor
 from llmos.storage.blobs import BlobStore, parse_digest
 from llmos.storage.database import Database
-from llmos.storage.schema import blob_owners, version_files, versions
+from llmos.storage.schema import blob_owners, uploads, version_files, versions
 from llmos.types import FileRef
 
 
@@ -87,6 +87,9 @@ def forget_uploads(conn: sa.Connection, owner: str, digests: Iterable[str]) -> i
 
 def _may_name(conn: sa.Connection, actor: Actor, digest: str) -> bool:
     if actor.role == "admin" or _has_uploaded(conn, actor.owner, digest):
+        return True
+    sent = sa.select(uploads.c.id).where(uploads.c.owner == actor.owner, uploads.c.digest == digest)
+    if conn.execute(sent).first() is not None:
         return True
     holders = (
         sa.select(versions.c.namespace, versions.c.name)

@@ -192,15 +192,15 @@ class Client(
         *,
         idempotency_key: str | None = None,
     ) -> Json:
-        """Upload the recipe's data where it is a local file, queue the training; returns the job.
+        """Upload the recipe's data where it is local files, queue the training; returns the job.
 
         Raises:
             InvalidRequestError: the recipe holds what JSON cannot; nothing is uploaded then.
             DataError: there is no such data file.
         """
         transfer.check_json(recipe, "recipe")
-        path = transfer.local_data_path(recipe)
-        data = {} if path is None else {path: self.upload(path, on_progress)["digest"]}
+        paths = transfer.local_data_paths(recipe)
+        data = {path: self.upload(path, on_progress)["digest"] for path in paths}
         params = {"recipe": recipe, "name": name, "data": data}
         return self.submit_job(
             "train", params, name, priority="background", idempotency_key=idempotency_key

@@ -110,8 +110,11 @@ def _step_with_data(transport: Transport, step: Any, on_progress: OnProgress | N
     if not isinstance(params, dict):
         return step
     recipe = params.get("recipe", {"data": {"path": params.get("data")}})
-    path = transfer.local_data_path(recipe) if isinstance(recipe, dict) else None
-    if path is None or "${" in path:
+    paths = transfer.local_data_paths(recipe) if isinstance(recipe, dict) else []
+    known = [path for path in paths if "${" not in path]
+    if not known:
         return step
-    stored = transfer.upload_file(transport, Path(path), on_progress)
-    return step | {"params": params | {"data": {path: stored["digest"]}}}
+    stored = {
+        path: transfer.upload_file(transport, Path(path), on_progress)["digest"] for path in known
+    }
+    return step | {"params": params | {"data": stored}}

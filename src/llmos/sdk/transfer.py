@@ -158,12 +158,12 @@ def _download_file(
         raise CorruptBlobError(f"{name} of {ref} was damaged on its way: try again.")
 
 
-def local_data_path(recipe: dict[str, Any]) -> str | None:
-    """Return the local file that a recipe's ``data`` names; ``starter:NAME`` is none."""
+def local_data_paths(recipe: dict[str, Any]) -> list[str]:
+    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` is none."""
     data = recipe.get("data")
-    path = data.get("path") if isinstance(data, dict) else None
-    is_local = isinstance(path, str) and path and not path.startswith("starter:")
-    return path if is_local else None
+    named = [data.get(key) for key in ("path", "validation_path")] if isinstance(data, dict) else []
+    paths = [path for path in named if isinstance(path, str) and path]
+    return [path for path in paths if not path.startswith("starter:")]
 
 
 def check_json(value: Any, field: str) -> None:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llmos.errors import (
-    BatchFileError,
+    FileRowsError,
     InvalidRequestError,
     LlmosError,
     NotFoundError,
@@ -51,7 +51,7 @@ def install_handlers(app: FastAPI) -> None:
 def error_body(error: LlmosError) -> dict[str, Any]:
     """Return the JSON of an error."""
     fields = {"message": error.message, "type": error.type, "code": error.code}
-    lines = {"lines": error.lines} if isinstance(error, BatchFileError) else {}
+    lines = {"lines": error.lines} if isinstance(error, FileRowsError) else {}
     return {"error": {**fields, "param": error.param, **lines}}
 
 

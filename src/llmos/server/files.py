@@ -1,16 +1,17 @@
-"""OpenAI's Files API, as far as batches need it: /v1/files, to upload, list, read and delete."""
+"""OpenAI's Files API, as far as batches and fine-tuning need it: /v1/files, to upload, list, read
+and delete."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
-from llmos.apps.batch_files import KEPT_S, Files, Upload
+from llmos.apps.batch_files import KEPT_S, Files, Sent, Upload
 from llmos.errors import InvalidRequestError
 from llmos.security import policy
 from llmos.security.actors import Actor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llmos.system import System
     from llmos.types import FileRef
 
+PURPOSES = get_args(Sent)
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 1024
 COPY_BYTES = 2**20
@@ -35,7 +37,7 @@ _FORM = {
     "required": ["file", "purpose"],
     "properties": {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "enum": ["batch"]},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
     },
@@ -59,17 +61,17 @@ def router(system: System) -> APIRouter:
     async def upload_file(
         request: Request, actor: Annotated[Actor, allow("files.write")]
     ) -> JSONResponse:
-        """Store a file of requests for a batch; it is kept for 30 days unless told."""
+        """Store a file for a batch or for fine-tuning; it is kept for 30 days unless told."""
         limits = {"max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
         async with received(system.kernel.room, request, actor.owner) as limited:
             try:
                 with disk_errors():  # what is large is first written to a temporary file
                     async with limited.form(max_files=1, **limits) as form:
-                        file, kept_s = _checked(form)
+                        file, purpose, kept_s = _checked(form)
                         ref = await asyncio.to_thread(_store, system.blobs, file)
             except ClientDisconnect as error:
                 raise ClientGoneError from error
-            upload = await files.add(actor, file.filename or "", ref, kept_s)
+            upload = await files.add(actor, file.filename or "", purpose, ref, kept_s)
         return JSONResponse(file_json(upload))
 
     @routes.get("")
@@ -113,7 +115,7 @@ def router(system: System) -> APIRouter:
     async def delete_file(
         file_id: str, actor: Annotated[Actor, allow("files.write")]
     ) -> JSONResponse:
-        """Forget a file; a batch that reads it goes on."""
+        """Forget a file; a batch or a fine-tuning that reads it goes on."""
         await owned(file_id, actor, "files.write")
         await files.delete(file_id, actor)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
@@ -142,8 +144,12 @@ def page(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
     return {"object": "list", "data": data, **first_and_last, "has_more": has_more}
 
 
-def _checked(form: FormData) -> tuple[UploadFile, float]:
-    """Return the file of a form, and how many seconds to keep it. Raises InvalidRequestError."""
+def _checked(form: FormData) -> tuple[UploadFile, Sent, float]:
+    """Return the file of a form, what it is for, and how many seconds to keep it.
+
+    Raises:
+        InvalidRequestError: one of them is missing or wrong.
+    """
     if unknown := sorted(set(form) - _FIELDS):
         known = ", ".join(sorted(_FIELDS))
         raise InvalidRequestError(
@@ -154,13 +160,13 @@ def _checked(form: FormData) -> tuple[UploadFile, float]:
         raise InvalidRequestError(
             "The field 'file' is missing: send a file as multipart/form-data.", param="file"
         )
-    if purpose != "batch":
+    if purpose not in PURPOSES:
         raise InvalidRequestError(
-            f"purpose is {str(purpose)[:80]!r}, but llmos keeps files for batches alone: send "
-            "'batch'.",
+            f"purpose is {str(purpose)[:80]!r}, but llmos keeps files for batches and fine-tuning "
+            "alone: send 'batch' or 'fine-tune'.",
             param="purpose",
         )
-    return file, _kept_s(form)
+    return file, cast(Sent, purpose), _kept_s(form)
 
 
 def _kept_s(form: FormData) -> float:

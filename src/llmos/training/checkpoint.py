@@ -50,6 +50,8 @@ class Progress:
     average: Weights | None = None
     """The moving average of the weights, where the recipe wants one."""
     seconds: float = 0.0
+    tokens: int = 0
+    """That went through the model to learn from, padding included."""
     unreported: list[float] = field(default_factory=list)
     """Losses of the last steps that are in no point of the curve yet."""
 
@@ -97,6 +99,7 @@ def save(
         "best_loss": progress.best_loss,
         "best_step": progress.best_step,
         "seconds": progress.seconds,
+        "tokens": progress.tokens,
         "unreported": progress.unreported,
         "random": _random_state(),
     }
@@ -151,6 +154,7 @@ def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         best_weights=load_file(best) if best.exists() else None,
         average=load_file(average, device=_device_of(model)) if average.exists() else None,
         seconds=state["seconds"],
+        tokens=state.get("tokens", 0),
         unreported=state.get("unreported", []),  # an older one is of a reported step
     )
 

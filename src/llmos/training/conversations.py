@@ -43,13 +43,14 @@ class ChatTemplate:
             raise RecipeError(f"chat_template: {error}") from error
 
     def answers(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        """The whole text and the character spans the assistant wrote, end of turn included."""
+        """The whole text and the character spans to learn: what the assistant wrote, ends of turns
+        included."""
         messages = conversation.messages
         last = max(i for i, message in enumerate(messages) if message.role == "assistant")
         text = self.render(messages[: last + 1])
         spans = []
         for index, message in enumerate(messages):
-            if message.role != "assistant":
+            if message.role != "assistant" or index in conversation.only_read:
                 continue
             prompt = self.render(messages[:index], add_generation_prompt=True)
             upto = self.render(messages[: index + 1])

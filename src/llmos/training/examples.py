@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llmos.data import sources
 from llmos.data.record import Conversation, Pair, Preference, Record, to_record
@@ -19,23 +20,23 @@ class Data:
     """The records of a recipe's data, by split.
 
     Args:
-        file: where the uploaded data file lies; None for `starter:` data.
+        file: where the uploaded data file lies; not given for `starter:` data.
+        validation_file: where that of `data.validation_path` lies, if the recipe has one.
     """
 
-    def __init__(self, recipe: Recipe, file: Path | None) -> None:
+    def __init__(
+        self, recipe: Recipe, file: Path | None = None, validation_file: Path | None = None
+    ) -> None:
         self._recipe = recipe
-        data = recipe.data
-        self._source = (
-            None
-            if file is None
-            else sources.FileSource(
-                file,
-                data.path,
-                data.format,
-                tuple(data.columns) if data.columns else None,
-                data.fields,
-            )
-        )
+        self._source = self._read_from(file, recipe.data.path)
+        self._validation = self._read_from(validation_file, recipe.data.validation_path or "")
+
+    def _read_from(self, file: Path | None, shown: str) -> sources.FileSource | None:
+        if file is None:
+            return None
+        data = self._recipe.data
+        columns = tuple(data.columns) if data.columns else None
+        return sources.FileSource(file, shown, data.format, columns, data.fields)
 
     @property
     def is_text(self) -> bool:
@@ -68,6 +69,9 @@ class Data:
         assert self._source is not None
         if name not in ("train", "validation"):
             raise DataError(f"{data.path} has no split {name}: it has train and validation")
+        if self._validation is not None:
+            read = self._validation if name == "validation" else self._source
+            return self._records(read.rows(rows or data.rows))
         records = self._records(self._source.rows(data.rows))
         chosen = _split(records, data.validation, recipe.seed, data.path)[name == "validation"]
         return chosen[:rows]
@@ -90,6 +94,20 @@ def texts_of(record: Record) -> list[str]:
             return [record.text]
 
 
+def _read(record: Record) -> list[str]:
+    """What comes before what is to be learned."""
+    texts = texts_of(record)
+    match record:
+        case Conversation():
+            roles = [message.role for message in record.messages]
+            last = len(roles) - 1 - roles[::-1].index("assistant")
+            return texts[:last] or texts
+        case Preference():
+            return texts[:-2]
+        case _:
+            return texts[:1]
+
+
 def _split(
     records: list[Record], share: float, seed: int, shown: str
 ) -> tuple[list[Record], list[Record]]:
@@ -98,16 +116,27 @@ def _split(
     Raises:
         DataError: there are fewer than two different records.
     """
-    fractions = np.array([_fraction(record, seed) for record in records])
-    if len(np.unique(fractions)) < 2:
-        raise DataError(f"{shown} has {len(records)} records: at least 2 different ones are needed")
-    threshold = min(max(share, float(fractions.min())), float(np.sort(np.unique(fractions))[-2]))
+    fractions = np.array([fraction(record, seed) for record in records])
+    threshold = held_back(fractions, share, shown)
     train = [record for record, f in zip(records, fractions, strict=True) if f > threshold]
     return train, [record for record, f in zip(records, fractions, strict=True) if f <= threshold]
 
 
-def _fraction(record: Record, seed: int) -> float:
+def held_back(fractions: npt.NDArray[np.float64], share: float, shown: str) -> float:
+    """The `fraction` up to which records are held back for validation.
+
+    Raises:
+        DataError: there are fewer than two different records.
+    """
+    found = np.unique(fractions)
+    if len(found) < 2:
+        count = len(fractions)
+        raise DataError(f"{shown} has {count} records: at least 2 different ones are needed")
+    return min(max(share, float(found[0])), float(found[-2]))
+
+
+def fraction(record: Record, seed: int) -> float:
     """A number in [0, 1) from what the model reads of a record."""
-    read = texts_of(record)[0]
+    read = "\x1f".join(_read(record))
     digest = hashlib.sha256(f"{seed}\x1f{read}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -61,7 +61,7 @@ def _run(context: JobContext) -> JobResult:
     recipe = base.with_template(recipe) if base else recipe
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
-    data = Data(recipe, _data_file(context, recipe))
+    data = Data(recipe, *(_data_file(context, path) for path in recipe.data_paths))
     prepared = prepare(recipe, data, base, context.checkpoint_dir / "prepared", context.log)
     model = _model(recipe, prepared, base)
     if recipe.objective == "dpo":
@@ -131,10 +131,8 @@ def settle(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
-def _data_file(context: JobContext, recipe: Recipe) -> Path | None:
-    if recipe.starter is not None:
-        return None
-    digest: str = context.params["data"][recipe.data.path]
+def _data_file(context: JobContext, path: str) -> Path:
+    digest: str = context.params["data"][path]
     context.blobs.verify(digest)
     return context.blobs.path(digest)
 
@@ -188,8 +186,23 @@ def _publish(
         manifest=manifest.to_dict(),
         inputs=_inputs(context, recipe, base),
     )
-    summary = {"parameters": manifest.parameters, "seconds": source["seconds"], "metrics": metrics}
+    summary = {
+        "parameters": manifest.parameters,
+        "seconds": source["seconds"],
+        "tokens": progress.tokens,
+        "metrics": metrics,
+        "checkpoints": [_measured_at(progress, source["published_step"])],
+    }
     return JobResult(summary=summary, artifacts=(version,))
+
+
+def _measured_at(progress: Progress, step: int) -> dict[str, Any]:
+    """Return ``{"step", "loss", "validation_loss"}``, as far as they were measured up to a step."""
+    told: dict[str, Any] = {}
+    for point in progress.curve:
+        if point["step"] <= step:
+            told |= {name: point[name] for name in ("loss", "validation_loss") if name in point}
+    return {**told, "step": step}
 
 
 def _save_model(
@@ -289,5 +302,6 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _inputs(context: JobContext, recipe: Recipe, base: BaseModel | None) -> tuple[str, ...]:
-    data: str = context.params["data"].get(recipe.data.path, recipe.data.path)
-    return (data, base.ref) if base else (data,)
+    given: dict[str, str] = context.params["data"]
+    data = [given[path] for path in recipe.data_paths] or [recipe.data.path]
+    return (*data, base.ref) if base else (*data,)

@@ -69,10 +69,9 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
             param="name",
         )
     data = _digests(params.get("data") or {})
-    if recipe.starter is None and recipe.data.path not in data:
-        raise InvalidRequestError(
-            f"data has no uploaded file for data.path {recipe.data.path}", param="data"
-        )
+    for path in recipe.data_paths:
+        if path not in data:
+            raise InvalidRequestError(f"data has no uploaded file for {path}", param="data")
     return {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "name": str(ref),

@@ -79,6 +79,10 @@ def _build(recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, 
             if recipe.reads == "texts":
                 needs = f"objective {recipe.objective}"
             raise RecipeError(f"{recipe.data.path} is plain text: {needs} needs records")
+        if recipe.data.validation_path is not None:
+            raise RecipeError(
+                "data.validation_path is for records: of plain text, the end validates"
+            )
         tokenizer, splits = _prepare_text(recipe, data.text(), base)
         labels = None
     else:

@@ -50,6 +50,8 @@ OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo")}
 """That a task may have in place of its own."""
 LATENT = frozenset({"autoencoder", "elbo"})
 STARTER = "starter:"
+DATA_PATHS = ("path", "validation_path")
+"""The keys of `data` that name files."""
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
 
@@ -119,6 +121,8 @@ class Recipe(Section):
                 f"optimizer.momentum is for {', '.join(sorted(MOMENTUM_KINDS))}; "
                 f"{self.optimizer.kind} has optimizer.betas"
             )
+        if self.data.validation_path is not None and self.starter is not None:
+            raise ValueError("data.validation_path is for a file as data.path")
         if self.adapter is not None:
             self._check_adapter()
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
@@ -175,6 +179,13 @@ class Recipe(Section):
         return path.removeprefix(STARTER) if path.startswith(STARTER) else None
 
     @property
+    def data_paths(self) -> list[str]:
+        """The files that it reads."""
+        data = self.data
+        named = [None if self.starter is not None else data.path, data.validation_path]
+        return [path for path in named if path is not None]
+
+    @property
     def max_length(self) -> int:
         """Longest sequence a training step sees, in tokens."""
         return self.block_size if self.reads == "generate" else self.max_tokens
@@ -208,7 +219,7 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a recipe file; a relative `data.path` in it is taken from the recipe's folder.
+    """Read a recipe file; relative data paths in it are taken from the recipe's folder.
 
     Raises:
         RecipeError: there is no such file, or it is not a YAML mapping.
@@ -223,8 +234,10 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path} must be a YAML mapping of keys to values")
     data = recipe.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = beside(path, data["path"])
+    data = data if isinstance(data, dict) else {}
+    for key in DATA_PATHS:
+        if isinstance(data.get(key), str):
+            data[key] = beside(path, data[key])
     return recipe
 
 

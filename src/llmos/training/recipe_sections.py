@@ -85,6 +85,8 @@ class DataSection(Section):
     fields: dict[str, str] = {}
     """Our field name: the file's (`source: english`)."""
     validation: float = Field(default=0.1, gt=0, lt=1)
+    validation_path: str | None = Field(default=None, min_length=1)
+    """A file of records to validate on; then all of `path` is trained on."""
     rows: int | None = Field(default=None, ge=1)
     validation_rows: int = Field(default=500, ge=1)
 

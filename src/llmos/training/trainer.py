@@ -130,6 +130,7 @@ class Trainer:
             self.context.raise_if_cancelled()
             loss += self._backward(batch, total)
             self._tokens += batch.num_tokens
+            self.progress.tokens += batch.num_tokens
         trained = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.recipe.optimizer.grad_clip or math.inf
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmos.data.record import Annotated, Entity, Labelled, Pair, to_record
+from llmos.data.record import Annotated, Conversation, Entity, Labelled, Pair, to_record
 from llmos.errors import DataError
 
 
@@ -46,3 +46,54 @@ def test_rows_become_the_records_of_their_task() -> None:
 def test_a_bad_row_says_where_and_what(task: str, row: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         to_record(task, row, "w")
+
+
+def test_openai_s_forms_of_conversations_and_preferences_are_read() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "你"}]
+    turns = [
+        {"role": "developer", "content": "be kind"},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "x", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "y", "weight": 1},
+    ]
+    found = to_record("chat", {"messages": turns}, "w")
+    assert isinstance(found, Conversation)
+    assert [message.role for message in found.messages][:2] == ["system", "user"]
+    assert found.messages[1].content == "a你" and found.only_read == (2,)
+    row = {
+        "input": {"messages": [{"role": "user", "content": "a"}], "tools": []},
+        "preferred_output": [{"role": "assistant", "content": "b"}],
+        "non_preferred_output": [{"role": "assistant", "content": "c"}],
+    }
+    ours = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    assert to_record("preferences", row, "w") == to_record("preferences", ours, "w")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"input": "a"}, "'input' must be"),
+        ({"input": {"messages": [], "tools": [{}]}}, "without tools"),
+        ({"input": {}}, "no list of 'messages'"),
+        ({"preferred_output": []}, "'preferred_output' must be a list of one"),
+        ({"non_preferred_output": [{"role": "user", "content": "c"}]}, "'rejected' must be"),
+    ],
+)
+def test_a_preference_in_openai_s_form_that_is_none_is_refused(
+    change: dict[str, Any], says: str
+) -> None:
+    row = {
+        "input": {"messages": [{"role": "user", "content": "a"}]},
+        "preferred_output": [{"role": "assistant", "content": "b"}],
+        "non_preferred_output": [{"role": "assistant", "content": "c"}],
+    }
+    with pytest.raises(DataError, match=says):
+        to_record("preferences", row | change, "w")
+
+
+def test_weights_are_for_answers_and_yes_or_no() -> None:
+    answer = {"role": "assistant", "content": "x"}
+    for turn in (answer | {"weight": 0.5}, {"role": "user", "content": "x", "weight": 0}):
+        with pytest.raises(DataError, match="a 'weight' is 0 or 1"):
+            to_record("chat", {"messages": [turn, answer]}, "w")

@@ -18,7 +18,7 @@ from llmos.errors import (
     InvalidRequestError,
 )
 from llmos.sdk.client import Client
-from llmos.sdk.transfer import local_data_path
+from llmos.sdk.transfer import local_data_paths
 
 ClientOf = Callable[..., Client]
 
@@ -143,17 +143,18 @@ def test_training_sends_local_data_only(client_of: ClientOf, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "path"),
+    ("data", "paths"),
     [
-        ({"path": "a.txt"}, "a.txt"),
-        ({"path": "starter:chat"}, None),
-        ({"path": ""}, None),
-        ({"path": 5}, None),
-        (None, None),
+        ({"path": "a.txt"}, ["a.txt"]),
+        ({"path": "a.jsonl", "validation_path": "b.jsonl"}, ["a.jsonl", "b.jsonl"]),
+        ({"path": "starter:chat"}, []),
+        ({"path": ""}, []),
+        ({"path": 5}, []),
+        (None, []),
     ],
 )
-def test_which_data_is_local(data: Any, path: str | None) -> None:
-    assert local_data_path({"data": data}) == path
+def test_which_data_is_local(data: Any, paths: list[str]) -> None:
+    assert local_data_paths({"data": data}) == paths
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from llmos.apps.batch_store import Batches
 from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
+from llmos.apps.tuning_store import Tunings
 from llmos.kernel.jobs import JobKind
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
@@ -159,6 +160,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         submitter=submitter,
         runs=runs,
         batches=Batches(database, kernel.jobs, time.time),
+        tunings=Tunings(database, kernel.jobs, submitter, time.time),
         tasks=tasks,
         choosing=choosing,
         webhooks=webhooks,

@@ -72,3 +72,17 @@ def test_a_template_that_cannot_be_learned_from_is_refused(template: str, says: 
     tokenizer = train_byte_bpe(["hello hello there"] * 9, SPECIALS, 300, Splitting())
     with pytest.raises(RecipeError, match=says):
         list(encode([talk], ChatTemplate(template, TOKENS), tokenizer))
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learned() -> None:
+    turns = (
+        Message("user", "a"),
+        Message("assistant", "one"),
+        Message("user", "b"),
+        Message("assistant", "two"),
+    )
+    template = ChatTemplate(TEMPLATE, TOKENS)
+    ((ids, learned),) = encode([Conversation(turns, only_read=(1,))], template, TOKENIZER)
+    counted = [token for token, counts in zip(ids, learned, strict=True) if counts]
+    assert TOKENIZER.decode(counted, skip_special_tokens=False) == "two<|im_end|>"
+    assert "one<|im_end|>" in TOKENIZER.decode(ids, skip_special_tokens=False)

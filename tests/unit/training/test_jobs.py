@@ -52,7 +52,7 @@ def test_a_bad_request_says_what_is_wrong(params: dict[str, Any], says: str) -> 
 
 def test_a_data_file_must_have_been_uploaded() -> None:
     recipe = make_recipe("generate", data={"path": "mine.txt"})
-    with pytest.raises(InvalidRequestError, match=r"no uploaded file for data.path mine.txt"):
+    with pytest.raises(InvalidRequestError, match=r"no uploaded file for mine.txt"):
         jobs.validate({"recipe": recipe})
     assert jobs.validate({"recipe": recipe, "data": {"mine.txt": DIGEST}})["data"]
 

@@ -117,3 +117,38 @@ def test_nothing_half_prepared_is_left(prepared: Callable[..., Prepared], tmp_pa
     with pytest.raises(DataError):
         prepared("generate", "short", data={"path": "mine.txt"})
     assert not (tmp_path / "prepared").exists()
+
+
+def test_a_validation_file_is_validated_on_and_all_of_the_other_learned(tmp_path: Path) -> None:
+    files = []
+    for name, count in (("train", 30), ("held", 7)):
+        rows = [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(count)]
+        files.append(tmp_path / name)
+        files[-1].write_text("\n".join(map(json.dumps, rows)))
+    named = {"path": "train.jsonl", "validation_path": "held.jsonl"}
+    recipe = parse(make_recipe("classify", data=named))
+    found = prepare(recipe, Data(recipe, *files), None, tmp_path / "prepared", str)
+    assert [len(split["input_ids"]) for split in (found.train, found.validation)] == [30, 7]
+    text = parse(make_recipe("generate", data={"path": "a.txt", "validation_path": "b.txt"}))
+    with pytest.raises(RecipeError, match="validation_path is for records"):
+        prepare(text, Data(text, *files), None, tmp_path / "other", str)
+
+
+def test_conversations_that_begin_alike_are_held_back_one_by_one(tmp_path: Path) -> None:
+    """A file for OpenAI's fine-tuning has one system message for all."""
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": f"Question {number}?"},
+                {"role": "assistant", "content": "Yes."},
+            ]
+        }
+        for number in range(40)
+    ]
+    file = tmp_path / "talks"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    recipe = parse(make_recipe("chat", data={"path": "talks.jsonl", "validation": 0.25}))
+    data = Data(recipe, file)
+    train, held = data.split("train"), data.split("validation")
+    assert len(train) + len(held) == 40 and 3 < len(held) < 20

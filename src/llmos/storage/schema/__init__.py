@@ -58,6 +58,9 @@ from llmos.storage.schema.serving import (
     batches as batches,
 )
 from llmos.storage.schema.serving import (
+    fine_tunings as fine_tunings,
+)
+from llmos.storage.schema.serving import (
     responses as responses,
 )
 from llmos.storage.schema.serving import (

@@ -34,7 +34,9 @@ uploads = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("filename", String, nullable=False),
-    Column("purpose", String, nullable=False),  # batch | batch_output
+    Column(
+        "purpose", String, nullable=False
+    ),  # batch | batch_output | fine-tune | fine-tune-results
     Column("digest", String, nullable=False, index=True),
     Column("size_bytes", Integer, nullable=False),
     Column("owner", String, nullable=False),
@@ -66,6 +68,26 @@ batches = Table(
     Column("ended_as", String),  # completed | failed | expired | cancelled
 )
 Index("ix_batches_owner", batches.c.owner, batches.c.created_at)
+
+fine_tunings = Table(
+    "fine_tunings",  # /v1/fine_tuning/jobs; what becomes of one, its job says
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("model", String, nullable=False),  # the version that it began with
+    Column("training_file", String, nullable=False),
+    Column("validation_file", String),
+    Column("method", String, nullable=False),  # supervised | dpo
+    Column("hyperparameters", JSON, nullable=False),  # as they are, none of them "auto"
+    Column("suffix", String),
+    Column("seed", Integer, nullable=False),
+    Column("notes", JSON),  # the client's metadata
+    Column("result_file", String),
+    Column("trained_tokens", Integer),
+    Column("owner", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+Index("ix_fine_tunings_owner", fine_tunings.c.owner, fine_tunings.c.created_at)
 
 answers = Table(
     "answers",  # of owners who have them kept
