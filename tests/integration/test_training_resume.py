@@ -21,9 +21,17 @@ import json, os, signal, sys
 from pathlib import Path
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobMetric, StartJob
-from llmos.training import handler
+from llmos.training import checkpoint, handler
 
 params, die_at = json.loads(sys.argv[1]), int(sys.argv[4])
+die_writing, sync = int(sys.argv[5]), checkpoint.sync_file
+
+def sync_file(path):
+    sync(path)
+    if path.name == "optimizer.safetensors" and f"{die_writing:08d}" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.sync_file = sync_file
 
 def send(message):
     if isinstance(message, JobMetric) and message.step == die_at:
@@ -56,10 +64,11 @@ def test_kill_9_and_resume_equals_never_stopping(
     recipe = make_recipe(task, publish="best", **changes)
     params = {"recipe": recipe, "name": "tiny", "data": {}, "base": None}
 
-    def run(name: str, die_at: int = 0) -> int:
+    def run(name: str, die_at: int = 0, die_writing: int = 99) -> int:
         directory = tmp_path / name
         directory.mkdir(exist_ok=True)
         arguments = [json.dumps(params), str(tmp_path / "home"), str(directory), str(die_at)]
+        arguments.append(str(die_writing))
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-c", WORKER, *arguments]
         return subprocess.run(command, env=environment, timeout=240).returncode
@@ -67,6 +76,7 @@ def test_kill_9_and_resume_equals_never_stopping(
     assert run("whole") == 0
     for step in deaths:
         assert run("killed", die_at=step) == -signal.SIGKILL
+    assert run("killed", die_writing=20) == -signal.SIGKILL
     assert run("killed") == 0
     for path in ("weights.safetensors", "optimizer.safetensors", "best.safetensors"):
         whole, killed = (

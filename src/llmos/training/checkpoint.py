@@ -78,21 +78,26 @@ def set_weights(model: nn.Module, weights: Weights) -> None:
             tensor.copy_(weights[name])
 
 
-def save(
-    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
-    """Write a checkpoint of this step under ``root`` and keep the newest two."""
-    root.mkdir(parents=True, exist_ok=True)
-    final = root / f"step-{progress.step:08d}"
-    temporary = root / f".{final.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    _save_tensors(weights_of(model), temporary / WEIGHTS)
-    _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a checkpoint of one step holds: tensors by file name and by their names, and the rest.
+
+    As `snapshot` makes it, the tensors are those that training goes on to change.
+    """
+
+    step: int
+    files: dict[str, Weights]
+    state: str
+    """JSON."""
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Snapshot:
+    """Return what a checkpoint of this step holds; the tensors are not copied."""
+    files = {WEIGHTS: weights_of(model), OPTIMIZER: _optimizer_tensors(model, optimizer)}
     if progress.best_weights is not None:
-        _save_tensors(progress.best_weights, temporary / BEST)
+        files[BEST] = progress.best_weights
     if progress.average is not None:
-        _save_tensors(progress.average, temporary / AVERAGE)
+        files[AVERAGE] = progress.average
     state = {
         "step": progress.step,
         "curve": progress.curve,
@@ -103,7 +108,26 @@ def save(
         "unreported": progress.unreported,
         "random": _random_state(),
     }
-    (temporary / STATE).write_text(json.dumps(state))
+    return Snapshot(progress.step, files, json.dumps(state))
+
+
+def save(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write a checkpoint of this step under ``root`` and keep the newest two."""
+    write(root, snapshot(model, optimizer, progress))
+
+
+def write(root: Path, taken: Snapshot) -> None:
+    """Write a snapshot under ``root``, whole or not at all, and keep the newest two."""
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"step-{taken.step:08d}"
+    temporary = root / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, tensors in taken.files.items():
+        _save_tensors(tensors, temporary / name)
+    (temporary / STATE).write_text(taken.state)
     digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / DIGESTS).write_text(json.dumps(digests, indent=1))
     for path in temporary.iterdir():

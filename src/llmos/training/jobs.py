@@ -17,6 +17,8 @@ TRAIN = "train"
 RUNTIME_BYTES = 400 * 2**20
 BYTES_PER_PARAMETER = 8
 """Float32 weights and gradients."""
+WEIGHT_BYTES = 4
+"""Of a float32 weight in the copy that a checkpoint is written from, beside the state's."""
 STATE_BYTES = {"sgd": 0, "rmsprop": 4, "adam": 8, "adamw": 8, "adafactor": 0, "lion": 4, "muon": 8}
 """What an optimizer keeps for each parameter, momentum not counted; Muon may have AdamW for all."""
 BYTES_PER_ADAPTED_PARAMETER = 9
@@ -133,7 +135,9 @@ def _bytes_per_parameter(recipe: Recipe) -> int:
         return BYTES_PER_ADAPTED_PARAMETER
     kind, momentum = recipe.optimizer.kind, recipe.optimizer.momentum
     state_bytes = STATE_BYTES[kind] + (4 if momentum and kind in ("sgd", "rmsprop") else 0)
-    return BYTES_PER_PARAMETER + state_bytes + (4 if recipe.ema is not None else 0)
+    state_bytes += 4 if recipe.ema is not None else 0
+    copied = WEIGHT_BYTES + state_bytes if recipe.checkpoint_every < recipe.steps else 0
+    return BYTES_PER_PARAMETER + state_bytes + copied
 
 
 def _name(given: Any, recipe: Recipe) -> str:

@@ -18,6 +18,7 @@ from llmos.data.encoding import Columns, IntArray
 from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
+from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.objectives import Batch, Objective, Scheduled
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
@@ -75,10 +76,14 @@ class Trainer:
     context: Context
     clock: Callable[[], float] = time.perf_counter
     progress: Progress = field(default_factory=Progress)
+    _writer: CheckpointWriter = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
     _gradient_norm: Tensor | None = None
     _tokens: int = 0
     _last: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._writer = CheckpointWriter(self.directory)
 
     def run(self) -> Progress:
         """Train to the last step, going on from the newest checkpoint where there is one.
@@ -103,13 +108,16 @@ class Trainer:
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
         self._last = self._now()
-        while not self._is_over():
-            step = self.progress.step
-            set_learning_rate(optimizer, self._rate(step))
-            micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
-            self._step(optimizer, [sampler.rows(number) for number in micro])
-            self.progress.step = step + 1
-            self._keep_up(optimizer, validation_rows)
+        try:
+            while not self._is_over():
+                step = self.progress.step
+                set_learning_rate(optimizer, self._rate(step))
+                micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
+                self._step(optimizer, [sampler.rows(number) for number in micro])
+                self.progress.step = step + 1
+                self._keep_up(optimizer, validation_rows)
+        finally:
+            self._writer.settle()
         if self.progress.average is not None:
             checkpoint.set_weights(self.model, self.progress.average)
         return self.progress
@@ -211,7 +219,10 @@ class Trainer:
         if checkpoints or leaves:
             self._note_time()
             self.progress.unreported = self._pending()
-            checkpoint.save(self.directory, self.model, optimizer, self.progress)
+            save = self._writer.save_last if is_last or leaves else self._writer.save
+            save(self.model, optimizer, self.progress)
+        elif not self._writer.has_room and step + recipe.checkpoint_every < recipe.steps:
+            self._writer.reserve(self.model, optimizer, self.progress)
         if leaves:
             raise CancelledError
 

@@ -85,8 +85,10 @@ def test_the_estimate_grows_with_the_model_and_the_batch() -> None:
     assert estimate(batch_size=512) > small
     cheap, averaged = {"learning_rate": 0.1, "kind": "sgd"}, estimate(model=wide, ema=0.9)
     parameters = 12 * 24 * 1024**2 + 300 * 1024
-    assert estimate(model=wide) - estimate(model=wide, optimizer=cheap) == 8 * parameters
-    assert averaged - estimate(model=wide) == 4 * parameters
+    assert estimate(model=wide) - estimate(model=wide, optimizer=cheap) == 2 * 8 * parameters
+    assert averaged - estimate(model=wide) == 2 * 4 * parameters
+    without_copies = estimate(model=wide, checkpoint_every=4)
+    assert estimate(model=wide) - without_copies == (4 + 8) * parameters
     negative = {
         "architecture": "llama",
         "config": {"hidden_size": 64, "num_hidden_layers": -(10**9)},
