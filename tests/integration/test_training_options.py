@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tests.unit.training.tiny import make_job, make_recipe
 
-from llmos.errors import CancelledError
+from llmos.errors import CancelledError, RecipeError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobLog, JobMetric
 from llmos.training import handler
+from llmos.training.recipe import parse
 from llmos.training.recipe_sections import OptimizerKind
 
 STEPS = 8
@@ -74,6 +75,25 @@ def test_robust_training_goes_on_to_the_very_weights(
         handler.run(context)
     handler.run(make_job(tmp_path / "left", its)[0])
     assert_same_checkpoints(tmp_path, ("weights", "optimizer", "best"))
+
+
+def test_packed_training_goes_on_to_the_very_weights(tmp_path: Path) -> None:
+    its = make_recipe("chat", packing=True, steps=STEPS, checkpoint_every=STEPS, eval_every=4)
+    its["model"]["config"] |= {"attention_dropout": 0.1}
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    context, _ = make_job(tmp_path / "left", its)
+    leave_in_step_4(context)
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    handler.run(make_job(tmp_path / "left", its)[0])
+    assert_same_checkpoints(tmp_path, ("weights", "optimizer"))
+
+
+def test_packing_is_refused_where_there_is_nothing_to_pack(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="packing: this text is one long sequence"):
+        handler.run(make_job(tmp_path, recipe({}, packing=True))[0])
+    with pytest.raises(RecipeError, match="packing is for objective causal_lm"):
+        parse(make_recipe("classify", packing=True))
 
 
 def test_what_is_published_is_the_average_of_the_weights(tmp_path: Path) -> None:

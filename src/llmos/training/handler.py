@@ -29,6 +29,7 @@ from llmos.training.counting import Counting
 from llmos.training.examples import Data
 from llmos.training.latents import latents_of
 from llmos.training.objectives import Objective, objective_for
+from llmos.training.packing import packed_objective
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
 from llmos.training.recipe import LATENT, Recipe, parse
@@ -75,7 +76,7 @@ def _run(context: JobContext) -> JobResult:
 def _trainer(
     context: JobContext, recipe: Recipe, prepared: Prepared, model: PreTrainedModel
 ) -> Trainer | Counting:
-    objective = _objective(recipe, model)
+    objective = _objective(recipe, prepared, model)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -91,7 +92,9 @@ def _trainer(
     )
 
 
-def _objective(recipe: Recipe, model: PreTrainedModel) -> Objective:
+def _objective(recipe: Recipe, prepared: Prepared, model: PreTrainedModel) -> Objective:
+    if recipe.packing:
+        return packed_objective(recipe, model, prepared.train)
     if recipe.objective == "dpo":
         return Preferences((recipe.dpo or DpoSection()).beta)
     if recipe.objective in LATENT:

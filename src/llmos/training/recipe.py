@@ -75,6 +75,8 @@ class Recipe(Section):
     accumulate: int = Field(default=1, ge=1)
     block_size: int = Field(default=256, ge=MIN_BLOCK_SIZE)
     max_tokens: int = Field(default=256, ge=4)
+    packing: bool = False
+    """Several examples in a row, none of which sees another."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     robust: RobustSection | None = None
     dpo: DpoSection | None = None
@@ -125,6 +127,8 @@ class Recipe(Section):
             raise ValueError("data.validation_path is for a file as data.path")
         if self.adapter is not None:
             self._check_adapter()
+        if self.packing and (self.objective != "causal_lm" or self.robust is not None):
+            raise ValueError("packing is for objective causal_lm, without a robust section")
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
         if missing and self.starter is None:
             raise ValueError(
