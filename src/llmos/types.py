@@ -192,7 +192,7 @@ class GenerateWork(msgspec.Struct, frozen=True, tag="generate"):
 class PipelineWork(msgspec.Struct, frozen=True, tag="pipeline"):
     """One forward task over one row of token ids."""
 
-    kind: Literal["seq2seq", "classify", "token_classify", "embed"]
+    kind: Literal["seq2seq", "classify", "token_classify", "embed", "fill_mask", "answer", "rate"]
     input_ids: tuple[int, ...]
     options: dict[str, Any] = {}
     priority: Priority = Priority.STANDARD
@@ -229,7 +229,10 @@ class PipelineOut(msgspec.Struct, frozen=True, tag="pipeline_out"):
     seq2seq fills ``token_ids``, and with ``logprobs`` one row of ``scores``: those of the tokens,
     and of the end behind them if it is there; classify fills ``scores`` with one row of label
     probabilities; token_classify fills ``scores`` with one row of label probabilities per input
-    token; embed fills ``vector`` with little-endian float32 numbers.
+    token; embed fills ``vector`` with little-endian float32 numbers; fill_mask fills ``scores``
+    with one row of probabilities per mask, and ``token_ids`` with the tokens they are of, row after
+    row; answer fills ``scores`` with the logits of an answer's start at each token, and those of
+    its end; rate fills ``scores`` with one number.
     """
 
     token_ids: tuple[int, ...] = ()

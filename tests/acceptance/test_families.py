@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import pytest
 from harness import Llmos
 
 QUICK = ("steps=20", "batch_size=8", "eval_every=10", "eval_batches=1", "optimizer.warmup_steps=5")
@@ -125,3 +127,33 @@ def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
     assert told["models"] == [f"{my_model}:1", f"{name}:1"]
     assert told["recipe"]["model.config.n_layer"] == {f"{my_model}:1": 4, f"{name}:1": 1}
     assert "two models or more" in llmos.refused("compare", my_model)
+
+
+def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos) -> None:
+    small = ("data.rows=300", "evaluate.splits=[]", "model.config.hidden_size=32")
+    encoder = trained(llmos, "bert-mini", *small)
+    done = llmos.json("fill-mask", "I drink [MASK] and 我喝[MASK]。", "--model", encoder)
+    assert [len(fills) for fills in done["masks"]] == [5, 5]
+    assert all(0 < fill["score"] < 1 for fills in done["masks"] for fill in fills)
+    assert "no [MASK]" in llmos.refused("fill-mask", "I drink tea.", "--model", encoder)
+    base = (f"model.base={encoder}", "model.architecture=null", "model.config={}")
+    small = (*base, "tokenizer.kind=base", "data.rows=200", "evaluate.splits=[]")
+    reader = trained(llmos, "answer-mini", *small, "max_tokens=96")
+    context = "Bob is a cook. Alice lives in Paris."
+    found = llmos.json("answer", "Where does Alice live?", context, "--model", reader)
+    assert found["text"] == context[found["start"] : found["end"]]
+    embedder = trained(llmos, "embed-mini", *small)
+    vectors = llmos.ok("embed", "你好", "Hello", "--model", embedder).splitlines()
+    assert [len(json.loads(vector)) for vector in vectors] == [32, 32]
+    rater = trained(llmos, "rate-mini", *small)
+    stars = float(llmos.ok("rate", "The soup was excellent.", "--model", rater))
+    assert llmos.json("rate", "The soup was excellent.", "--model", rater)["score"] == (
+        pytest.approx(stars, abs=1e-3)
+    )
+    kinds = {row["name"]: row["manifest"]["task"] for row in llmos.json("list")}
+    assert [kinds[name] for name in (encoder, reader, embedder, rater)] == [
+        "fill_mask",
+        "answer",
+        "embed",
+        "rate",
+    ]

@@ -18,7 +18,7 @@ from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobMetric, JobProgress
 from llmos.training import handler, publish
 from llmos.training.networks import CLASSES
-from llmos.training.recipe import OBJECTIVES
+from llmos.training.recipe import HEADS, OBJECTIVES
 from llmos.training.trainer import DivergedError, Trainer
 from llmos.types import JobResult
 
@@ -38,11 +38,12 @@ def test_a_task_trains_and_its_model_loads_with_auto_classes(task: str, tmp_path
     result = handler.run(context)
     (version,) = result.artifacts
     directory = laid_out(context, result, tmp_path / "model")
-    model = CLASSES[OBJECTIVES[task]].from_pretrained(directory)
+    objective = OBJECTIVES[task]
+    model = CLASSES[HEADS.get(objective, objective)].from_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     assert model.dtype == torch.bfloat16
     ids = tokenizer("Hello", return_tensors="pt")["input_ids"]
-    assert torch.isfinite(model(input_ids=ids, **decoder(model, ids)).logits).all()
+    assert torch.isfinite(model(input_ids=ids, **decoder(model, ids))[0]).all()
     expected = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert expected | {"recipe.yaml", "loss.json", "loss.png"} <= set(version.files)
     assert ("chat_template.jinja" in version.files) == (task == "chat")

@@ -26,6 +26,9 @@ _COMMANDS = {
     "entities": 'entities "Alice is in Paris." --model {ref}',
     "embed": 'embed "Hello" --model {ref}',
     "rerank": 'rerank "Where is Paris?" "In France." "A city." --model {ref}',
+    "fill_mask": 'fill-mask "I like [MASK]." --model {ref}',
+    "answer": 'answer "Who sings?" "Alice sings." --model {ref}',
+    "rate": 'rate "I like it." --model {ref}',
 }
 """How to use a new model, by its task; `llmos run` for the others."""
 
@@ -34,7 +37,7 @@ TaskOption = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="Use it to embed, rerank or classify, where its files do not say so.",
+        help="Use it to embed, rerank, classify or rate, where its files do not say so.",
     ),
 ]
 

@@ -142,7 +142,7 @@ def embed(
       llmos default embeddings my-embedder
     """
     given = texts or read_lines()
-    with open_client(server, home) as client, _naming_the_way("embeddings", model):
+    with open_client(server, home) as client, naming_the_way("embeddings", model):
         vectors = client.embed(given, model=model, dimensions=dimensions, prompt_name=prompt)
     for vector in vectors:
         typer.echo(json.dumps(vector))
@@ -173,7 +173,7 @@ def rerank(
       llmos rerank "capital of France" --top 3 < lines.txt
     """
     given = documents or read_lines()
-    with open_client(server, home) as client, _naming_the_way("rerank", model):
+    with open_client(server, home) as client, naming_the_way("rerank", model):
         results = client.rerank(query, given, model=model, top_n=top)
     if as_json:
         print_json(results)
@@ -207,7 +207,7 @@ def read_lines() -> list[str]:
 
 
 @contextmanager
-def _naming_the_way(task: str, model: str) -> Iterator[None]:
+def naming_the_way(task: str, model: str) -> Iterator[None]:
     """Say how to name a model where none was named and the task has no default."""
     try:
         yield

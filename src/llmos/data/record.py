@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ Row = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
 FIELDS = frozenset(
     ("text", "messages", "source", "target", "source_lang", "target_lang", "label", "entities")
-)
+) | frozenset(("question", "context", "answer", "start", "anchor", "positive", "negative", "score"))
 """Names that rows are read by, of what models are evaluated on."""
 
 
@@ -77,14 +78,48 @@ class Annotated:
     entities: tuple[Entity, ...]
 
 
-Record = Document | Conversation | Preference | Pair | Labelled | Annotated
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, and where in the context its answer is: characters ``start`` to ``end``
+    (exclusive), both 0 where there is none."""
+
+    question: str
+    context: str
+    start: int
+    end: int
+
+    @property
+    def answer(self) -> str:
+        return self.context[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """A text, one that belongs to it, and one that does not though it may seem so, or empty."""
+
+    anchor: str
+    positive: str
+    negative: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A text and its number."""
+
+    text: str
+    score: float
+
+
+Record = (
+    Document | Conversation | Preference | Pair | Labelled | Annotated | Question | Alike | Rated
+)
 
 
 def to_record(kind: str, row: Row, where: str) -> Record:
     """Make the record that is learned from out of a row.
 
     Args:
-        kind: preferences, texts, or the task: generate, chat, translate, classify or entities.
+        kind: preferences, texts, or a task that is trained.
         row: field values by our field names.
         where: the place to name in an error ("file.jsonl, line 3").
 
@@ -242,6 +277,39 @@ def _entity(span: Any, where: str) -> Entity:
     return Entity(start, end, label)
 
 
+def _question(row: Row, where: str) -> Question:
+    """``answers`` may be SQuAD's ``{"text": [...], "answer_start": [...]}``, of which the first."""
+    question, context = _text(row, "question", where), _text(row, "context", where)
+    answers = row.get("answers")
+    if isinstance(answers, Mapping):
+        texts, starts = answers.get("text") or [""], answers.get("answer_start") or [None]
+        row = {**row, "answer": texts[0], "start": starts[0]}
+    answer = row.get("answer") or ""
+    if not answer:
+        return Question(question, context, 0, 0)
+    start = row.get("start")
+    start = context.find(str(answer)) if start is None else start
+    if type(start) is not int or start < 0 or not context.startswith(str(answer), start):
+        raise DataError(f"{where}: the answer {str(answer)[:60]!r} is not at {start} in 'context'")
+    return Question(question, context, start, start + len(str(answer)))
+
+
+def _alike(row: Row, where: str) -> Alike:
+    negative = _text(row, "negative", where) if row.get("negative") else ""
+    return Alike(_text(row, "anchor", where), _text(row, "positive", where), negative)
+
+
+def _rated(row: Row, where: str) -> Rated:
+    value = _text(row, "score", where)
+    try:
+        score = float(value)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{where}: 'score' must be a number, not {value[:60]!r}")
+    return Rated(_text(row, "text", where), score)
+
+
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "generate": _document,
     "texts": _document,
@@ -250,4 +318,8 @@ _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "translate": _pair,
     "classify": _labelled,
     "entities": _annotated,
+    "fill_mask": _document,
+    "answer": _question,
+    "embed": _alike,
+    "rate": _rated,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,7 +19,16 @@ from typing import Any
 from llmos.errors import DataError
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv"}
-STARTER_RECORDS = ("chat", "translation", "sentiment", "entities")
+STARTER_RECORDS = (
+    "chat",
+    "translation",
+    "sentiment",
+    "entities",
+    "sentences",
+    "questions",
+    "alike",
+    "ratings",
+)
 STARTER_TEXTS = ("tales",)
 STARTER_SPLITS = ("train", "validation", "test_combinations", "test_templates")
 
@@ -106,6 +116,13 @@ def read_text(path: Path, shown: str) -> str:
             f"{shown} is not UTF-8 text (byte {error.start}): convert it, "
             "for example with `iconv -t utf-8`"
         ) from None
+
+
+def paragraphs(text: str, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what stands between the blank lines of a text, as rows."""
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text), 1):
+        if paragraph.strip():
+            yield f"{shown}, paragraph {number}", {"text": paragraph.strip()}
 
 
 def starter_text(name: str) -> str:

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers import trainers as bpe_trainers
 
 CJK, PUNCTUATION, DIGITS = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{P}\p{S}", r"\p{N}"
 ANY_CHARACTER = r"[\s\S]"
+READING_TASKS = frozenset({"classify", "entities", "fill_mask", "answer", "embed", "rate"})
+"""Of models that read a text and write none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +38,13 @@ class Specials:
     before: str | None = None
     after: str | None = None
     """``before`` and ``after`` are put around every text the model reads."""
+    mask: str | None = None
     more: tuple[str, ...] = ()
 
     def all(self) -> list[str]:
         """Each special token once; the padding token comes first and so gets id 0."""
-        named = (self.pad, self.bos, self.eos, self.unk, self.before, self.after, *self.more)
+        around = (self.before, self.after)
+        named = (self.pad, self.bos, self.eos, self.unk, *around, self.mask, *self.more)
         return list(dict.fromkeys(token for token in named if token))
 
 
@@ -40,8 +53,9 @@ def specials_of(task: str, more: Sequence[str] = (), end_token: str | None = Non
     extra = tuple(more)
     if task == "translate":
         return Specials("<pad>", "</s>", after="</s>", more=extra)
-    if task in ("classify", "entities"):
-        return Specials("[PAD]", "[SEP]", before="[CLS]", after="[SEP]", more=extra)
+    if task in READING_TASKS:
+        mask = "[MASK]" if task == "fill_mask" else None
+        return Specials("[PAD]", "[SEP]", before="[CLS]", after="[SEP]", mask=mask, more=extra)
     text_end = "<|endoftext|>"
     return Specials(text_end, end_token or text_end, bos=text_end, more=extra)
 
@@ -89,7 +103,7 @@ def train_byte_bpe(
         texts,
         bpe_trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=specials.all(),
+            special_tokens=[_added(token, specials) for token in specials.all()],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             min_frequency=2,
             show_progress=False,
@@ -97,6 +111,13 @@ def train_byte_bpe(
     )
     _surround(tokenizer, specials, [processors.ByteLevel(trim_offsets=True)])
     return tokenizer
+
+
+def _added(token: str, specials: Specials) -> str | AddedToken:
+    """Have a mask take the space before it, which is part of the word that it stands for."""
+    if token != specials.mask:
+        return token
+    return AddedToken(token, lstrip=True, special=True, normalized=False)
 
 
 def _pre_tokenizers(splitting: Splitting) -> list[pre_tokenizers.PreTokenizer]:
@@ -124,6 +145,8 @@ def _surround(
     if around:
         pattern = " ".join(filter(None, [specials.before, "$A", specials.after]))
         ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(around)]
-        steps.append(processors.TemplateProcessing(single=pattern, special_tokens=ids))
+        after = specials.after or ""
+        pair = f"{pattern} $B:1 {after and f'{after}:1'}".strip()
+        steps.append(processors.TemplateProcessing(single=pattern, pair=pair, special_tokens=ids))
     if steps:
         tokenizer.post_processor = processors.Sequence(steps)

@@ -112,6 +112,17 @@ class EchoEngine(base.Engine):
             return PipelineOut(token_ids=work.input_ids)
         if work.kind == "embed":
             return PipelineOut(vector=_counts(work.input_ids, work.options.get("dimensions")))
+        if work.kind == "fill_mask":
+            count = work.options["top_k"]
+            masks = work.input_ids.count(work.options["mask_id"])
+            return PipelineOut(tuple(range(1, count + 1)) * masks, ((1 / count,) * count,) * masks)
+        if work.kind == "answer":
+            middle = len(work.input_ids) // 2
+            return PipelineOut(
+                scores=(tuple(float(-abs(i - middle)) for i in range(len(work.input_ids))),) * 2
+            )
+        if work.kind == "rate":
+            return PipelineOut(scores=((float(len(work.input_ids)),),))
         picked = len(work.input_ids) % self._num_labels
         row = tuple(float(i == picked) for i in range(self._num_labels))
         return PipelineOut(scores=(row,) * (1 if work.kind == "classify" else len(work.input_ids)))

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     StoppingCriteriaList,
 )
 
-from llmos.engines import base, embedding, seq2seq
+from llmos.engines import base, embedding, heads, seq2seq
 from llmos.engines.loading import (
     Model,
     load_pretrained,
@@ -60,6 +62,9 @@ AUTO_CLASSES = {
     "classify": AutoModelForSequenceClassification,
     "token_classify": AutoModelForTokenClassification,
     "embed": AutoModel,
+    "fill_mask": AutoModelForMaskedLM,
+    "answer": AutoModelForQuestionAnswering,
+    "rate": AutoModelForSequenceClassification,
 }
 Results = list[PipelineOut | EngineError]
 
@@ -103,7 +108,8 @@ class PipelinesEngine(base.Engine):
     def load(self, path: Path, manifest: Mapping[str, Any], device: str, threads: int) -> int:
         """Load the model that the directory's config names, for the manifest's task."""
         set_threads(threads)
-        self._kind = "embed" if manifest.get("task") == "embed" else _kind(path)
+        task = manifest.get("task")
+        self._kind = task if task in ("embed", "rate") else _kind(path)
         try:
             self._model = load_pretrained(AUTO_CLASSES[self._kind], path, manifest, device)
         except torch.OutOfMemoryError as error:
@@ -263,11 +269,10 @@ class PipelinesEngine(base.Engine):
             raise InvalidRequestError("There must be one type id for each token.", param="text")
         if self._kind == "embed":
             embedding.check_options(work.options, self._model.config.hidden_size)
-        else:
-            if work.options and self._kind != "seq2seq":
-                names = ", ".join(work.options)
-                raise InvalidRequestError(f"{self._kind} takes no options, but has {names}.")
+        elif self._kind == "seq2seq":
             seq2seq.check_options(work.options, self._vocab_size)
+        else:
+            heads.check_options(self._kind, work.options, self._vocab_size)
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> Tensor:
         """Return ``[rows, longest]``, padded at the end with ``value``."""
@@ -316,19 +321,8 @@ class PipelinesEngine(base.Engine):
 
     @torch.inference_mode()
     def _forward(self, works: list[PipelineWork]) -> Results:
-        """Return vectors, or label probabilities: a row of them per work, or per token of it."""
         out = self._model(**self._inputs(works))
-        if self._kind == "embed":
-            lengths = [len(work.input_ids) for work in works]
-            return embedding.vectors(out.last_hidden_state, lengths, works[0].options)
-        logits = out.logits.float()
-        if self._kind == "token_classify":
-            rows = logits.softmax(dim=-1).tolist()
-            return [_scored(row[: len(w.input_ids)]) for row, w in zip(rows, works, strict=True)]
-        is_multi = self._model.config.problem_type == "multi_label_classification"
-        is_multi = is_multi or logits.shape[-1] == 1
-        scores = logits.sigmoid() if is_multi else logits.softmax(dim=-1)
-        return [_scored([row]) for row in scores.tolist()]
+        return heads.results(self._kind, out, works, self._model.config)
 
 
 def _kind(path: Path) -> str:
@@ -338,7 +332,12 @@ def _kind(path: Path) -> str:
         name = str(config["architectures"][0])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InvalidModelError("config.json does not name an architecture.") from error
-    endings = {"ForSequenceClassification": "classify", "ForTokenClassification": "token_classify"}
+    endings = {
+        "ForSequenceClassification": "classify",
+        "ForTokenClassification": "token_classify",
+        "ForMaskedLM": "fill_mask",
+        "ForQuestionAnswering": "answer",
+    }
     return next((kind for ending, kind in endings.items() if name.endswith(ending)), "seq2seq")
 
 
@@ -354,9 +353,3 @@ def _shares(works: Sequence[PipelineWork]) -> dict[str, float]:
     for work in works:
         tokens[work.tenant] += len(work.input_ids)
     return {tenant: count / tokens.total() for tenant, count in tokens.items()}
-
-
-def _scored(rows: Sequence[Sequence[float]]) -> PipelineOut | EngineError:
-    if not all(math.isfinite(score) for row in rows for score in row):
-        return EngineError("The model computed numbers that are not finite.")
-    return PipelineOut(scores=tuple(tuple(row) for row in rows))

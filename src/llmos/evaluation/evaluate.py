@@ -57,7 +57,7 @@ def translate(
     """The greedy output text of each source, in order."""
     ids = Ragged.of(encoding.ids for encoding in encode_texts(tokenizer, sources))
     texts = [""] * len(ids)
-    for rows, input_ids, mask in _batches(model, ids):
+    for rows, input_ids, mask in batches(model, ids):
         with torch.inference_mode():
             out = model.generate(
                 input_ids=input_ids,
@@ -80,7 +80,7 @@ def classification(
     """Accuracy and macro F1, with the scores of each class."""
     ids = Ragged.of(e.ids for e in encode_texts(tokenizer, (r.text for r in records)))
     predicted = [""] * len(ids)
-    for rows, input_ids, mask in _batches(model, ids):
+    for rows, input_ids, mask in batches(model, ids):
         chosen = _logits(model, input_ids, mask).argmax(-1).tolist()
         for row, label in zip(rows, chosen, strict=True):
             predicted[row] = labels[label]
@@ -108,7 +108,7 @@ def entities(
     encodings = list(encode_texts(tokenizer, (record.text for record in records)))
     ids = Ragged.of(encoding.ids for encoding in encodings)
     predicted: list[set[Any]] = [set() for _ in records]
-    for rows, input_ids, mask in _batches(model, ids):
+    for rows, input_ids, mask in batches(model, ids):
         scores = _logits(model, input_ids, mask).softmax(-1).tolist()
         for row, token_scores in zip(rows, scores, strict=True):
             encoded = _encoded(encodings[row])
@@ -139,7 +139,7 @@ def _logits(model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> Tensor:
     return logits
 
 
-def _batches(model: PreTrainedModel, ids: Ragged) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def batches(model: PreTrainedModel, ids: Ragged) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Row numbers, padded ids and attention mask; the longest rows first."""
     order = (-ids.lengths).argsort(kind="stable")
     pad = model.config.pad_token_id or 0

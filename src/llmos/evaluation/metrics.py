@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass
 
 CHINESE = ("zh", "yue", "wuu")
+ARTICLES = frozenset({"a", "an", "the"})
+WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +99,46 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], target_lang: str 
     metric = BLEU(tokenize=tokenize)
     score = metric.corpus_score(list(hypotheses), [list(references)])
     return Bleu(float(score.score), str(metric.get_signature()))
+
+
+def normalized(answer: str) -> str:
+    """An answer without case, punctuation, articles and double spaces, as SQuAD compares them."""
+    kept = (char for char in answer.lower() if not unicodedata.category(char).startswith("P"))
+    return " ".join(word for word in "".join(kept).split() if word not in ARTICLES)
+
+
+def overlap_f1(predicted: str, gold: str) -> float:
+    """F1 of the words that an answer and the right one have in common; a Chinese character is a
+    word. Two empty answers are the same, one is wrong."""
+    ours, theirs = (WORD.findall(normalized(text)) for text in (predicted, gold))
+    if not ours or not theirs:
+        return float(ours == theirs)
+    hits = sum((Counter(ours) & Counter(theirs)).values())
+    return scores(hits, len(ours), len(theirs)).f1
+
+
+def pearson(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's correlation; 0 where one of them does not vary."""
+    count = len(xs)
+    mean_x, mean_y = math.fsum(xs) / max(1, count), math.fsum(ys) / max(1, count)
+    together = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    alone = [math.fsum((v - m) ** 2 for v in vs) for vs, m in ((xs, mean_x), (ys, mean_y))]
+    return together / math.sqrt(alone[0] * alone[1]) if all(alone) else 0.0
+
+
+def spearman(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Spearman's correlation: Pearson's of the ranks, equal values at their mean rank."""
+    return pearson(_ranks(xs), _ranks(ys))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks, begin = [0.0] * len(values), 0
+    while begin < len(order):
+        end = begin
+        while end < len(order) and values[order[end]] == values[order[begin]]:
+            end += 1
+        for place in order[begin:end]:
+            ranks[place] = (begin + end - 1) / 2
+        begin = end
+    return ranks

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from llmos.errors import InvalidModelError
 
-Family = Literal["causal", "seq2seq", "classify", "entities", "embed"]
-AskedTask = Literal["embed", "rerank", "classify"]
+Family = Literal["causal", "seq2seq", "classify", "entities", "embed", "fill_mask", "answer"]
+AskedTask = Literal["embed", "rerank", "classify", "rate"]
 """What an import may be told to make of a network that serves more than one purpose."""
 
 _CAUSAL = frozenset({"GPT2LMHeadModel", "OpenAIGPTLMHeadModel"})
@@ -96,6 +96,9 @@ _ENCODERS = frozenset(
 )
 """Model types of text encoders; …Model alone also names networks for images and sound."""
 
+_READERS: dict[str, Family] = {"ForMaskedLM": "fill_mask", "ForQuestionAnswering": "answer"}
+"""What text encoders with these heads do."""
+
 _DECODERS = frozenset(
     {
         "gemma",
@@ -118,8 +121,8 @@ _DECODERS = frozenset(
 
 _SUPPORTED = (
     "llmos runs causal language models (…ForCausalLM), text-to-text models (T5, BART, Marian, …), "
-    "…ForSequenceClassification, …ForTokenClassification, and embedding models (BertModel, "
-    "XLMRobertaModel, Qwen3Model, …)"
+    "…ForSequenceClassification, …ForTokenClassification, text encoders …ForMaskedLM and "
+    "…ForQuestionAnswering, and embedding models (BertModel, XLMRobertaModel, Qwen3Model, …)"
 )
 
 
@@ -173,6 +176,8 @@ def _family(name: str, model_type: str) -> Family | None:
         return "classify"
     if name.endswith("ForTokenClassification"):
         return "entities"
+    if model_type in _ENCODERS and (family := _READERS.get(name[name.rfind("For") :])) is not None:
+        return family
     if model_type in _SEQ2SEQ and name.endswith(("ForConditionalGeneration", "MTModel")):
         return "seq2seq"
     if _is_causal(name, model_type):

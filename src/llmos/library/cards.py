@@ -23,6 +23,9 @@ _USES = {
     "entities": 'llmos.load_model("{ref}").entities("…")',
     "embed": 'llmos embed "…" --model {ref}',
     "rerank": 'llmos rerank "query" "document" "document" --model {ref}',
+    "fill_mask": 'llmos fill-mask "I like [MASK]." --model {ref}',
+    "answer": 'llmos answer "Who sings?" "Alice sings." --model {ref}',
+    "rate": 'llmos rate "…" --model {ref}',
 }
 _OVERALL = "validation"
 """The split that metrics outside any split were measured on."""

@@ -103,6 +103,10 @@ minilm-l6 | sentence-transformers/all-MiniLM-L6-v2 | embed | 22.7 | 91 | apache-
 e5-small-multi | intfloat/multilingual-e5-small | embed | 117.7 | 471 | mit | en zh multi |  | A hundred languages; begin texts with "query: " or "passage: "
 qwen3-embedding-0.6b | Qwen/Qwen3-Embedding-0.6B | embed | 595.8 | 1192 | apache-2.0 | en zh multi |  | Long texts, any number of dimensions; has a prompt for queries
 minilm-l6-reranker | cross-encoder/ms-marco-MiniLM-L6-v2 | rerank | 22.7 | 91 | apache-2.0 | en |  | Small and quick; English passages
+bert-base | google-bert/bert-base-uncased | fill_mask | 110.1 | 440 | apache-2.0 | en |  | The classic encoder, to train further
+bert-base-zh | google-bert/bert-base-chinese | fill_mask | 102.9 | 412 | apache-2.0 | zh |  | The same for Chinese
+squad-en-small | distilbert/distilbert-base-cased-distilled-squad | answer | 65.2 | 261 | apache-2.0 | en |  | Finds answers in English texts
+squad2-en | deepset/roberta-base-squad2 | answer | 124.1 | 496 | cc-by-4.0 | en |  | The same, and tells where there is none
 bge-reranker-m3 | BAAI/bge-reranker-v2-m3 | rerank | 567.8 | 2271 | apache-2.0 | en zh multi |  | A hundred languages, long passages
 """  # noqa: E501
 

@@ -6,7 +6,7 @@ sizes are bounded and wrong types are ignored or refused, never trusted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"}
 )
 _SPECIAL_TOKENS = ("bos", "eos", "pad", "unk")
+_USUAL_MASKS = ("[MASK]", "<mask>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,24 @@ def _chat_template_file(directory: Path) -> Any:
 
 def special_tokens(directory: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts of the bos, eos, pad and unk tokens the tokenizer names."""
+    return _named_tokens(directory, tokenizer_config, _SPECIAL_TOKENS)
+
+
+def mask_token(directory: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """Return the token that stands for a hidden one: as it is named, else as it is usual."""
+    named = _named_tokens(directory, tokenizer_config, ("mask",)).get("mask")
+    if named is not None:
+        return named
+    tokenizer = read_json(directory / "tokenizer.json", missing_ok=True)
+    return next((token for token in _USUAL_MASKS if _token_ids(tokenizer, token)), None)
+
+
+def _named_tokens(
+    directory: Path, tokenizer_config: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, str]:
     older = read_json(directory / "special_tokens_map.json", missing_ok=True)
     found: dict[str, str] = {}
-    for name in _SPECIAL_TOKENS:
+    for name in names:
         token = tokenizer_config.get(f"{name}_token") or older.get(f"{name}_token")
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str) and content:

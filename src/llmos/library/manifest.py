@@ -30,7 +30,17 @@ from llmos.library.tensors import DTYPE_BITS, TensorInfo, read_header
 from llmos.types import FileRef
 
 Task = Literal[
-    "chat", "generate", "translate", "classify", "entities", "seq2seq", "embed", "rerank"
+    "chat",
+    "generate",
+    "translate",
+    "classify",
+    "entities",
+    "seq2seq",
+    "embed",
+    "rerank",
+    "fill_mask",
+    "answer",
+    "rate",
 ]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -146,6 +156,9 @@ def build_manifest(
     chat_template = describe.chat_template(directory, tokenizer_config)
     card = describe.read_card(directory / "README.md")
     special_tokens = describe.special_tokens(directory, tokenizer_config)
+    mask = describe.mask_token(directory, tokenizer_config)
+    if architecture.family == "fill_mask" and mask is not None:
+        special_tokens["mask"] = mask
     generation_config = read_json(directory / "generation_config.json", missing_ok=True)
     values: dict[str, Any] = {
         "task": _task(architecture, chat_template, config, task),
@@ -250,6 +263,11 @@ def _task(
 def _classifier_task(config: Mapping[str, Any], asked: AskedTask | None) -> Task:
     """A classifier with one output, a number, is taken for a cross-encoder unless told."""
     count = len(describe.labels(config))
+    if asked == "rate" and count != 1:
+        raise InvalidModelError(
+            f"a model that rates has one output, not {count}: import it without a task",
+            param="task",
+        )
     if asked == "rerank" and count > 2:
         raise InvalidModelError(
             f"a model that ranks has one output, or two (no match, match), not {count}: "
@@ -257,7 +275,9 @@ def _classifier_task(config: Mapping[str, Any], asked: AskedTask | None) -> Task
             param="task",
         )
     is_regression = count == 1 and config.get("problem_type") in {None, "regression"}
-    return "rerank" if asked == "rerank" or (asked is None and is_regression) else "classify"
+    if asked in ("rerank", "rate"):
+        return asked
+    return "rerank" if asked is None and is_regression else "classify"
 
 
 def _context_tokens(

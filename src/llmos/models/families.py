@@ -65,9 +65,16 @@ FAMILIES = (
         "starter-translate",
     ),
     Family(
+        "bert",
+        "a Transformer encoder: fills in masked words, and what it learned so serves other tasks",
+        ("fill_mask", "classify", "entities", "answer", "embed", "rate"),
+        "Devlin et al., 2018, arXiv:1810.04805",
+        "bert-mini",
+    ),
+    Family(
         "modernbert",
-        "a Transformer encoder: classes of texts, labels of words",
-        ("classify", "entities"),
+        "a Transformer encoder with rotary positions: classes of texts, labels of words, vectors",
+        ("fill_mask", "classify", "entities", "answer", "embed", "rate"),
         "Warner et al., 2024, arXiv:2412.13663",
         "starter-sentiment",
     ),

@@ -7,7 +7,10 @@ from functools import lru_cache
 
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -20,8 +23,11 @@ AUTO_CLASSES = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "sequence_classification": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,
+    "masked_lm": AutoModelForMaskedLM,
+    "question_answering": AutoModelForQuestionAnswering,
+    "embedding": AutoModel,
 }
-"""By a recipe's objective."""
+"""By what a network ends in."""
 
 
 @lru_cache(maxsize=1)

@@ -102,6 +102,26 @@ class Asking:
         body = {"model": model, "text": text, **given(options)}
         return self.transport.json("POST", "/api/v1/entities", json=body)
 
+    def fill_mask(self, text: str, model: str = "fill_mask", **options: Any) -> Json:
+        """Fill each ``[MASK]`` of a text: ``{"masks": [[{"token", "score", "text"}, …], …]}``.
+
+        ``options`` takes top_k (5: so many tokens of each) and those of ``classify``.
+        """
+        body = {"model": model, "text": text, **given(options)}
+        return self.transport.json("POST", "/api/v1/fill_mask", json=body)
+
+    def answer(self, question: str, context: str, model: str = "answer", **options: Any) -> Json:
+        """Find an answer in a text: ``{"text", "start", "end", "score", "model"}``, in characters;
+        the text is empty where there is none. ``options`` as for ``classify``.
+        """
+        body = {"model": model, "question": question, "context": context, **given(options)}
+        return self.transport.json("POST", "/api/v1/answer", json=body)
+
+    def rate(self, text: str, model: str = "rate", **options: Any) -> Json:
+        """Give a text a number: ``{"score", "model"}``. ``options`` as for ``classify``."""
+        body = {"model": model, "text": text, **given(options)}
+        return self.transport.json("POST", "/api/v1/rate", json=body)
+
     def embed(
         self, texts: Sequence[str | Sequence[int]], model: str = "embeddings", **options: Any
     ) -> list[list[float]]:

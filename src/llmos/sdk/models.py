@@ -80,6 +80,19 @@ class Model:
         """Return ``{"text", "label", "start", "end", "score"}`` of each name, in characters."""
         return list(self.client.entities(text, self.ref)["entities"])
 
+    def fill_mask(self, text: str, **options: Any) -> list[list[dict[str, Any]]]:
+        """Return ``{"token", "score", "text"}`` of the likeliest tokens of each ``[MASK]``."""
+        return list(self.client.fill_mask(text, self.ref, **options)["masks"])
+
+    def answer(self, question: str, context: str) -> dict[str, Any]:
+        """Return ``{"text", "start", "end", "score"}`` of the answer in a context."""
+        done = self.client.answer(question, context, self.ref)
+        return {name: done[name] for name in ("text", "start", "end", "score")}
+
+    def rate(self, text: str) -> float:
+        """Return the number that the model gives a text."""
+        return float(self.client.rate(text, self.ref)["score"])
+
     def embed(self, texts: Sequence[str | Sequence[int]], **options: Any) -> list[list[float]]:
         """Return the vector of each text (see Client.embed)."""
         return self.client.embed(texts, self.ref, **options)

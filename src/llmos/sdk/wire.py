@@ -187,6 +187,35 @@ class EntitiesBody(Constrained):
     deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 
 
+class FillMaskBody(Constrained):
+    """Fill each ``[MASK]`` of ``text`` with its ``top_k`` likeliest tokens."""
+
+    text: str
+    model: str = "fill_mask"
+    top_k: int = Field(5, ge=1, le=100)
+    priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+
+
+class AnswerBody(Constrained):
+    """Find the answer to ``question`` in ``context``."""
+
+    question: str
+    context: str
+    model: str = "answer"
+    priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+
+
+class RateBody(Constrained):
+    """Give ``text`` a number."""
+
+    text: str
+    model: str = "rate"
+    priority: PriorityName | None = None
+    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+
+
 class ImportBody(Body):
     """Make a model of uploaded files: ``files`` maps file names to blob digests."""
 
@@ -196,7 +225,7 @@ class ImportBody(Body):
     base: str | None = None
     """For an adapter: the model it runs over; unset, its files say."""
     task: str | None = None
-    """What to use the model for (embed, rerank, classify), where its files do not say so."""
+    """What to use the model for (embed, rerank, classify, rate), where its files do not say so."""
     dtype: str | None = None
     """Which weights to make: auto (the default), stored, int8, int4."""
 

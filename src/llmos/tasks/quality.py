@@ -27,6 +27,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "entities": _SHARES,
     "embed": _RANKING,
     "rerank": _RANKING,
+    "fill_mask": ("accuracy",),
+    "answer": ("f1", "exact_match"),
+    "rate": ("spearman", "pearson"),
     "chat": ("win_rate", *_SHARES),
     "generate": ("win_rate", *_SHARES),
 }

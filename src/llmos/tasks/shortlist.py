@@ -23,6 +23,9 @@ TASK_NAMES: Mapping[str, frozenset[str]] = {
     "embed": frozenset({"embed"}),
     "embeddings": frozenset({"embed"}),
     "rerank": frozenset({"rerank"}),
+    "fill_mask": frozenset({"fill_mask"}),
+    "answer": frozenset({"answer"}),
+    "rate": frozenset({"rate"}),
 }
 """Names that mean a task: those of manifests, and those that models have as their defaults."""
 DEFAULT_NAMES: Mapping[str, tuple[str, ...]] = {

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.errors import InvalidModelError
+from llmos.tasks.windows import Window, windows_of
 from llmos.types import FileRef
 
 if TYPE_CHECKING:
@@ -161,6 +162,22 @@ class Tokenizer:
             )
             for encoding in self._rust.encode_batch_fast(list(texts))
         ]
+
+    async def windows(
+        self, question: str, context: str, max_tokens: int, max_windows: int
+    ) -> list[Window]:
+        """Return a question beside each part of a context, see ``windows_of``."""
+        if len(question) + len(context) > LONG_TEXT_CHARS:
+            return await asyncio.to_thread(
+                self._windows_now, question, context, max_tokens, max_windows
+            )
+        return self._windows_now(question, context, max_tokens, max_windows)
+
+    def _windows_now(
+        self, question: str, context: str, max_tokens: int, max_windows: int
+    ) -> list[Window]:
+        (pair,) = self._rust.encode_batch([(question, context)])
+        return windows_of(pair, max_tokens, max_windows)
 
     def decode(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:
         """Return the text of a whole sequence, without its special tokens unless asked for."""

@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from llmos.data.encoding import Columns
-from llmos.data.record import Annotated, Labelled, Pair, Record
+from llmos.data.record import Alike, Annotated, Labelled, Pair, Question, Rated, Record
 from llmos.data.tokenizers import Specials
-from llmos.evaluation import evaluate, metrics
+from llmos.evaluation import evaluate, evaluate_readers, metrics
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
 from llmos.training.latents import Latents, fidelity
@@ -18,6 +18,7 @@ from llmos.training.objectives import Objective
 from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
 from llmos.training.recipe import LATENT, Recipe
+from llmos.training.recipe_sections import ContrastiveSection
 from llmos.training.trainer import evaluation_batches, means
 
 BATCH_ROWS = 64
@@ -63,13 +64,25 @@ class Assessor:
             case "entities":
                 annotated = [record for record in records if isinstance(record, Annotated)]
                 return evaluate.entities(model, encoder.tokenizer, annotated, labels)
+            case "answer":
+                asked = [record for record in records if isinstance(record, Question)]
+                return evaluate_readers.answers(model, encoder.tokenizer, asked, recipe.max_tokens)
+            case "embed":
+                pairs_alike = [record for record in records if isinstance(record, Alike)]
+                section = recipe.contrastive or ContrastiveSection()
+                return evaluate_readers.likeness(
+                    model, encoder.tokenizer, pairs_alike, section.pooling
+                )
+            case "rate":
+                rated = [record for record in records if isinstance(record, Rated)]
+                return evaluate_readers.ratings(model, encoder.tokenizer, rated)
             case _:
                 columns = encoder.encode("evaluation", records, _silent)
                 return self._measured(columns, "loss") | {"rows": len(records)}
 
     def _described(self, loss: float, name: str) -> dict[str, Any]:
         """A loss, and the perplexity where it is one of tokens."""
-        if self.recipe.objective not in ("causal_lm", "seq2seq", *LATENT):
+        if self.recipe.objective not in ("causal_lm", "seq2seq", "masked_lm", *LATENT):
             return {name: loss}
         return {name: loss, "perplexity": metrics.perplexity(loss)}
 

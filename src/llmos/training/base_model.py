@@ -63,6 +63,7 @@ def open_base(context: JobContext) -> BaseModel | None:
     config = read_json(directory / "tokenizer_config.json", missing_ok=True)
     named = describe.special_tokens(directory, config)
     eos = named.get("eos", "")
-    specials = Specials(named.get("pad", eos), eos, named.get("bos"), named.get("unk"))
+    mask = describe.mask_token(directory, config)
+    specials = Specials(named.get("pad", eos), eos, named.get("bos"), named.get("unk"), mask=mask)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return BaseModel(given["ref"], given.get("digest", ""), directory, tokenizer, specials)

@@ -20,7 +20,7 @@ from llmos.data.record import (
 from llmos.data.spans import tags_of
 from llmos.data.tokenizers import Specials
 from llmos.errors import DataError
-from llmos.training import conversations
+from llmos.training import conversations, readers
 from llmos.training.conversations import ChatTemplate
 from llmos.training.recipe import Recipe
 
@@ -33,7 +33,10 @@ COLUMNS = {
     "translate": ("input_ids", "target_ids"),
     "classify": ("input_ids", "labels"),
     "entities": ("input_ids", "labels"),
+    **readers.COLUMNS,
 }
+CUT_TASKS = frozenset({"classify", "entities", "fill_mask", "embed", "rate"})
+"""Whose texts are cut at `max_tokens`."""
 Log = Callable[[str], None]
 
 
@@ -50,7 +53,7 @@ class Encoder:
         self._recipe = recipe
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
-        if recipe.task in ("classify", "entities"):
+        if recipe.task in CUT_TASKS:
             self.tokenizer.enable_truncation(recipe.max_tokens)
         else:
             self.tokenizer.no_truncation()
@@ -68,7 +71,7 @@ class Encoder:
         names = COLUMNS[self._recipe.reads]
         rows = list(self._rows(records))
         limit = self._recipe.max_tokens
-        kept = [row for row in rows if all(0 < len(column) <= limit for column in row)]
+        kept = [row for row in rows if readers.fits(names, row, limit)]
         where = f"{self._recipe.data.path} ({split})"
         if not kept:
             raise DataError(f"{where} has no example of 1 to max_tokens={limit} tokens")
@@ -83,6 +86,7 @@ class Encoder:
         return encoding.encode_stream(self.tokenizer, texts, end)
 
     def _rows(self, records: Sequence[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        limit = self._recipe.max_tokens
         match self._recipe.reads:
             case "texts":
                 return self._texts([r for r in records if isinstance(r, Document)])
@@ -96,6 +100,14 @@ class Encoder:
                 return self._pairs([r for r in records if isinstance(r, Pair)])
             case "classify":
                 return self._classes([r for r in records if isinstance(r, Labelled)])
+            case "fill_mask":
+                return readers.texts(self.tokenizer, records)
+            case "answer":
+                return readers.questions(self.tokenizer, records, limit)
+            case "embed":
+                return readers.alike(self.tokenizer, records)
+            case "rate":
+                return readers.rated(self.tokenizer, records)
             case _:
                 return self._tags([r for r in records if isinstance(r, Annotated)])
 

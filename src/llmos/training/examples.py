@@ -11,9 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from llmos.data import sources
-from llmos.data.record import Conversation, Pair, Preference, Record, to_record
+from llmos.data.record import (
+    Alike,
+    Conversation,
+    Pair,
+    Preference,
+    Question,
+    Record,
+    to_record,
+)
 from llmos.errors import DataError, RecipeError
-from llmos.training.recipe import Recipe
+from llmos.training.recipe import FILE_SPLITS, Recipe
 
 
 class Data:
@@ -40,7 +48,13 @@ class Data:
 
     @property
     def is_text(self) -> bool:
-        """Whether the data is one running text instead of records."""
+        """Whether the data is one running text instead of records, and is read as such."""
+        if self._recipe.task == "fill_mask":
+            return False
+        return self._is_running_text
+
+    @property
+    def _is_running_text(self) -> bool:
         if self._source is not None:
             return self._source.kind() == "text"
         return self._recipe.starter in sources.STARTER_TEXTS
@@ -59,6 +73,11 @@ class Data:
             DataError: the data is not usable, or has no such split.
         """
         recipe, data = self._recipe, self._recipe.data
+        if self._is_running_text:
+            if self._validation is not None and name in FILE_SPLITS:
+                text = self._validation.text() if name == "validation" else self.text()
+                return self._records(sources.paragraphs(text, data.path))[:rows]
+            return self._of_file(name, sources.paragraphs(self.text(), data.path), rows)
         if recipe.starter is not None:
             default = data.rows if name == "train" else data.validation_rows
             if default is None:
@@ -67,12 +86,18 @@ class Data:
                 sources.starter_rows(recipe.starter, name, recipe.seed, rows or default)
             )
         assert self._source is not None
-        if name not in ("train", "validation"):
-            raise DataError(f"{data.path} has no split {name}: it has train and validation")
-        if self._validation is not None:
+        if self._validation is not None and name in FILE_SPLITS:
             read = self._validation if name == "validation" else self._source
             return self._records(read.rows(rows or data.rows))
-        records = self._records(self._source.rows(data.rows))
+        return self._of_file(name, self._source.rows(data.rows), rows)
+
+    def _of_file(
+        self, name: str, all_rows: Iterable[tuple[str, dict[str, Any]]], rows: int | None
+    ) -> list[Record]:
+        recipe, data = self._recipe, self._recipe.data
+        if name not in ("train", "validation"):
+            raise DataError(f"{data.path} has no split {name}: it has train and validation")
+        records = self._records(all_rows)
         chosen = _split(records, data.validation, recipe.seed, data.path)[name == "validation"]
         return chosen[:rows]
 
@@ -90,6 +115,10 @@ def texts_of(record: Record) -> list[str]:
             return [message.content for message in (*record.messages, *answers)]
         case Pair():
             return [record.source, record.target]
+        case Question():
+            return [record.context, record.question]
+        case Alike():
+            return [record.anchor, record.positive, record.negative]
         case _:
             return [record.text]
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from llmos.data.encoding import Columns
+from llmos.data.tokenizers import Specials
 from llmos.engines.base import find_device
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
@@ -32,6 +33,7 @@ from llmos.training.objectives import Objective, objective_for
 from llmos.training.packing import packed_objective
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
+from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_sections import DpoSection, LatentSection
 from llmos.training.trainer import Trainer
@@ -68,15 +70,20 @@ def _run(context: JobContext) -> JobResult:
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
         prepared = _with_reference(prepared, model, recipe.batch_size, context)
-    trainer = _trainer(context, recipe, prepared, model)
+    specials = base.specials if base else specials_for(recipe)
+    trainer = _trainer(context, recipe, prepared, model, specials)
     progress = trainer.run()
     return _publish(context, trainer, prepared, base, data, progress)
 
 
 def _trainer(
-    context: JobContext, recipe: Recipe, prepared: Prepared, model: PreTrainedModel
+    context: JobContext,
+    recipe: Recipe,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    specials: Specials,
 ) -> Trainer | Counting:
-    objective = _objective(recipe, prepared, model)
+    objective = _objective(recipe, model, prepared, specials)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -92,7 +99,9 @@ def _trainer(
     )
 
 
-def _objective(recipe: Recipe, prepared: Prepared, model: PreTrainedModel) -> Objective:
+def _objective(
+    recipe: Recipe, model: PreTrainedModel, prepared: Prepared, specials: Specials
+) -> Objective:
     if recipe.packing:
         return packed_objective(recipe, model, prepared.train)
     if recipe.objective == "dpo":
@@ -100,6 +109,8 @@ def _objective(recipe: Recipe, prepared: Prepared, model: PreTrainedModel) -> Ob
     if recipe.objective in LATENT:
         section, is_variational = recipe.latent or LatentSection(), recipe.objective == "elbo"
         return latents_of(model, section, is_variational, recipe.seed, recipe.steps)
+    if recipe.task in READERS:
+        return reading_objective(recipe, model, prepared.tokenizer, specials)
     return objective_for(recipe.task, recipe.block_size, model)
 
 

@@ -51,8 +51,8 @@ def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> 
         RecipeError: the base cannot learn this objective, or take that adapter.
     """
     options: dict[str, Any] = {"dtype": "float32"}
-    if labels is not None:
-        options |= _label_maps(labels) | {"ignore_mismatched_sizes": True}
+    if head := _head_values(recipe, labels):
+        options |= head | {"ignore_mismatched_sizes": True}
     try:
         model = CLASSES[recipe.head].from_pretrained(directory, **options)
     except ValueError as error:
@@ -82,7 +82,7 @@ def _config(
         values |= {name: recipe.max_length for name in POSITIONS if name in fields}
     if recipe.objective == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]
-    values |= _label_maps(labels) if labels is not None else {}
+    values |= _head_values(recipe, labels)
     try:
         return kind(**values | recipe.model.config)
     except Exception as error:  # each config class has validation errors of its own
@@ -116,7 +116,12 @@ def _token_values(tokenizer: Tokenizer, specials: Specials, fields: set[str]) ->
     return {name: value for name, value in values.items() if name in fields}
 
 
-def _label_maps(labels: Sequence[str]) -> dict[str, Any]:
+def _head_values(recipe: Recipe, labels: Sequence[str] | None) -> dict[str, Any]:
+    """What a config says of the head: the names of its outputs, or that it is one number."""
+    if recipe.objective == "regression":
+        return {"id2label": {0: "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
+    if labels is None:
+        return {}
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},

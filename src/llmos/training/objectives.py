@@ -6,7 +6,7 @@ stand, never by which token stands there: a padding token may well be the end to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,11 +42,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
-        return Batch(moved, self.labels.to(device), self.sparse)
+        return replace(self, inputs=moved, labels=self.labels.to(device))
 
     def loss_sum(self, model: PreTrainedModel, label_smoothing: float = 0.0) -> Tensor:
         """The loss summed over what `num_labels` counts: cross-entropy of the labels, in nats."""
-        return cross_entropy_sum(*labelled_logits(model, self), label_smoothing)
+        return cross_entropy_sum(*self.labelled_logits(model), label_smoothing)
+
+    def labelled_logits(self, model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+        """Logits ``[positions, classes]`` and labels ``[positions]``, of some of which IGNORE."""
+        if self.sparse:
+            hidden = model.base_model(**self.inputs).last_hidden_state
+            labelled = self.labels != IGNORE
+            return model.get_output_embeddings()(hidden[labelled]), self.labels[labelled]
+        logits = model(**self.inputs).logits
+        return logits.reshape(-1, logits.shape[-1]), self.labels.reshape(-1)
 
     def measures(self, model: PreTrainedModel) -> Measures:
         """What a model is tested for: the loss, and what else there is to tell."""
@@ -76,16 +85,6 @@ class Scheduled(Protocol):
     def told(self) -> dict[str, float]:
         """Return what is to be seen of the step in the curve."""
         ...
-
-
-def labelled_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits ``[positions, classes]`` and labels ``[positions]``, of some of which IGNORE."""
-    if batch.sparse:
-        hidden = model.base_model(**batch.inputs).last_hidden_state
-        labelled = batch.labels != IGNORE
-        return model.get_output_embeddings()(hidden[labelled]), batch.labels[labelled]
-    logits = model(**batch.inputs).logits
-    return logits.reshape(-1, logits.shape[-1]), batch.labels.reshape(-1)
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -177,7 +176,7 @@ class SequenceClasses(Examples):
 
     def batch(self, columns: Columns, rows: IntArray) -> Batch:
         classes, _ = columns["labels"].padded(rows, IGNORE)
-        return Batch(_masked_inputs(columns, rows, self.pad_id), torch.from_numpy(classes[:, 0]))
+        return Batch(masked_inputs(columns, rows, self.pad_id), torch.from_numpy(classes[:, 0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +187,7 @@ class TokenClasses(Examples):
 
     def batch(self, columns: Columns, rows: IntArray) -> Batch:
         classes, _ = columns["labels"].padded(rows, IGNORE)
-        return Batch(_masked_inputs(columns, rows, self.pad_id), torch.from_numpy(classes))
+        return Batch(masked_inputs(columns, rows, self.pad_id), torch.from_numpy(classes))
 
 
 def objective_for(task: str, block_size: int, model: PreTrainedModel) -> Objective:
@@ -220,7 +219,8 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return head.shape == logits.shape and bool(torch.allclose(head, logits, atol=1e-6))
 
 
-def _masked_inputs(columns: Columns, rows: IntArray, pad_id: int) -> dict[str, Any]:
+def masked_inputs(columns: Columns, rows: IntArray, pad_id: int) -> dict[str, Any]:
+    """What a reader is given of some examples: padded token ids, and where they are real."""
     ids, mask = columns["input_ids"].padded(rows, pad_id)
     return {
         "input_ids": torch.from_numpy(ids),

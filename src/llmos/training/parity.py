@@ -22,6 +22,12 @@ from llmos.plugins.manager import load_plugins
 from llmos.training import parity_ids
 from llmos.training.parity_engine import Compared, Loaded
 from llmos.training.parity_outputs import compare_classes, compare_decoder, compare_seq2seq
+from llmos.training.parity_readers import (
+    compare_fills,
+    compare_ratings,
+    compare_spans,
+    compare_vectors,
+)
 from llmos.training.publish import PublishingError
 from llmos.training.recipe import Recipe
 
@@ -34,6 +40,10 @@ COMPARISONS: dict[str, Compare] = {
     "translate": compare_seq2seq,
     "classify": compare_classes,
     "entities": compare_classes,
+    "fill_mask": compare_fills,
+    "answer": compare_spans,
+    "embed": compare_vectors,
+    "rate": compare_ratings,
 }
 """By the task of a manifest: how what its engine says is compared with what the trainer's model
 says. A new task is published once it has its own here."""

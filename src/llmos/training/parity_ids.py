@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmos.data.record import Annotated, Conversation, Document, Labelled, Pair, Preference, Record
+from llmos.data.record import (
+    Alike,
+    Annotated,
+    Conversation,
+    Document,
+    Labelled,
+    Pair,
+    Preference,
+    Question,
+    Rated,
+    Record,
+)
 from llmos.errors import InvalidRequestError, RecipeError
 from llmos.kernel.models import ModelSpec
 from llmos.library.versions import Version
@@ -160,8 +171,14 @@ def _texts(trained: Trained, served: Served) -> Iterator[tuple[str, str, str]]:
                 if recipe.translation is not None and record.target_lang:
                     prefix = prefix_of(served, record.source_lang, record.target_lang)
                 yield record.source, prefix, source_text(recipe, record)
-            case Document() | Labelled() | Annotated():
+            case Document() | Labelled() | Annotated() | Rated():
                 yield record.text, "", record.text
+            case Question():
+                yield record.question, "", record.question
+                yield record.context, "", record.context
+            case Alike():
+                yield record.anchor, "", record.anchor
+                yield record.positive, "", record.positive
             case _:
                 raise PublishingError(f"no text of a {type(record).__name__} can be compared")
 

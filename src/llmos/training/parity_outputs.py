@@ -52,7 +52,7 @@ def compare_decoder(trained: Trained, engine: Loaded, rows: Sequence[Sequence[in
         _compare_pieces(compared, logits, [*read, *written])
         _compare_greedy(compared, logits[len(prompt) - 1 :], ids[len(prompt) :])
         compared.num_rows += 1
-    return _some(compared)
+    return some(compared)
 
 
 def compare_seq2seq(trained: Trained, engine: Loaded, rows: Sequence[Sequence[int]]) -> Compared:
@@ -76,14 +76,14 @@ def compare_seq2seq(trained: Trained, engine: Loaded, rows: Sequence[Sequence[in
         theirs = torch.tensor(out.scores[0][:shared])
         if shared:
             ours = torch.stack(chosen[:shared]).cpu()
-            difference = float((ours - theirs).abs().max()) / _scale(logits)
+            difference = float((ours - theirs).abs().max()) / scale(logits)
             compared.note(difference, shared, "log-probabilities")
         if same < len(out.token_ids):
             token = row[same] if same < len(row) else None
             _check_tie(logits, same, token, out.token_ids[same])
         compared.num_greedy += same
         compared.num_rows += 1
-    return _some(compared)
+    return some(compared)
 
 
 def compare_classes(trained: Trained, engine: Loaded, rows: Sequence[Sequence[int]]) -> Compared:
@@ -106,10 +106,10 @@ def compare_classes(trained: Trained, engine: Loaded, rows: Sequence[Sequence[in
         if ours.shape != theirs.shape:
             shapes = f"{list(theirs.shape)}, not {list(ours.shape)}"
             raise PublishingError(f"the engine's scores have the shape {shapes}")
-        difference = float((ours.clamp(min=_log(TINIEST)) - theirs).abs().max()) / _scale(logits)
+        difference = float((ours.clamp(min=_log(TINIEST)) - theirs).abs().max()) / scale(logits)
         compared.note(difference, len(theirs), "label probabilities")
         compared.num_rows += 1
-    return _some(compared)
+    return some(compared)
 
 
 def _compare_pieces(compared: Compared, logits: Tensor, pieces: Sequence[Any]) -> None:
@@ -120,7 +120,7 @@ def _compare_pieces(compared: Compared, logits: Tensor, pieces: Sequence[Any]) -
         told = {piece.token_id: piece.logprob, **dict(piece.top)}
         ids = torch.tensor([*told])
         theirs = torch.tensor([*told.values()])
-        difference = float((ours[ids] - theirs).abs().max()) / _scale(logits)
+        difference = float((ours[ids] - theirs).abs().max()) / scale(logits)
         compared.note(difference, 1, "log-probabilities")
 
 
@@ -141,7 +141,7 @@ def _check_tie(logits: Tensor, position: int, ours: int | None, theirs: int) -> 
     """
     if ours is not None:
         gap = float((logits[position, ours] - logits[position, theirs]).abs())
-        if gap <= 2 * TOLERANCE * _scale(logits):
+        if gap <= 2 * TOLERANCE * scale(logits):
             return
     raise PublishingError(
         f"the engine's greedy token number {position} is {theirs}, "
@@ -187,7 +187,8 @@ def _ids(trained: Trained, row: Sequence[int]) -> Tensor:
     return torch.tensor([list(row)], device=trained.model.device)
 
 
-def _scale(logits: Tensor) -> float:
+def scale(logits: Tensor) -> float:
+    """Return what differences count in parts of."""
     return max(1.0, float(logits.abs().max()))
 
 
@@ -195,7 +196,8 @@ def _log(probability: float) -> float:
     return float(torch.tensor(probability).log())
 
 
-def _some(compared: Compared) -> Compared:
+def some(compared: Compared) -> Compared:
+    """Return what was compared. Raises PublishingError where that is nothing."""
     if not compared.num_rows:
         raise PublishingError("there is no text that is short enough to compare the engine by")
     return compared

@@ -18,6 +18,7 @@ from llmos.data.encoding import Columns
 from llmos.data.record import Record
 from llmos.data.tokenizers import Specials
 from llmos.errors import LlmosError
+from llmos.training import readers
 from llmos.training.examples import Data
 from llmos.training.networks import CLASSES
 from llmos.training.recipe import Recipe, dump
@@ -28,6 +29,7 @@ PROMPTS = 4
 TOLERANCE = 1e-4
 MERGED_TOLERANCE = 1e-3
 """Of the largest logit."""
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -63,6 +65,8 @@ def save(
                 shutil.copyfile(base / name, directory / name)
     if recipe.chat_template is not None:
         (directory / "chat_template.jinja").write_text(recipe.chat_template, "utf-8")
+    if recipe.task == "embed":
+        readers.write_modules(recipe, model, directory)
     (directory / "recipe.yaml").write_text(dump(recipe), "utf-8")
 
 
@@ -169,8 +173,8 @@ def _outputs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     inputs = {"input_ids": ids}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids[:, :4]
-    logits: torch.Tensor = model(**inputs).logits
-    return logits
+    out = model(**inputs)
+    return torch.cat([out[name].flatten() for name in OUTPUTS if name in out])
 
 
 @torch.inference_mode()
@@ -213,9 +217,12 @@ def _tokenizer_config(recipe: Recipe, specials: Specials) -> dict[str, Any]:
         "pad_token": specials.pad,
         "unk_token": "<unk>" if recipe.tokenizer.kind == "character" else specials.unk,
     }
+    mask = {"content": specials.mask, "lstrip": True, "special": True, "__type": "AddedToken"}
+    more = {"mask_token": mask} if specials.mask else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": recipe.max_length,
         "clean_up_tokenization_spaces": False,
         **{name: token for name, token in named.items() if token},
+        **more,
     }

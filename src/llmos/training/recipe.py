@@ -11,7 +11,7 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -23,6 +23,7 @@ from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
     AdapterSection,
     CardSection,
+    ContrastiveSection,
     DataSection,
     DpoSection,
     EvaluateSection,
@@ -36,19 +37,49 @@ from llmos.training.recipe_sections import (
     TranslationSection,
 )
 
-Head = Literal["causal_lm", "seq2seq", "sequence_classification", "token_classification"]
-Objective = Head | Literal["dpo", "autoencoder", "elbo"]
-Task = Literal["generate", "chat", "translate", "classify", "entities"]
-OBJECTIVES: dict[str, Head] = {
+Head = Literal[
+    "causal_lm",
+    "seq2seq",
+    "sequence_classification",
+    "token_classification",
+    "masked_lm",
+    "question_answering",
+    "embedding",
+]
+Objective = Head | Literal["dpo", "autoencoder", "elbo", "contrastive", "regression"]
+Task = Literal[
+    "generate",
+    "chat",
+    "translate",
+    "classify",
+    "entities",
+    "fill_mask",
+    "answer",
+    "embed",
+    "rate",
+]
+OBJECTIVES: dict[str, Objective] = {
     "generate": "causal_lm",
     "chat": "causal_lm",
     "translate": "seq2seq",
     "classify": "sequence_classification",
     "entities": "token_classification",
+    "fill_mask": "masked_lm",
+    "answer": "question_answering",
+    "embed": "contrastive",
+    "rate": "regression",
 }
 OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo")}
 """That a task may have in place of its own."""
 LATENT = frozenset({"autoencoder", "elbo"})
+HEADS: dict[str, Head] = {
+    "dpo": "causal_lm",
+    "autoencoder": "causal_lm",
+    "elbo": "causal_lm",
+    "contrastive": "embedding",
+    "regression": "sequence_classification",
+}
+"""What a network ends in, where the objective is not named after it."""
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
@@ -81,6 +112,7 @@ class Recipe(Section):
     robust: RobustSection | None = None
     dpo: DpoSection | None = None
     latent: LatentSection | None = None
+    contrastive: ContrastiveSection | None = None
     optimizer: OptimizerSection
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
@@ -110,6 +142,12 @@ class Recipe(Section):
             self._check_dpo()
         elif self.dpo is not None:
             raise ValueError("dpo is for objective dpo")
+        if self.contrastive is not None and self.objective != "contrastive":
+            raise ValueError("contrastive is for task embed")
+        if self.label_smoothing and self.objective in ("contrastive", "regression"):
+            raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
+        if self.robust is not None and self.objective == "regression":
+            raise ValueError("task rate takes no robust section")
         if self.task == "chat" and self.chat_template is None and self.model.base is None:
             raise ValueError("task chat needs a chat_template")
         if self.tokenizer.kind == "base" and self.model.base is None:
@@ -167,7 +205,7 @@ class Recipe(Section):
     @property
     def head(self) -> Head:
         """What the network ends in."""
-        return OBJECTIVES[self.task]
+        return cast(Head, HEADS.get(self.objective, self.objective))
 
     @property
     def reads(self) -> str:

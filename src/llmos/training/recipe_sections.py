@@ -60,6 +60,15 @@ class LatentSection(Section):
     """Share of the tokens before each that the writer is not shown."""
 
 
+class ContrastiveSection(Section):
+    """Texts that belong together are drawn together, the others of a batch apart."""
+
+    temperature: float = Field(default=0.05, gt=0)
+    """Cosines are divided by it: the lower, the more the nearest others count."""
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    """Of the hidden states of a text's tokens: their mean, the first or the last."""
+
+
 class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from llmos.errors import RecipeError
 from llmos.training.encoder import IGNORE
-from llmos.training.objectives import Batch, cross_entropy_sum, labelled_logits
+from llmos.training.objectives import Batch, cross_entropy_sum
 from llmos.training.recipe_sections import RobustSection
 
 Change = Callable[[Tensor], Tensor]
@@ -63,11 +63,11 @@ def _loss(
 ) -> Tensor:
     """Return the loss summed over labels; with `r_drop`, the mean of two passes with dropouts of
     their own and how far they are apart (Liang et al., arXiv:2106.14448)."""
-    logits, labels = labelled_logits(model, batch)
+    logits, labels = batch.labelled_logits(model)
     first = cross_entropy_sum(logits, labels, label_smoothing)
     if not section.r_drop:
         return first
-    others, _ = labelled_logits(model, batch)
+    others, _ = batch.labelled_logits(model)
     second = cross_entropy_sum(others, labels, label_smoothing)
     labelled = labels != IGNORE
     a, b = (some[labelled].float().log_softmax(-1) for some in (logits, others))

@@ -197,7 +197,7 @@ def test_labels_without_names_are_numbered() -> None:
         ("LlavaForConditionalGeneration", "llava"),
         ("WhisperForConditionalGeneration", "whisper"),
         ("Qwen2VLForConditionalGeneration", "qwen2_vl"),
-        ("BertForMaskedLM", "bert"),
+        ("ViTForMaskedLM", "vit"),
         ("ViTModel", "vit"),
         ("MambaForCausalLM", "mamba"),
         ("BartForCausalLM", "bart"),

@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import llmos
 from llmos.models.families import FAMILIES, Family
 from llmos.models.registry import AUTO_CLASSES, register
-from llmos.training.recipe import OBJECTIVES, load, parse
+from llmos.training.recipe import HEADS, OBJECTIVES, load, parse
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +25,8 @@ def test_a_family_is_what_it_says(family: Family) -> None:
     config = CONFIG_MAPPING[family.architecture]
     assert config.model_type == family.architecture
     for task in family.tasks:
-        assert config in AUTO_CLASSES[OBJECTIVES[task]]._model_mapping
+        head = HEADS.get(OBJECTIVES[task], OBJECTIVES[task])
+        assert config in AUTO_CLASSES[head]._model_mapping
     if family.module is not None:
         assert config is getattr(importlib.import_module(family.module), family.config)
         page = ROOT / "docs" / "models" / f"{family.architecture}.md"

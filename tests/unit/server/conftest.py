@@ -78,6 +78,9 @@ MODELS: dict[str, dict[str, Any]] = {
     ),
     "judge": manifest("classify", labels=["negative", "positive"]),
     "finder": manifest("entities", labels=LABELS),
+    "filler": manifest("fill_mask", special_tokens={"mask": "~"}),
+    "reader": manifest("answer"),
+    "rater": manifest("rate"),
 }
 
 

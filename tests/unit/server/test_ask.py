@@ -73,10 +73,37 @@ async def test_translate_classify_entities(client: httpx.AsyncClient) -> None:
     ]
 
 
+async def test_fill_mask_answer_and_rate(client: httpx.AsyncClient) -> None:
+    asked: dict[str, Any] = {"model": "filler", "text": "a[MASK]c[MASK]", "top_k": 2}
+    done = (await client.post("/api/v1/fill_mask", json=asked)).json()
+    assert done["model"] == "filler:1"
+    assert done["masks"] == [
+        [
+            {"token": "a", "score": 0.5, "text": "aac~"},
+            {"token": "b", "score": 0.5, "text": "abc~"},
+        ],
+        [
+            {"token": "a", "score": 0.5, "text": "a~ca"},
+            {"token": "b", "score": 0.5, "text": "a~cb"},
+        ],
+    ]
+    asked = {"model": "reader", "question": "ab?", "context": "cdefghi"}
+    done = (await client.post("/api/v1/answer", json=asked)).json()
+    assert done["text"] == asked["context"][done["start"] : done["end"]] == "e"
+    assert 0 < done["score"] < 1
+    done = (await client.post("/api/v1/rate", json={"model": "rater", "text": "abc"})).json()
+    assert done == {"model": "rater:1", "score": 3.0}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [
         ("generate", {"model": "nobody", "prompt": "x"}, 404, "nobody"),
+        ("fill_mask", {"model": "filler", "text": "abc"}, 400, "no [MASK] to fill"),
+        ("fill_mask", {"model": "judge", "text": "a[MASK]"}, 400, "judge:1"),
+        ("answer", {"model": "reader", "question": " ", "context": "x"}, 400, "question is empty"),
+        ("answer", {"model": "reader", "question": "a" * 200, "context": "x"}, 400, "no room"),
+        ("rate", {"model": "rater", "text": ""}, 400, "empty"),
         ("generate", {"model": "../etc", "prompt": "x"}, 400, "not a valid name"),
         ("generate", {"model": "a b", "prompt": "x"}, 400, "not a valid name"),
         ("generate", {"model": "writer:9", "prompt": "x"}, 404, "no version 9"),

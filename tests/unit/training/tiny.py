@@ -89,6 +89,30 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tokenizer": BPE,
         "data": {"path": "starter:entities", **STARTER},
     },
+    "fill_mask": {
+        "task": "fill_mask",
+        "model": {"architecture": "bert", "config": BERT},
+        "tokenizer": BPE,
+        "data": {"path": "starter:sentences", **STARTER},
+    },
+    "answer": {
+        "task": "answer",
+        "model": {"architecture": "bert", "config": BERT},
+        "tokenizer": BPE,
+        "data": {"path": "starter:questions", **STARTER},
+    },
+    "embed": {
+        "task": "embed",
+        "model": {"architecture": "modernbert", "config": BERT},
+        "tokenizer": BPE,
+        "data": {"path": "starter:alike", **STARTER},
+    },
+    "rate": {
+        "task": "rate",
+        "model": {"architecture": "bert", "config": BERT},
+        "tokenizer": BPE,
+        "data": {"path": "starter:ratings", **STARTER},
+    },
 }
 
 

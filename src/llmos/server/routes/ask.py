@@ -75,8 +75,8 @@ def router(system: System) -> APIRouter:
             answers, usage = await answer(request, collect(chunks, asked.n))
             first = {"text": answers[0].text, "finish_reason": answers[0].finish_reason}
             choices = [_choice(one, body.logprobs is not None) for one in answers]
-            head = {"id": asked.id, **_head(served, explained)}
-            return JSONResponse({**head, **first, "choices": choices, "usage": _usage(usage)})
+            begun = {"id": asked.id, **head(served, explained)}
+            return JSONResponse({**begun, **first, "choices": choices, "usage": _usage(usage)})
 
         return await answered(system, request, actor, body, GENERATE_TASKS, need, answering)
 
@@ -110,7 +110,7 @@ def router(system: System) -> APIRouter:
             )
             done = await answer(request, work)
             said = {"text": done.text, **pair, "usage": _usage(done.usage)}
-            return JSONResponse({**_head(served, explained), **said})
+            return JSONResponse({**head(served, explained), **said})
 
         return await answered(system, request, actor, body, TRANSLATE_TASKS, need, answering)
 
@@ -124,7 +124,7 @@ def router(system: System) -> APIRouter:
             terms = terms_for(actor, body.priority, body.deadline_ms)
             work = classify(system.tasks, served, body.text, terms)
             done = await answer(request, work)
-            return JSONResponse({**_head(served, explained), **dataclasses.asdict(done)})
+            return JSONResponse({**head(served, explained), **dataclasses.asdict(done)})
 
         def need() -> Need:
             return need_of(actor, body.constraints(), body.priority, [body.text])
@@ -141,7 +141,7 @@ def router(system: System) -> APIRouter:
             terms = terms_for(actor, body.priority, body.deadline_ms)
             work = entities(system.tasks, served, body.text, terms)
             found = [dataclasses.asdict(one) for one in await answer(request, work)]
-            return JSONResponse({**_head(served, explained), "entities": found})
+            return JSONResponse({**head(served, explained), "entities": found})
 
         def need() -> Need:
             return need_of(actor, body.constraints(), body.priority, [body.text])
@@ -162,10 +162,10 @@ def _parts(prompt: Prompt) -> list[str | int]:
     return [part for part in parts if not isinstance(part, Message)]
 
 
-def _head(served: Served, explained: Explained) -> Event:
+def head(served: Served, explained: Explained) -> Event:
     """Return which model answers, and why where it was chosen."""
-    head = {"model": served.ref}
-    return head if explained is None else {**head, "route": explained}
+    said = {"model": served.ref}
+    return said if explained is None else {**said, "route": explained}
 
 
 async def _events(
