@@ -28,7 +28,7 @@ from llmos.library.quantized import DTYPES
 from llmos.library.variants import is_quantized, variant_name
 from llmos.security import policy
 from llmos.storage.blobs import is_digest
-from llmos.training.jobs import TRAIN, makes_adapter, wanted_base
+from llmos.training.jobs import TRAIN, makes_adapter, wanted_model
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -47,7 +47,7 @@ MAKES_A_MODEL = frozenset({TRAIN, QUANTIZE, *MAY_MAKE_ADAPTERS})
 """Kinds of job whose checked ``name`` is that of the model they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
-FILLED_IN = frozenset({"base", "task"})
+FILLED_IN = frozenset({"base", "teacher", "task"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 ACTS_LATER = frozenset({EVALUATE, DEPLOY})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
@@ -165,7 +165,7 @@ class Submitter:
             if named_param(error) in known.keys() - FILLED_IN:
                 raise
         if kind == TRAIN:
-            await self._trained_base(actor, known)
+            await self._trained_on(actor, known)
         elif kind == QUANTIZE and "model" in known:
             await self._quantized_base(actor, known)
         elif kind == EVALUATE and "model" in known:
@@ -183,7 +183,7 @@ class Submitter:
         to ask for."""
         await self._keep_files(actor, params)
         if kind == TRAIN:
-            params |= await self._trained_base(actor, params)
+            params |= await self._trained_on(actor, params)
         elif kind in MAY_MAKE_ADAPTERS:
             params = await self._adapted_base(actor, kind, params)
         elif kind == QUANTIZE:
@@ -197,35 +197,30 @@ class Submitter:
             raise InvalidRequestError("POST /v1/batches makes the jobs of batches", param="kind")
         return await self._checked_target(actor, kind, params)
 
-    async def _trained_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-        """Return ``{"base": …}``, the version that a training goes on from; empty for none.
+    async def _trained_on(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"base": …, "teacher": …}``, the versions that a training goes on from and
+        learns from, each where there is one.
 
         Raises:
-            InvalidRequestError: the request brings a base of its own.
+            InvalidRequestError: the request brings one of its own, or it cannot be trained.
             ModelNotFoundError, InvalidNameError: there is no such model.
             PermissionDeniedError: the actor may not read it.
         """
-        if params.get("base") is not None:
-            raise InvalidRequestError(
-                "base is the server's to fill in: name a model in the recipe's model.base",
-                param="params.base",
-            )
-        name = wanted_base(params)
-        if name is None:
-            return {}
-        version = await self._readable(actor, name, "params.recipe")
-        if is_quantized(version.manifest):
-            raise InvalidRequestError(
-                f"{version.ref} is quantised and cannot be trained: name the model it was made of",
-                param="params.recipe",
-            )
-        if makes_adapter(params) and version.manifest.get("engine") != "native":
-            raise InvalidRequestError(
-                f"{version.ref} is no base for an adapter: only models that generate text take one",
-                param="params.recipe",
-            )
-        files = msgspec.to_builtins(version.files)
-        return {"base": {"ref": version.ref, "digest": version.digest, "files": files}}
+        found: dict[str, Any] = {}
+        for role, key in (("base", "model.base"), ("teacher", "distill.teacher")):
+            if params.get(role) is not None:
+                raise InvalidRequestError(
+                    f"{role} is the server's to fill in: name a model in the recipe's {key}",
+                    param=f"params.{role}",
+                )
+            name = wanted_model(params, role)
+            if name is None:
+                continue
+            version = await self._readable(actor, name, "params.recipe")
+            _check_trainable(version, is_adapted=role == "base" and makes_adapter(params))
+            files = msgspec.to_builtins(version.files)
+            found[role] = {"ref": version.ref, "digest": version.digest, "files": files}
+        return found
 
     async def _quantized_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
         """Return ``{"base": …}``, the version that a quantize request names.
@@ -366,6 +361,24 @@ class Submitter:
                         f"{digest}.",
                         param=f"params.{param}",
                     )
+
+
+def _check_trainable(version: Version, *, is_adapted: bool) -> None:
+    """Refuse a version that training cannot load, or that takes no adapter where it is to have one.
+
+    Raises:
+        InvalidRequestError: it is one.
+    """
+    if is_quantized(version.manifest):
+        raise InvalidRequestError(
+            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
+            param="params.recipe",
+        )
+    if is_adapted and version.manifest.get("engine") != "native":
+        raise InvalidRequestError(
+            f"{version.ref} is no base for an adapter: only models that generate text take one",
+            param="params.recipe",
+        )
 
 
 def _kind_made(kind: str, params: dict[str, Any]) -> str | None:

@@ -1,10 +1,11 @@
-"""The library model that a recipe goes on from: its files, tokenizer and chat template."""
+"""The library models that a recipe names, to go on from or to learn from: files, tokenizer and chat
+template."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tokenizers import Tokenizer
 
@@ -44,17 +45,43 @@ class BaseModel:
         return recipe.model_copy(update={"chat_template": template})
 
 
-def open_base(context: JobContext) -> BaseModel | None:
-    """Lay out the files of the job's base model; None where the recipe starts from nothing.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The library models of a job, each None where it has none.
 
-    Raises:
-        RecipeError: the base has no tokenizer.json.
-        CorruptBlobError: a stored file was damaged.
+    Attributes:
+        base: what it goes on from.
+        teacher: what its student learns from.
+        tokens: the one of them whose tokenizer and chat template are taken.
     """
-    given = context.params.get("base")
+
+    base: BaseModel | None
+    teacher: BaseModel | None
+    tokens: BaseModel | None
+
+    @classmethod
+    def of(cls, context: JobContext) -> Given:
+        """Lay out their files.
+
+        Raises:
+            RecipeError: one has no tokenizer.json.
+            CorruptBlobError: a stored file was damaged.
+        """
+        base, teacher = _open(context, "base"), _open(context, "teacher")
+        takes_teacher_s = context.params["recipe"].get("tokenizer", {}).get("kind") == "teacher"
+        return cls(base, teacher, teacher if takes_teacher_s else base)
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """What they are, for the lineage."""
+        return tuple(model.ref for model in (self.base, self.teacher) if model is not None)
+
+
+def _open(context: JobContext, role: Literal["base", "teacher"]) -> BaseModel | None:
+    given = context.params.get(role)
     if given is None:
         return None
-    directory = context.checkpoint_dir / "base"
+    directory = context.checkpoint_dir / role
     if not directory.exists():
         files = {name: FileRef(**ref) for name, ref in given["files"].items()}
         context.blobs.materialize(files, directory)

@@ -20,10 +20,10 @@ from llmos.engines.base import find_device
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
-from llmos.training import checkpoint, curve, networks, parity, publish
+from llmos.training import checkpoint, curve, distillation, networks, parity, publish
 from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
 from llmos.training.assessment import Assessor
-from llmos.training.base_model import BaseModel, open_base
+from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
 from llmos.training.counting import Counting
@@ -59,21 +59,21 @@ def run(context: JobContext) -> JobResult:
 
 
 def _run(context: JobContext) -> JobResult:
-    base = open_base(context)
+    given = Given.of(context)
     recipe = parse(context.params["recipe"])
-    recipe = base.with_template(recipe) if base else recipe
+    recipe = given.tokens.with_template(recipe) if given.tokens else recipe
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
     data = Data(recipe, *(_data_file(context, path) for path in recipe.data_paths))
-    prepared = prepare(recipe, data, base, context.checkpoint_dir / "prepared", context.log)
-    model = _model(recipe, prepared, base)
+    prepared = prepare(recipe, data, given.tokens, context.checkpoint_dir / "prepared", context.log)
+    model = _model(recipe, prepared, given)
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
         prepared = _with_reference(prepared, model, recipe.batch_size, context)
-    specials = base.specials if base else specials_for(recipe)
-    trainer = _trainer(context, recipe, prepared, model, specials)
+    specials = given.tokens.specials if given.tokens else specials_for(recipe)
+    trainer = _trainer(context, recipe, prepared, model, specials, given)
     progress = trainer.run()
-    return _publish(context, trainer, prepared, base, data, progress)
+    return _publish(context, trainer, prepared, given, data, progress)
 
 
 def _trainer(
@@ -82,8 +82,11 @@ def _trainer(
     prepared: Prepared,
     model: PreTrainedModel,
     specials: Specials,
+    given: Given,
 ) -> Trainer | Counting:
     objective = _objective(recipe, model, prepared, specials)
+    if recipe.distill is not None and given.teacher is not None:
+        objective = _distilled(recipe, prepared, model, objective, given.teacher)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -112,6 +115,19 @@ def _objective(
     if recipe.task in READERS:
         return reading_objective(recipe, model, prepared.tokenizer, specials)
     return objective_for(recipe.task, recipe.block_size, model)
+
+
+def _distilled(
+    recipe: Recipe,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    objective: Objective,
+    teacher: BaseModel,
+) -> Objective:
+    assert recipe.distill is not None
+    distillation.check_tokens(prepared.tokenizer, teacher.tokenizer, teacher.ref)
+    taught = networks.load_teacher(recipe, teacher.directory).to(model.device)
+    return distillation.distilled(objective, model, taught, recipe.distill, recipe.max_length)
 
 
 def _with_reference(
@@ -151,11 +167,11 @@ def _data_file(context: JobContext, path: str) -> Path:
     return context.blobs.path(digest)
 
 
-def _model(recipe: Recipe, prepared: Prepared, base: BaseModel | None) -> PreTrainedModel:
-    if base is not None:
-        model = networks.load_base(recipe, base.directory, prepared.labels)
+def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
+    if given.base is not None:
+        model = networks.load_base(recipe, given.base.directory, prepared.labels)
     else:
-        specials = specials_for(recipe)
+        specials = given.tokens.specials if given.tokens else specials_for(recipe)
         model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
     return model.to(torch.device(find_device(os.environ.get("LLMOS_DEVICE", "cpu"))))
 
@@ -164,28 +180,29 @@ def _publish(
     context: JobContext,
     trainer: Trainer | Counting,
     prepared: Prepared,
-    base: BaseModel | None,
+    given: Given,
     data: Data,
     progress: Progress,
 ) -> JobResult:
     """Save, check, test and describe the model; nothing is committed before all of it is done."""
-    recipe, model = trainer.recipe, trainer.model
+    recipe, model, base = trainer.recipe, trainer.model, given.base
     if recipe.publish == "best" and progress.best_weights is not None:
         checkpoint.set_weights(model, progress.best_weights)
-    specials = base.specials if base else specials_for(recipe)
+    distillation.forget_maps(model)
+    specials = given.tokens.specials if given.tokens else specials_for(recipe)
     directory = context.checkpoint_dir / "model"
     shutil.rmtree(directory, ignore_errors=True)
     context.progress(progress.step, recipe.steps, "comparing the model with what will be served")
     if recipe.adapter is not None and base is not None:
         report = _save_adapter(recipe, model, prepared, base, data, directory)
     else:
-        report = _save_model(recipe, model, prepared, base, data, directory)
+        report = _save_model(recipe, model, prepared, given.tokens, data, directory)
     context.progress(progress.step, recipe.steps, "testing the model")
     assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
     metrics = assessor.assess()
     name = context.params["name"]
     curve.write(directory, name, progress.curve, metrics["validation_loss"])
-    source = _source(recipe, base, progress)
+    source = _source(recipe, given, progress)
     told = _described(recipe) | {"metrics": metrics, "parity": report}
     manifest: Manifest | AdapterManifest
     if recipe.adapter is not None and base is not None:
@@ -198,7 +215,7 @@ def _publish(
         name=name,
         files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
         manifest=manifest.to_dict(),
-        inputs=_inputs(context, recipe, base),
+        inputs=_inputs(context, recipe, given),
     )
     summary = {
         "parameters": manifest.parameters,
@@ -223,18 +240,22 @@ def _save_model(
     recipe: Recipe,
     model: PreTrainedModel,
     prepared: Prepared,
-    base: BaseModel | None,
+    tokens: BaseModel | None,
     data: Data,
     directory: Path,
 ) -> dict[str, Any]:
     """Write a model's files; see that anyone who loads them has what was trained, and return what
-    was compared with serving."""
-    specials = base.specials if base else specials_for(recipe)
-    base_directory = base.directory if base else None
-    publish.save(recipe, model, prepared.tokenizer, specials, directory, base_directory)
+    was compared with serving.
+
+    Args:
+        tokens: the model whose tokenizer it has.
+    """
+    specials = tokens.specials if tokens else specials_for(recipe)
+    tokens_directory = tokens.directory if tokens else None
+    publish.save(recipe, model, prepared.tokenizer, specials, directory, tokens_directory)
     prompts = publish.prompts(recipe, prepared.validation)
     publish.check(recipe, model, publish.load(recipe, directory), prompts)
-    if base is None:
+    if tokens is None:
         publish.check_tokenizer(prepared.tokenizer, directory, prompts)
     return parity.check(
         parity.Trained(
@@ -283,12 +304,14 @@ def _save_adapter(
     return report | {"merged_difference": difference}
 
 
-def _source(recipe: Recipe, base: BaseModel | None, progress: Progress) -> dict[str, Any]:
+def _source(recipe: Recipe, given: Given, progress: Progress) -> dict[str, Any]:
     best = recipe.publish == "best"
+    taught = {"teacher": given.teacher.ref} if given.teacher else {}
     return {
         "kind": "trained",
         "data": recipe.data.path,
-        "base": base.ref if base else None,
+        "base": given.base.ref if given.base else None,
+        **taught,
         "steps": progress.step,
         "published_step": progress.best_step if best else progress.step,
         "seed": recipe.seed,
@@ -315,7 +338,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     return told
 
 
-def _inputs(context: JobContext, recipe: Recipe, base: BaseModel | None) -> tuple[str, ...]:
-    given: dict[str, str] = context.params["data"]
-    data = [given[path] for path in recipe.data_paths] or [recipe.data.path]
-    return (*data, base.ref) if base else (*data,)
+def _inputs(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, ...]:
+    digests: dict[str, str] = context.params["data"]
+    data = [digests[path] for path in recipe.data_paths] or [recipe.data.path]
+    return (*data, *given.refs)

@@ -50,15 +50,15 @@ def llmos_job_kinds() -> list[JobKind]:
 
 
 def validate(params: dict[str, Any]) -> dict[str, Any]:
-    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base"}``.
+    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base", "teacher"}``.
 
     ``base`` is ``{"ref", "digest", "files": {filename: {"digest", "size"}}}`` of the version that
-    ``model.base`` names; the server fills it in.
+    ``model.base`` names, ``teacher`` the same of ``distill.teacher``; the server fills them in.
 
     Raises:
         InvalidRequestError: something is missing, unknown or of the wrong type.
     """
-    unknown = sorted(set(params) - {"recipe", "name", "data", "base"})
+    unknown = sorted(set(params) - {"recipe", "name", "data", "base", "teacher"})
     if unknown:
         raise InvalidRequestError(
             f"unknown parameter {unknown[0][:80]} of a train job", param=unknown[0]
@@ -78,16 +78,24 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "name": str(ref),
         "data": data,
-        "base": _base(recipe, params.get("base")),
+        "base": _model_files(recipe.model.base, "base", params),
+        "teacher": _model_files(teacher_of(recipe), "teacher", params),
     }
 
 
-def wanted_base(params: dict[str, Any]) -> str | None:
-    """Return what the recipe of an unchecked request names as ``model.base``, None for nothing."""
+def wanted_model(params: dict[str, Any], role: str) -> str | None:
+    """Return what the recipe of an unchecked request names as ``model.base``, or with the role
+    teacher as ``distill.teacher``; None for nothing."""
     recipe = params.get("recipe")
-    model = recipe.get("model") if isinstance(recipe, dict) else None
-    base = model.get("base") if isinstance(model, dict) else None
-    return base if isinstance(base, str) else None
+    section, key = ("model", "base") if role == "base" else ("distill", "teacher")
+    values = recipe.get(section) if isinstance(recipe, dict) else None
+    name = values.get(key) if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def teacher_of(recipe: Recipe) -> str | None:
+    """Return the model that a recipe's student learns from, None for none."""
+    return recipe.distill.teacher if recipe.distill is not None else None
 
 
 def makes_adapter(params: dict[str, Any]) -> bool:
@@ -107,12 +115,11 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     if is_counted(recipe.model.architecture):
         layers, parameters = 0, COUNTED_ENTRIES
     if params.get("base"):
-        files = params["base"]["files"].items()
-        weights = sum(ref["size"] for name, ref in files if name.endswith(".safetensors"))
-        parameters = weights // BYTES_PER_STORED_PARAMETER
+        parameters = _num_parameters(params["base"])
+    teacher = 4 * _num_parameters(params["teacher"]) if params.get("teacher") else 0
     tokens = recipe.batch_size * recipe.max_length * _passes(recipe)
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
-    return RUNTIME_BYTES + _bytes_per_parameter(recipe) * parameters + activations
+    return RUNTIME_BYTES + _bytes_per_parameter(recipe) * parameters + teacher + activations
 
 
 def subject(params: dict[str, Any]) -> str:
@@ -127,7 +134,7 @@ def subject(params: dict[str, Any]) -> str:
 def _passes(recipe: Recipe) -> int:
     """Return how many forward passes of a batch are in memory at a time."""
     is_twice = recipe.robust is not None and recipe.robust.r_drop > 0
-    return 2 if is_twice or recipe.objective == "dpo" else 1
+    return 2 if is_twice or recipe.objective == "dpo" or recipe.distill is not None else 1
 
 
 def _bytes_per_parameter(recipe: Recipe) -> int:
@@ -157,22 +164,29 @@ def _digests(data: Any) -> dict[str, str]:
     return data
 
 
-def _base(recipe: Recipe, base: Any) -> dict[str, Any] | None:
-    if recipe.model.base is None:
+def _model_files(name: str | None, role: str, params: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the files of a model that the recipe names, as the server filled them in."""
+    if name is None:
         return None
+    given: Any = params.get(role)
     try:
-        files = {name: (ref["digest"], int(ref["size"])) for name, ref in base["files"].items()}
-        ref, version_digest = str(base["ref"]), str(base["digest"])
+        files = {name: (ref["digest"], int(ref["size"])) for name, ref in given["files"].items()}
+        ref, version_digest = str(given["ref"]), str(given["digest"])
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InvalidRequestError(
-            f"base must hold the files of {recipe.model.base}", param="base"
-        ) from None
+        raise InvalidRequestError(f"{role} must hold the files of {name}", param=role) from None
     _digests({name: digest for name, (digest, _) in files.items()})
     return {
         "ref": ref,
         "digest": version_digest,
         "files": {name: {"digest": digest, "size": size} for name, (digest, size) in files.items()},
     }
+
+
+def _num_parameters(model: dict[str, Any]) -> int:
+    """Return how many parameters a library model has at most."""
+    files = model["files"].items()
+    weights = sum(ref["size"] for name, ref in files if name.endswith(".safetensors"))
+    return int(weights // BYTES_PER_STORED_PARAMETER)
 
 
 def _width(config: dict[str, Any]) -> int:

@@ -63,6 +63,22 @@ def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> 
     return model if recipe.adapter is None else add_adapter(model, recipe.adapter)
 
 
+def load_teacher(recipe: Recipe, directory: Path) -> PreTrainedModel:
+    """The model in ``directory`` in float32, to learn from.
+
+    Raises:
+        RecipeError: it does not do what the recipe's student is to learn.
+    """
+    assert recipe.distill is not None
+    try:
+        return CLASSES[recipe.head].from_pretrained(directory, dtype="float32")
+    except ValueError as error:
+        raise RecipeError(
+            f"distill.teacher {recipe.distill.teacher} cannot teach {recipe.objective}: "
+            f"{_first_line(error)}"
+        ) from error
+
+
 def _config(
     recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Sequence[str] | None
 ) -> PreTrainedConfig:

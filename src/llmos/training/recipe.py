@@ -25,6 +25,7 @@ from llmos.training.recipe_sections import (
     CardSection,
     ContrastiveSection,
     DataSection,
+    DistillSection,
     DpoSection,
     EvaluateSection,
     GenerationSection,
@@ -80,6 +81,7 @@ HEADS: dict[str, Head] = {
     "regression": "sequence_classification",
 }
 """What a network ends in, where the objective is not named after it."""
+DISTILLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classification")
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
@@ -113,6 +115,7 @@ class Recipe(Section):
     dpo: DpoSection | None = None
     latent: LatentSection | None = None
     contrastive: ContrastiveSection | None = None
+    distill: DistillSection | None = None
     optimizer: OptimizerSection
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
@@ -148,8 +151,10 @@ class Recipe(Section):
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
         if self.robust is not None and self.objective == "regression":
             raise ValueError("task rate takes no robust section")
-        if self.task == "chat" and self.chat_template is None and self.model.base is None:
+        has_own = self.model.base is None and self.tokenizer.kind != "teacher"
+        if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")
+        self._check_distill()
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
@@ -182,6 +187,18 @@ class Recipe(Section):
             raise ValueError(f"an adapter is for a task that writes, generate or chat: {self.task}")
         if self.model.freeze:
             raise ValueError("an adapter leaves all of its base as it is: leave model.freeze out")
+
+    def _check_distill(self) -> None:
+        if self.tokenizer.kind == "teacher" and (self.distill is None or self.model.base):
+            raise ValueError("tokenizer.kind teacher needs distill, and no model.base")
+        if self.distill is None:
+            return
+        if self.objective not in DISTILLED or self.robust is not None or self.packing:
+            raise ValueError(
+                f"distill is for objectives {', '.join(DISTILLED)}, without robust and packing"
+            )
+        if self.distill.hidden is not None and self.objective == "seq2seq":
+            raise ValueError("distill.hidden is not for seq2seq: learn from the logits alone")
 
     def _check_dpo(self) -> None:
         if self.model.base is None:

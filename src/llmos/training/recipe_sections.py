@@ -69,10 +69,31 @@ class ContrastiveSection(Section):
     """Of the hidden states of a text's tokens: their mean, the first or the last."""
 
 
-class TokenizerSection(Section):
-    """How text becomes tokens; `base` takes the tokenizer of `model.base`."""
+class HiddenSection(Section):
+    """Which hidden states of a student are drawn to a teacher's."""
 
-    kind: Literal["character", "byte_bpe", "base"]
+    weight: float = Field(default=1.0, gt=0)
+    loss: Literal["mse", "cosine"] = "mse"
+    layers: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
+    """Pairs of a student's and a teacher's layer, 0 what the embeddings give; where left out, each
+    of the student's with the one as deep in the teacher."""
+
+
+class DistillSection(Section):
+    """A library model to learn from beside the labels."""
+
+    teacher: str = Field(min_length=1)
+    temperature: float = Field(default=2.0, gt=0)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """The teacher's share of the loss, the labels having the rest."""
+    hidden: HiddenSection | None = None
+
+
+class TokenizerSection(Section):
+    """How text becomes tokens; `base` takes the tokenizer of `model.base`, `teacher` that of
+    `distill.teacher`."""
+
+    kind: Literal["character", "byte_bpe", "base", "teacher"]
     vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
     split_cjk: bool = False
     split_punctuation: bool = False
