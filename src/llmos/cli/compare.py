@@ -44,13 +44,12 @@ def compare(
     """
     from llmos.sdk import comparing
 
-    if plot is not None and plot.suffix not in PICTURES:
-        raise InvalidRequestError(f"--plot writes {', '.join(sorted(PICTURES))}", param="plot")
+    check_picture(plot)
     with open_client(server, home) as client:
         found = [*{one["ref"]: one for one in map(client.model, models)}.values()]
         if len(found) < 2:
             raise InvalidRequestError("compare needs two models or more", param="models")
-        curves = {one["ref"]: _curve(client, one) for one in found} if plot is not None else {}
+        curves = {one["ref"]: curve_of(client, one) for one in found} if plot is not None else {}
     compared = comparing.compare(found)
     if plot is not None:
         from llmos.training.curve import draw_together
@@ -77,7 +76,13 @@ def compare(
         note(f"written: {plot}")
 
 
-def _curve(client: Client, model: dict[str, Any]) -> list[dict[str, float]]:
+def check_picture(path: Path | None) -> None:
+    """Refuse a file that no picture is written to. Raises InvalidRequestError."""
+    if path is not None and path.suffix not in PICTURES:
+        raise InvalidRequestError(f"--plot writes {', '.join(sorted(PICTURES))}", param="plot")
+
+
+def curve_of(client: Client, model: dict[str, Any]) -> list[dict[str, float]]:
     """Return the points of a model's loss curve.
 
     Raises:

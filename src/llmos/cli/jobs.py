@@ -98,14 +98,19 @@ def show(
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Show one job: its state, progress, parameters and result.
+    """Show one job: its state, progress, result, and what was measured last of it.
 
     Examples:
       llmos jobs show 3
       llmos jobs show 3 --json
     """
+    from llmos.cli.progress import describe_metrics
+    from llmos.sdk.comparing import points_of
+
     with _client(context, server, home) as client:
         job = client.job(number)
+        points = points_of(client.job_events(number, follow=False))
+    job["measured"] = {name: value for point in points for name, value in point.items()}
     if as_json:
         print_json(job)
         return
@@ -116,9 +121,11 @@ def show(
         "state": job_state(job),
         "attempt": f"{job['attempt']} of {job['max_attempts']}",
         "progress": _progress(job),
+        "measured": describe_metrics(job["measured"]),
         "made": age(job["created_at"]),
         "took": _took(job),
     }
+    facts = {name: fact for name, fact in facts.items() if name != "measured" or fact}
     if job.get("error"):
         facts["error"] = job["error"]["message"]
     for key, value in (job.get("result") or {}).items():

@@ -169,12 +169,20 @@ class LineDisplay:
             note(data["line"])
         elif event["type"] == "progress":
             self._total = data["total"]
-            self._say(data["step"], describe_metrics(self._values) or data.get("message") or "")
+            said = describe_metrics(self._values) or data.get("message") or ""
+            self._say(data["step"], said + self._left())
         elif event["type"] == "metric":
             self._values |= data["values"]
-            self._say(data["step"], describe_metrics(self._values))
+            self._say(data["step"], describe_metrics(self._values) + self._left())
         elif event["type"] == "state" and data["state"] in DONE and self._held:
             note(self._held)
+
+    def _left(self) -> str:
+        """How long it will still take, where it is known; a bar shows that by itself."""
+        from llmos.cli.output import duration
+
+        eta_s = self._values.get("eta_s", 0.0)
+        return f"  {duration(eta_s)} left" if eta_s >= 1 else ""
 
     def _say(self, step: int, text: str) -> None:
         of = f"/{self._total}" if self._total else ""
@@ -186,8 +194,9 @@ class LineDisplay:
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:
-    """Return the measurements a person watches, e.g. ``loss 1.92 val 1.88 51.2K tok/s``."""
-    from llmos.cli.output import count
+    """Return the measurements a person watches, e.g. ``loss 1.920  val 1.880  51.2K tok/s  MFU 31%
+    412 MB``."""
+    from llmos.cli.output import count, percent, size
 
     parts = []
     if "loss" in values:
@@ -196,4 +205,10 @@ def describe_metrics(values: Mapping[str, float]) -> str:
         parts.append(f"val {values['validation_loss']:.3f}")
     if "tokens_per_s" in values:
         parts.append(f"{count(values['tokens_per_s'])} tok/s")
+    if "mfu" in values:
+        parts.append(f"MFU {percent(values['mfu'])}")
+    if "memory_bytes" in values:
+        parts.append(size(round(values["memory_bytes"])))
+    if "watts" in values:
+        parts.append(f"{values['watts']:.0f} W")
     return "  ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,19 @@ def compare(models: Sequence[Mapping[str, Any]]) -> Comparison:
         recipe={key: values for key, values in keys.items() if _differ(values)},
         metrics={key: tuple(one.get(key) for one in found) for key in _all_keys(found)},
     )
+
+
+def points_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Return what a job measured, a point a step, in order. An attempt that went on from an earlier
+    step than the last one had come to measured some anew: those count."""
+    points: dict[float, dict[str, float]] = {}
+    for event in events:
+        if event["type"] == "metric":
+            step = float(event["data"]["step"])
+            for later in [known for known in points if known > step]:
+                del points[later]
+            points[step] = {"step": step, **event["data"]["values"]}
+    return list(points.values())
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

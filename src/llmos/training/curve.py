@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 TRAIN, VALIDATION, GRID, TEXT = "#8fb3d9", "#c8553d", "#e6e6e6", "#333333"
+SMOOTHED = "#33658a"
+WATCHED = (
+    ("learning_rate", "learning rate"),
+    ("gradient_norm", "gradient norm"),
+    ("tokens_per_s", "tokens/s"),
+)
+"""What is drawn below the losses of a run, with its title."""
 CHECKED: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 4}
 """How validation losses are drawn."""
 
@@ -24,11 +31,43 @@ def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: floa
     figure, axes = _figure("cross-entropy (nats per token)")
     steps, losses = _line(points, "loss")
     axes.plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
-    axes.plot(steps, _smooth(losses), color="#33658a", linewidth=1.8, label="training")
+    axes.plot(steps, _smooth(losses), color=SMOOTHED, linewidth=1.8, label="training")
     axes.plot(*_line(points, "validation_loss"), color=VALIDATION, label="validation", **CHECKED)
     title = f"{name} · validation loss {final_loss:.3f}"
     axes.set_title(title, loc="left", color=TEXT, fontsize=12, fontweight="bold")
     _save(figure, axes, path)
+
+
+def draw_run(path: Path, name: str, points: list[dict[str, float]]) -> None:
+    """Draw a run that may still go on: losses, learning rate, gradient norm and tokens per second,
+    each over steps."""
+    figure, panels = _panels(["loss", *(title for _, title in WATCHED)])
+    steps, losses = _line(points, "loss")
+    panels[0].plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
+    panels[0].plot(steps, _smooth(losses), color=SMOOTHED, linewidth=1.8, label="training")
+    validation = _line(points, "validation_loss")
+    panels[0].plot(*validation, color=VALIDATION, label="validation", **CHECKED)
+    panels[0].legend(frameon=False)
+    panels[0].set_title(name, loc="left", color=TEXT, fontsize=12, fontweight="bold")
+    for panel, (measured, _) in zip(panels[1:], WATCHED, strict=True):
+        panel.plot(*_line(points, measured), color=SMOOTHED, linewidth=1.2)
+    panels[-1].set_xlim(left=0)
+    figure.savefig(path)
+
+
+def _panels(titles: list[str]) -> tuple[Any, Any]:
+    """Return a figure and its axes, one below the other, the first the tallest."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [2.5, *(1.0 for _ in titles[1:])]
+    panels = figure.subplots(len(titles), 1, sharex=True, height_ratios=ratios)
+    for panel, title in zip(panels, titles, strict=True):
+        _plain(panel, title)
+    panels[-1].set_xlabel("step", color=TEXT)
+    return figure, panels
 
 
 def draw_together(path: Path, curves: Mapping[str, list[dict[str, float]]]) -> None:
@@ -51,12 +90,16 @@ def _figure(label: str) -> tuple[Any, Any]:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xlabel("step", color=TEXT)
+    _plain(axes, label)
+    return figure, axes
+
+
+def _plain(axes: Any, label: str) -> None:
     axes.set_ylabel(label, color=TEXT)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    return figure, axes
 
 
 def _save(figure: Any, axes: Any, path: Path) -> None:

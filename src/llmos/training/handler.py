@@ -37,6 +37,7 @@ from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_sections import DpoSection, LatentSection
 from llmos.training.trainer import Trainer
+from llmos.training.watching import watch
 from llmos.types import JobResult, NewVersion
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def _trainer(
         prepared.validation,
         context.checkpoint_dir / "checkpoints",
         context,
+        watch=watch(model, context.checkpoint_dir, context.log),
     )
 
 

@@ -24,6 +24,7 @@ from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
+from llmos.training.watching import Watch
 
 REPORTS = 200
 MAX_STEPS_UNREPORTED = 50
@@ -65,6 +66,7 @@ class Trainer:
     Args:
         directory: where checkpoints are kept between attempts.
         clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
+        watch: tells what it takes beside the losses.
     """
 
     recipe: Recipe
@@ -75,6 +77,7 @@ class Trainer:
     directory: Path
     context: Context
     clock: Callable[[], float] = time.perf_counter
+    watch: Watch | None = None
     progress: Progress = field(default_factory=Progress)
     _writer: CheckpointWriter = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
@@ -139,6 +142,8 @@ class Trainer:
             loss += self._backward(batch, total)
             self._tokens += batch.num_tokens
             self.progress.tokens += batch.num_tokens
+            if self.watch is not None:
+                self.watch.count(batch)
         trained = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.recipe.optimizer.grad_clip or math.inf
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
@@ -248,7 +253,11 @@ class Trainer:
         self.progress.curve.append(point)
         self._note_time()
         self._tokens = 0
-        self.context.metric(step, **{k: v for k, v in point.items() if k != "step"})
+        told = {name: value for name, value in point.items() if name != "step"}
+        if self.watch is not None:
+            told |= self.watch.told(seconds)
+        told["eta_s"] = self.progress.seconds / step * (steps - step)
+        self.context.metric(step, **told)
         self.context.progress(step, steps, _message(point, self.progress.curve))
 
     def _mean_of_pending(self) -> float:
