@@ -117,6 +117,17 @@ def test_a_vae_draws_texts_and_goes_from_one_to_another(llmos: Llmos, my_model: 
     assert "has no codes" in llmos.refused("encode", "Hello", "--model", my_model)
 
 
+def test_a_seqgan_publishes_its_language_model(llmos: Llmos) -> None:
+    phases = ("adversarial.pretrain_steps=10", "adversarial.critic_steps=4")
+    sizes = ("data.rows=400", "model.config.hidden_size=32", "tokenizer.vocab_size=600")
+    name = trained(llmos, "text-seqgan", *sizes, *phases)
+    metrics = llmos.json("show", name)["manifest"]["metrics"]
+    assert {"bleu", "self_bleu", "distinct_2"} <= set(metrics)
+    with llmos.client() as client:
+        drawn = [client.generate(name, "", seed=seed)["text"] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
     name = trained(llmos, "char-gpt", "data.path=starter:tales", "model.config.n_layer=1")
     picture = tmp_path / "curves.png"

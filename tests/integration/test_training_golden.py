@@ -31,6 +31,10 @@ SMALLER = {
     "translate-gru": ["batch_size=4", "data.rows=500"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
     "text-autoencoder": ["batch_size=4", "data.rows=1000"],
+    "text-seqgan": [
+        *("batch_size=8", "data.rows=1000", "adversarial.pretrain_steps=30"),
+        *("adversarial.critic_steps=5", "model.config.hidden_size=64"),
+    ],
     "text-vae": ["batch_size=4", "data.rows=1000"],
 }
 """Recipes with a curve, and what makes 50 steps of them a matter of a second or two."""

@@ -42,6 +42,47 @@ def accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
     return right / len(gold) if gold else 0.0
 
 
+def distinct(texts: Sequence[Sequence[Hashable]], order: int) -> float:
+    """Share of different n-grams among all of that order (Li et al., arXiv:1510.03055)."""
+    found = [ngram for text in texts for ngram in _ngrams(text, order).elements()]
+    return len(set(found)) / max(1, len(found))
+
+
+def bleu_among(
+    texts: Sequence[Sequence[Hashable]],
+    references: Sequence[Sequence[Hashable]] | None = None,
+    order: int = 4,
+) -> float:
+    """Mean BLEU in [0, 1] of texts, each against all references, or where there are none against
+    all other texts (self-BLEU: Zhu et al., arXiv:1802.01886). An order with no hit counts for half
+    a hit."""
+    total = 0.0
+    for number, text in enumerate(texts):
+        others = references or [*texts[:number], *texts[number + 1 :]]
+        total += _sentence_bleu(text, others, min(order, len(text)))
+    return total / max(1, len(texts))
+
+
+def _sentence_bleu(
+    text: Sequence[Hashable], references: Sequence[Sequence[Hashable]], order: int
+) -> float:
+    logs = 0.0
+    for n in range(1, order + 1):
+        ours = _ngrams(text, n)
+        hits = dict.fromkeys(ours, 0)
+        for reference in references:
+            theirs = _ngrams(reference, n)
+            for ngram in ours.keys() & theirs.keys():
+                hits[ngram] = max(hits[ngram], min(ours[ngram], theirs[ngram]))
+        logs += math.log((sum(hits.values()) or 0.5) / ours.total()) / order
+    nearest = min((abs(len(r) - len(text)), len(r)) for r in references)[1]
+    return math.exp(logs + min(0.0, 1 - nearest / len(text)))
+
+
+def _ngrams(text: Sequence[Hashable], order: int) -> Counter[tuple[Hashable, ...]]:
+    return Counter(zip(*(text[start:] for start in range(order)), strict=False))
+
+
 def edit_rate(written: Sequence[str], wanted: Sequence[str]) -> float:
     """Characters to insert, delete or replace (Levenshtein) for each that is wanted."""
     edits = sum(_edits(ours, theirs) for ours, theirs in zip(written, wanted, strict=True))

@@ -14,10 +14,10 @@ from llmos.evaluation import evaluate, evaluate_readers, metrics
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
 from llmos.training.latents import Latents, fidelity
-from llmos.training.objectives import Objective
+from llmos.training.objectives import Objective, Surveyed
 from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
-from llmos.training.recipe import LATENT, Recipe
+from llmos.training.recipe import BY_TEXT, Recipe
 from llmos.training.recipe_sections import ContrastiveSection
 from llmos.training.trainer import evaluation_batches, means
 
@@ -82,7 +82,7 @@ class Assessor:
 
     def _described(self, loss: float, name: str) -> dict[str, Any]:
         """A loss, and the perplexity where it is one of tokens."""
-        if self.recipe.objective not in ("causal_lm", "seq2seq", "masked_lm", *LATENT):
+        if self.recipe.objective not in ("causal_lm", "seq2seq", "masked_lm", *BY_TEXT):
             return {name: loss}
         return {name: loss, "perplexity": metrics.perplexity(loss)}
 
@@ -97,6 +97,8 @@ class Assessor:
         batches = evaluation_batches(self.objective, columns, self._batch_rows)
         measured = means(self.model, self.objective, columns, batches)
         results = self._described(measured.pop("loss"), name) | measured
+        if isinstance(self.objective, Surveyed):
+            results |= self.objective.survey(self.model, columns)
         if isinstance(self.objective, Latents):
             batches = evaluation_batches(self.objective, columns, self._batch_rows, TESTED_BATCHES)
             results |= fidelity(self.model, columns, self.prepared.tokenizer, batches)

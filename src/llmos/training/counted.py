@@ -36,6 +36,8 @@ def filled(recipe: dict[str, Any]) -> dict[str, Any]:
         return {}
     if recipe.get("task") != "generate":
         raise RecipeError("an n-gram model is for task generate")
+    if recipe.get("objective", "causal_lm") != "causal_lm":
+        raise RecipeError("an n-gram model has no objective but causal_lm")
     config = model.get("config")
     order = config.get("order", ORDER) if isinstance(config, dict) else ORDER
     if type(order) is not int or not 1 <= order <= MAX_ORDER:

@@ -22,6 +22,7 @@ from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, curve, distillation, networks, parity, publish
 from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
+from llmos.training.adversarial import adversarial_of, drop_critic
 from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
@@ -35,7 +36,7 @@ from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
 from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
-from llmos.training.recipe_sections import DpoSection, LatentSection
+from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
 from llmos.training.trainer import Trainer
 from llmos.training.watching import watch
 from llmos.types import JobResult, NewVersion
@@ -74,6 +75,7 @@ def _run(context: JobContext) -> JobResult:
     specials = given.tokens.specials if given.tokens else specials_for(recipe)
     trainer = _trainer(context, recipe, prepared, model, specials, given)
     progress = trainer.run()
+    drop_critic(model)
     return _publish(context, trainer, prepared, given, data, progress)
 
 
@@ -116,6 +118,9 @@ def _objective(
         return latents_of(model, section, is_variational, recipe.seed, recipe.steps)
     if recipe.task in READERS:
         return reading_objective(recipe, model, prepared.tokenizer, specials)
+    if recipe.objective == "adversarial":
+        adversarial = recipe.adversarial or AdversarialSection()
+        return adversarial_of(model, adversarial, recipe.max_tokens, recipe.seed, recipe.steps)
     return objective_for(recipe.task, recipe.block_size, model)
 
 

@@ -143,6 +143,11 @@ class Latents(Examples):
         weight = self._weight()
         return {} if weight is None else {"kl_weight": weight}
 
+    @property
+    def rate_share(self) -> float:
+        """All of the learning rate."""
+        return 1.0
+
     def batch(self, columns: Columns, rows: IntArray) -> LatentBatch:
         ids, mask = columns["input_ids"].padded(rows, self.end_id)
         labels = np.concatenate([np.where(mask, ids, IGNORE), np.full((len(ids), 1), IGNORE)], 1)

@@ -86,6 +86,20 @@ class Scheduled(Protocol):
         """Return what is to be seen of the step in the curve."""
         ...
 
+    @property
+    def rate_share(self) -> float:
+        """Of the learning rate, in this step."""
+        ...
+
+
+@runtime_checkable
+class Surveyed(Protocol):
+    """An objective that has more to say of a model than means over batches."""
+
+    def survey(self, model: PreTrainedModel, columns: Columns) -> dict[str, float]:
+        """Return measurements by name."""
+        ...
+
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy summed over the labels, in nats."""

@@ -22,6 +22,7 @@ from llmos.training.complaints import sentence
 from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
     AdapterSection,
+    AdversarialSection,
     CardSection,
     ContrastiveSection,
     DataSection,
@@ -47,7 +48,7 @@ Head = Literal[
     "question_answering",
     "embedding",
 ]
-Objective = Head | Literal["dpo", "autoencoder", "elbo", "contrastive", "regression"]
+Objective = Head | Literal["dpo", "autoencoder", "elbo", "adversarial", "contrastive", "regression"]
 Task = Literal[
     "generate",
     "chat",
@@ -70,13 +71,16 @@ OBJECTIVES: dict[str, Objective] = {
     "embed": "contrastive",
     "rate": "regression",
 }
-OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo")}
+OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo", "adversarial")}
 """That a task may have in place of its own."""
 LATENT = frozenset({"autoencoder", "elbo"})
+BY_TEXT = LATENT | {"adversarial"}
+"""Objectives whose examples are texts, each by itself."""
 HEADS: dict[str, Head] = {
     "dpo": "causal_lm",
     "autoencoder": "causal_lm",
     "elbo": "causal_lm",
+    "adversarial": "causal_lm",
     "contrastive": "embedding",
     "regression": "sequence_classification",
 }
@@ -116,6 +120,7 @@ class Recipe(Section):
     latent: LatentSection | None = None
     contrastive: ContrastiveSection | None = None
     distill: DistillSection | None = None
+    adversarial: AdversarialSection | None = None
     optimizer: OptimizerSection
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
@@ -137,10 +142,7 @@ class Recipe(Section):
         own = OBJECTIVES[self.task]
         if self.objective not in (own, *OTHER_OBJECTIVES.get(self.task, ())):
             raise ValueError(f"task {self.task} needs objective {own}")
-        if self.objective in LATENT:
-            self._check_latent()
-        elif self.latent is not None:
-            raise ValueError("latent is for objectives autoencoder and elbo")
+        self._check_by_text()
         if self.objective == "dpo":
             self._check_dpo()
         elif self.dpo is not None:
@@ -210,7 +212,13 @@ class Recipe(Section):
         if self.evaluate.splits:
             raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
 
-    def _check_latent(self) -> None:
+    def _check_by_text(self) -> None:
+        if self.latent is not None and self.objective not in LATENT:
+            raise ValueError("latent is for objectives autoencoder and elbo")
+        if self.adversarial is not None and self.objective != "adversarial":
+            raise ValueError("adversarial is for objective adversarial")
+        if self.objective not in BY_TEXT:
+            return
         if self.robust is not None:
             raise ValueError(f"objective {self.objective} takes no robust section")
         if self.adapter is not None:
@@ -227,7 +235,7 @@ class Recipe(Section):
     @property
     def reads(self) -> str:
         """What an example is: what the task is, or `preferences`, or `texts`, each by itself."""
-        if self.objective in LATENT:
+        if self.objective in BY_TEXT:
             return "texts"
         return "preferences" if self.objective == "dpo" else self.task
 
@@ -247,6 +255,8 @@ class Recipe(Section):
     @property
     def max_length(self) -> int:
         """Longest sequence a training step sees, in tokens."""
+        if self.objective == "adversarial":
+            return self.max_tokens + 1  # the token that comes before a text
         return self.block_size if self.reads == "generate" else self.max_tokens
 
 

@@ -69,6 +69,23 @@ class ContrastiveSection(Section):
     """Of the hidden states of a text's tokens: their mean, the first or the last."""
 
 
+class AdversarialSection(Section):
+    """How a language model and its critic learn from each other."""
+
+    pretrain_steps: int | None = Field(default=None, ge=0)
+    """From texts, by likelihood; half of all unless told."""
+    critic_steps: int | None = Field(default=None, ge=0)
+    """Of the critic alone, then; a tenth of all unless told."""
+    critic_per_policy: int = Field(default=2, ge=1)
+    """Of the critic, for each by policy gradient, from then on."""
+    rollouts: int = Field(default=4, ge=1)
+    """Texts that go on from a token, to see what it is worth."""
+    policy_rate: float = Field(default=0.1, gt=0)
+    """Share of the learning rate in steps by policy gradient."""
+    critic_size: int = Field(default=64, ge=1)
+    """Of the critic's vectors and filters."""
+
+
 class HiddenSection(Section):
     """Which hidden states of a student are drawn to a teacher's."""
 

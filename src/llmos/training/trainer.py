@@ -19,7 +19,7 @@ from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
-from llmos.training.objectives import Batch, Objective, Scheduled
+from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
@@ -204,7 +204,9 @@ class Trainer:
     def _rate(self, step: int) -> float:
         section = self.recipe.optimizer
         validations = self._validations() if section.schedule == "plateau" else ()
-        return learning_rate(step, self.recipe.steps, section, validations)
+        objective = self._objective_at(step)
+        share = objective.rate_share if isinstance(objective, Scheduled) else 1.0
+        return share * learning_rate(step, self.recipe.steps, section, validations)
 
     def _validations(self) -> list[float]:
         return validation_losses(self.progress.curve)
@@ -248,6 +250,8 @@ class Trainer:
         if validation is not None:
             with self._averaged():
                 measured = means(self.model, self.objective, self.validation, validation)
+                if isinstance(self.objective, Surveyed):
+                    measured |= self.objective.survey(self.model, self.validation)
                 point |= {f"validation_{name}": value for name, value in measured.items()}
                 self._note_best(point["validation_loss"])
         self.progress.curve.append(point)

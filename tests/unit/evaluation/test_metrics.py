@@ -8,7 +8,10 @@ import sacrebleu
 from llmos.evaluation.metrics import (
     accuracy,
     bleu,
+    bleu_among,
     class_scores,
+    distinct,
+    edit_rate,
     macro_f1,
     perplexity,
     scores,
@@ -61,3 +64,29 @@ def test_bleu_is_sacrebleus_with_a_signature() -> None:
 def test_chinese_bleu_cuts_by_character() -> None:
     found = bleu(["今天天气很好。"], ["今天天气很好。"], "zh")
     assert found.score == pytest.approx(100) and "tok:zh" in found.signature
+
+
+def test_edits_are_counted_as_levenshtein_does() -> None:
+    assert edit_rate(["kitten", "", "北京"], ["sitting", "ab", "上海北京"]) == 7 / (7 + 2 + 4)
+    assert edit_rate(["same"], ["same"]) == 0.0
+
+
+def test_bleu_against_many_texts_is_sacrebleu_s_of_each() -> None:
+    texts = [[1, 2, 3, 4, 5], [2, 3, 4, 9, 9, 1], [7, 1, 2, 3, 4]]
+    references = [[1, 2, 3, 4, 6], [2, 3, 4, 9, 1, 2, 3, 4], [5, 5, 5, 7, 1, 2]]
+    worded = [" ".join(map(str, one)) for one in references]
+    oracle = [
+        sacrebleu.sentence_bleu(
+            " ".join(map(str, text)), worded, tokenize="none", smooth_method="none"
+        ).score
+        for text in texts
+    ]
+    assert bleu_among(texts, references) == pytest.approx(sum(oracle) / 3 / 100)
+
+
+def test_texts_that_are_all_the_same_have_no_variety() -> None:
+    same = [[1, 2, 3, 4, 5]] * 3
+    other = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15]]
+    assert bleu_among(same) == pytest.approx(1.0)
+    assert bleu_among(other) < 0.2
+    assert (distinct(same, 2), distinct(other, 2)) == (4 / 12, 1.0)
