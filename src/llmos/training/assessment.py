@@ -19,7 +19,7 @@ from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
 from llmos.training.recipe import BY_TEXT, Recipe
 from llmos.training.recipe_sections import ContrastiveSection
-from llmos.training.trainer import evaluation_batches, means
+from llmos.training.validation import evaluation_batches, means
 
 BATCH_ROWS = 64
 TESTED_BATCHES = 4

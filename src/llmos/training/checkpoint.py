@@ -22,8 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llmos.storage.files import sync_directory, sync_file
+from llmos.training.distribution import part_like
 
 KEEP = 2
 WEIGHTS, OPTIMIZER, BEST, AVERAGE, STATE, DIGESTS = (
@@ -59,15 +61,16 @@ class Progress:
 def weights_of(model: nn.Module) -> Weights:
     """The model's tensors by name; of tied ones the first name only; of a base with an adapter
     those of the adapter. They share memory with it."""
-    tensors = model.state_dict()
+    tensors = model.state_dict(keep_vars=True)
     if getattr(model, "peft_config", None):
         tensors = {name: own for name, own in model.named_parameters() if own.requires_grad}
     seen: set[int] = set()
     weights: Weights = {}
     for name, tensor in tensors.items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            weights[name] = tensor
+        place = id(tensor) if isinstance(tensor, DTensor) else tensor.data_ptr()
+        if place not in seen:
+            seen.add(place)
+            weights[name] = tensor.detach()
     return weights
 
 
@@ -75,7 +78,7 @@ def set_weights(model: nn.Module, weights: Weights) -> None:
     """Copy weights into the model in place, so tied tensors stay tied."""
     with torch.no_grad():
         for name, tensor in weights_of(model).items():
-            tensor.copy_(weights[name])
+            tensor.copy_(part_like(weights[name], tensor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
         state = {
-            key.removeprefix(prefix): tensor.to(parameter.device)
+            key.removeprefix(prefix): _state_like(tensor, parameter)
             for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
@@ -175,16 +178,30 @@ def _restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         curve=state["curve"],
         best_loss=state["best_loss"],
         best_step=state["best_step"],
-        best_weights=load_file(best) if best.exists() else None,
-        average=load_file(average, device=_device_of(model)) if average.exists() else None,
+        best_weights=_parts(load_file(best), model) if best.exists() else None,
+        average=_on_device(_parts(load_file(average), model), model) if average.exists() else None,
         seconds=state["seconds"],
         tokens=state.get("tokens", 0),
         unreported=state.get("unreported", []),  # an older one is of a reported step
     )
 
 
-def _device_of(model: nn.Module) -> str:
-    return str(next(model.parameters()).device)
+def _parts(weights: Weights, model: nn.Module) -> Weights:
+    """Return this process's part of each, where the model is in parts."""
+    like = weights_of(model)
+    return {name: part_like(tensor, like[name]) for name, tensor in weights.items()}
+
+
+def _on_device(weights: Weights, model: nn.Module) -> Weights:
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in weights.items()}
+
+
+def _state_like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return a state tensor as it belongs to a parameter, of which it may be in parts as well."""
+    if tensor.shape == parameter.shape:
+        tensor = part_like(tensor, parameter)
+    return tensor.to(parameter.device)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Weights:

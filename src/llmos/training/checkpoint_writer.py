@@ -15,13 +15,19 @@ from torch import Tensor, nn
 
 from llmos.training import checkpoint
 from llmos.training.checkpoint import BEST, Progress, Snapshot, Weights
+from llmos.training.distribution import gathered, whole
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run under ``root``. Belongs to one thread."""
+    """Writes the checkpoints of one run under ``root``. Belongs to one thread.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        writes: whether this process writes; others only give their parts of the weights.
+    """
+
+    def __init__(self, root: Path, *, writes: bool = True) -> None:
         self._root = root
+        self._writes = writes
         self._copies: dict[str, Weights] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -38,6 +44,8 @@ class CheckpointWriter:
     ) -> None:
         """Have the memory of later copies made ready meanwhile; call it after the first step."""
         self.has_room = True
+        if not self._writes:
+            return
         taken = checkpoint.snapshot(model, optimizer, progress)
         self._begin(lambda: self._make_copies(taken))
 
@@ -50,7 +58,8 @@ class CheckpointWriter:
         """
         self.wait()
         taken = self._copied(checkpoint.snapshot(model, optimizer, progress))
-        self._begin(lambda: checkpoint.write(self._root, taken))
+        if self._writes:
+            self._begin(lambda: checkpoint.write(self._root, taken))
 
     def save_last(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
@@ -61,7 +70,10 @@ class CheckpointWriter:
             OSError: it, or the one before, could not be written.
         """
         self.wait()
-        checkpoint.save(self._root, model, optimizer, progress)
+        taken = checkpoint.snapshot(model, optimizer, progress)
+        files = {name: gathered(own) for name, own in taken.files.items()}
+        if self._writes:
+            checkpoint.write(self._root, Snapshot(taken.step, files, taken.state))
 
     def wait(self) -> None:
         """Return once nothing is being written.
@@ -93,14 +105,20 @@ class CheckpointWriter:
     def _copied(self, taken: Snapshot) -> Snapshot:
         """Return the snapshot with tensors of its own, in host memory."""
         self.has_room = True
-        self._make_copies(taken)
+        if self._writes:
+            self._make_copies(taken)
+        files: dict[str, Weights] = {}
         for name, tensors in taken.files.items():
-            for key, copy in self._copies.get(name, {}).items():
-                copy.copy_(tensors[key], non_blocking=True)
+            if name == BEST:  # they are replaced, never changed
+                files[name] = gathered(tensors)
+                continue
+            files[name] = self._copies.get(name, {})
+            for key, tensor in tensors.items():
+                all_of_it = whole(tensor)
+                if self._writes:
+                    files[name][key].copy_(all_of_it, non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        # The best weights are replaced, never changed.
-        files = {name: self._copies.get(name, own) for name, own in taken.files.items()}
         return Snapshot(taken.step, files, taken.state)
 
     def _make_copies(self, taken: Snapshot) -> None:

@@ -14,6 +14,8 @@ BATCH_ROWS = 32
 """Of an evaluation."""
 UNUSED = (
     "accumulate",
+    "processes",
+    "packing",
     "label_smoothing",
     "robust",
     "early_stopping",

@@ -22,7 +22,8 @@ from llmos.models.ngram import NgramConfig, NgramForCausalLM
 from llmos.training.checkpoint import Progress
 from llmos.training.objectives import Objective
 from llmos.training.recipe import Recipe
-from llmos.training.trainer import Context, evaluation_batches, mean_loss
+from llmos.training.trainer import Context
+from llmos.training.validation import evaluation_batches, mean_loss
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """Where counts of counts give none: a text too short or too regular for them."""

@@ -20,7 +20,7 @@ from llmos.engines.base import find_device
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
-from llmos.training import checkpoint, curve, distillation, networks, parity, publish
+from llmos.training import checkpoint, curve, distillation, networks, parity, publish, ranks
 from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
 from llmos.training.adversarial import adversarial_of, drop_critic
 from llmos.training.assessment import Assessor
@@ -28,10 +28,11 @@ from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
 from llmos.training.counting import Counting
+from llmos.training.distribution import Team, gathered
 from llmos.training.examples import Data
 from llmos.training.latents import latents_of
-from llmos.training.objectives import Objective, objective_for
-from llmos.training.packing import packed_objective
+from llmos.training.objectives import Conversations, Objective, objective_for
+from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
 from llmos.training.reading import READERS, reading_objective
@@ -60,7 +61,18 @@ def run(context: JobContext) -> JobResult:
         return _run(context)
 
 
-def _run(context: JobContext) -> JobResult:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that training begins with."""
+
+    recipe: Recipe
+    given: Given
+    data: Data
+    prepared: Prepared
+    model: PreTrainedModel
+
+
+def _ready(context: JobContext) -> _Ready:
     given = Given.of(context)
     recipe = parse(context.params["recipe"])
     recipe = given.tokens.with_template(recipe) if given.tokens else recipe
@@ -72,26 +84,44 @@ def _run(context: JobContext) -> JobResult:
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
         prepared = _with_reference(prepared, model, recipe.batch_size, context)
-    specials = given.tokens.specials if given.tokens else specials_for(recipe)
-    trainer = _trainer(context, recipe, prepared, model, specials, given)
+    return _Ready(recipe, given, data, prepared, model)
+
+
+def _run(context: JobContext) -> JobResult:
+    ready = _ready(context)
+    with ranks.together(context, ready.recipe) as team:
+        trainer, progress = _trained(context, ready, team)
+    return _publish(context, trainer, ready.prepared, ready.given, ready.data, progress)
+
+
+def train(context: JobContext, team: Team) -> None:
+    """Train as one process of several, of which another publishes."""
+    _trained(context, _ready(context), team)
+
+
+def _trained(context: JobContext, ready: _Ready, team: Team) -> tuple[Trainer | Counting, Progress]:
+    """Train; the first process of the team is left with all of the model."""
+    trainer = _trainer(context, ready, team)
     progress = trainer.run()
-    drop_critic(model)
-    return _publish(context, trainer, prepared, given, data, progress)
+    if team.size > 1 and team.parallel != "ddp":
+        weights = gathered(checkpoint.weights_of(trainer.model))
+        progress.best_weights = gathered(progress.best_weights or {}) or None
+        trainer.model = _model(ready.recipe, ready.prepared, ready.given)
+        checkpoint.set_weights(trainer.model, weights)
+    drop_critic(trainer.model)
+    return trainer, progress
 
 
-def _trainer(
-    context: JobContext,
-    recipe: Recipe,
-    prepared: Prepared,
-    model: PreTrainedModel,
-    specials: Specials,
-    given: Given,
-) -> Trainer | Counting:
+def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counting:
+    recipe, prepared, model, given = ready.recipe, ready.prepared, ready.model, ready.given
+    specials = given.tokens.specials if given.tokens else specials_for(recipe)
     objective = _objective(recipe, model, prepared, specials)
     if recipe.distill is not None and given.teacher is not None:
         objective = _distilled(recipe, prepared, model, objective, given.teacher)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
+    if team.size > 1 and isinstance(objective, Conversations | PackedConversations):
+        objective = dataclasses.replace(objective, plain_head=False)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
     return Trainer(
@@ -102,7 +132,8 @@ def _trainer(
         prepared.validation,
         context.checkpoint_dir / "checkpoints",
         context,
-        watch=watch(model, context.checkpoint_dir, context.log),
+        team=team,
+        watch=watch(model, context.checkpoint_dir, context.log) if team.is_first else None,
     )
 
 

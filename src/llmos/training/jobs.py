@@ -119,7 +119,10 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     teacher = 4 * _num_parameters(params["teacher"]) if params.get("teacher") else 0
     tokens = recipe.batch_size * recipe.max_length * _passes(recipe)
     activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
-    return RUNTIME_BYTES + _bytes_per_parameter(recipe) * parameters + teacher + activations
+    weights = _bytes_per_parameter(recipe) * parameters
+    if recipe.processes > 1 and recipe.parallel == "ddp":
+        weights, teacher = weights * recipe.processes, teacher * recipe.processes
+    return recipe.processes * RUNTIME_BYTES + weights + teacher + activations
 
 
 def subject(params: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adafactor, Adam, AdamW, Muon, Optimizer, RMSprop
 
 from llmos.training.recipe_sections import OptimizerSection
@@ -127,13 +128,14 @@ def _adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> AdamW:
 
 
 def _decaying(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameters as groups: matrices and embeddings decay, biases and norms do not."""
+    """Return parameters as groups: matrices and embeddings decay, biases and norms do not. Those
+    of which each process has a part are groups of their own."""
     groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": weight_decay},
-        {"params": [], "weight_decay": 0.0},
+        {"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0) * 2
     ]
     for parameter in parameters:
-        groups[parameter.dim() < 2]["params"].append(parameter)
+        is_part = isinstance(parameter, DTensor)
+        groups[2 * is_part + (parameter.dim() < 2)]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 

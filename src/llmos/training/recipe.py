@@ -20,6 +20,7 @@ from llmos.errors import RecipeError
 from llmos.training import counted
 from llmos.training.complaints import sentence
 from llmos.training.recipe_sections import (
+    ELEMENTWISE_KINDS,
     MOMENTUM_KINDS,
     AdapterSection,
     AdversarialSection,
@@ -89,6 +90,10 @@ DISTILLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classific
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
+FSDP_OBJECTIVES = frozenset(
+    {"causal_lm", "seq2seq", "sequence_classification", "token_classification"}
+)
+"""Whose losses come from a whole forward pass, in which weights are gathered."""
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
 
@@ -112,6 +117,9 @@ class Recipe(Section):
     accumulate: int = Field(default=1, ge=1)
     block_size: int = Field(default=256, ge=MIN_BLOCK_SIZE)
     max_tokens: int = Field(default=256, ge=4)
+    processes: int = Field(default=1, ge=1, le=64)
+    """That train together on one machine."""
+    parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"
     packing: bool = False
     """Several examples in a row, none of which sees another."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -172,6 +180,8 @@ class Recipe(Section):
             raise ValueError("data.validation_path is for a file as data.path")
         if self.adapter is not None:
             self._check_adapter()
+        if self.processes > 1:
+            self._check_processes()
         if self.packing and (self.objective != "causal_lm" or self.robust is not None):
             raise ValueError("packing is for objective causal_lm, without a robust section")
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
@@ -201,6 +211,24 @@ class Recipe(Section):
             )
         if self.distill.hidden is not None and self.objective == "seq2seq":
             raise ValueError("distill.hidden is not for seq2seq: learn from the logits alone")
+
+    def _check_processes(self) -> None:
+        if self.parallel != "tensor" and self.batch_size < self.processes:
+            raise ValueError(f"{self.processes} processes need a batch_size of as many rows")
+        if self.parallel != "ddp" and self.optimizer.kind not in ELEMENTWISE_KINDS:
+            kinds = ", ".join(sorted(ELEMENTWISE_KINDS))
+            raise ValueError(
+                f"optimizer.kind {self.optimizer.kind} needs whole matrices, of which "
+                f"parallel: {self.parallel} keeps parts: use {kinds}"
+            )
+        if self.objective == "contrastive":
+            raise ValueError("the texts of a contrastive batch are compared in one process")
+        if self.parallel == "fsdp" and self.objective not in FSDP_OBJECTIVES:
+            raise ValueError(f"objective {self.objective} needs parallel: ddp")
+        if self.parallel != "ddp" and any(
+            section is not None for section in (self.robust, self.adapter, self.distill)
+        ):
+            raise ValueError("robust, adapter and distill sections need parallel: ddp")
 
     def _check_dpo(self) -> None:
         if self.model.base is None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 OptimizerKind = Literal["sgd", "rmsprop", "adam", "adamw", "adafactor", "lion", "muon"]
 Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plateau"]
 MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
+ELEMENTWISE_KINDS = frozenset({"sgd", "rmsprop", "adam", "adamw", "lion"})
+"""Those that step each weight by itself, so that they can be kept in parts."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -19,11 +19,13 @@ from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
+from llmos.training.distribution import Team, alone
 from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
+from llmos.training.validation import evaluation_batches, means
 from llmos.training.watching import Watch
 
 REPORTS = 200
@@ -65,6 +67,7 @@ class Trainer:
 
     Args:
         directory: where checkpoints are kept between attempts.
+        team: the processes that train together; each has a trainer of its own.
         clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
         watch: tells what it takes beside the losses.
     """
@@ -77,6 +80,7 @@ class Trainer:
     directory: Path
     context: Context
     clock: Callable[[], float] = time.perf_counter
+    team: Team = alone
     watch: Watch | None = None
     progress: Progress = field(default_factory=Progress)
     _writer: CheckpointWriter = field(init=False)
@@ -86,7 +90,7 @@ class Trainer:
     _last: float = 0.0
 
     def __post_init__(self) -> None:
-        self._writer = CheckpointWriter(self.directory)
+        self._writer = CheckpointWriter(self.directory, writes=self.team.is_first)
 
     def run(self) -> Progress:
         """Train to the last step, going on from the newest checkpoint where there is one.
@@ -98,9 +102,11 @@ class Trainer:
             DivergedError: a loss was not finite; the message names the step.
             CancelledError: the job was cancelled, or preempted: then a checkpoint was written.
         """
-        recipe = self.recipe
+        recipe, team = self.recipe, self.team
+        team.place(self.model)
         optimizer = build_optimizer(self.model, recipe.optimizer)
-        self.context.on_hold(lambda: offload(self.model, optimizer, self._kept_weights()))
+        if team.size == 1:
+            self.context.on_hold(lambda: offload(self.model, optimizer, self._kept_weights()))
         resumed = checkpoint.load_latest(self.directory, self.model, optimizer, self.context.log)
         if resumed is not None:
             self.progress = resumed
@@ -115,8 +121,9 @@ class Trainer:
             while not self._is_over():
                 step = self.progress.step
                 set_learning_rate(optimizer, self._rate(step))
+                team.begin_step(recipe.seed, step)
                 micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
-                self._step(optimizer, [sampler.rows(number) for number in micro])
+                self._step(optimizer, [team.own(sampler.rows(number)) for number in micro])
                 self.progress.step = step + 1
                 self._keep_up(optimizer, validation_rows)
         finally:
@@ -125,28 +132,27 @@ class Trainer:
             checkpoint.set_weights(self.model, self.progress.average)
         return self.progress
 
-    def validation_loss(self, batches: list[IntArray]) -> float:
-        """Mean loss per label over batches of validation rows, in nats, without dropout."""
-        return mean_loss(self.model, self.objective, self.validation, batches)
-
     def _step(self, optimizer: torch.optim.Optimizer, micro: list[IntArray]) -> None:
         """One optimizer step over the rows of its micro-batches."""
         device = self.model.device
         objective = self._objective_at(self.progress.step)
         batches = [objective.batch(self.train, rows).to(device) for rows in micro]
-        total = max(1, sum(batch.num_labels for batch in batches))
+        of_batches = [(batch.num_labels, batch.num_tokens) for batch in batches]
+        labels, tokens = self.team.sums([sum(counts) for counts in zip(*of_batches, strict=True)])
+        total = max(1, int(labels))
         loss = torch.zeros((), device=device)
         for batch in batches:
             self.context.wait_while_paused()
             self.context.raise_if_cancelled()
             loss += self._backward(batch, total)
-            self._tokens += batch.num_tokens
-            self.progress.tokens += batch.num_tokens
             if self.watch is not None:
                 self.watch.count(batch)
+        self._tokens += int(tokens)
+        self.progress.tokens += int(tokens)
+        self.team.add_gradients(self.model)
         trained = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.recipe.optimizer.grad_clip or math.inf
-        self._gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
+        self._gradient_norm = self.team.clip(trained, limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
@@ -222,7 +228,7 @@ class Trainer:
         if not is_last and self._is_over():
             is_last = checkpoints = True
             self.context.log(f"no better since step {self.progress.best_step}: ended at {step}")
-        leaves = self.context.is_leaving and not is_last
+        leaves = self.team.any(self.context.is_leaving) and not is_last
         if checkpoints or leaves:
             self._note_time()
             self.progress.unreported = self._pending()
@@ -249,7 +255,7 @@ class Trainer:
             point |= objective.told()
         if validation is not None:
             with self._averaged():
-                measured = means(self.model, self.objective, self.validation, validation)
+                measured = means(self.model, self.objective, self.validation, validation, self.team)
                 if isinstance(self.objective, Surveyed):
                     measured |= self.objective.survey(self.model, self.validation)
                 point |= {f"validation_{name}": value for name, value in measured.items()}
@@ -281,7 +287,7 @@ class Trainer:
     def _pending(self) -> list[float]:
         """The loss of each step since the last report, those of an earlier attempt first."""
         losses = torch.stack(self._losses).tolist() if self._losses else []
-        return [*self.progress.unreported, *losses]
+        return [*self.progress.unreported, *self.team.sums(losses)]
 
     def _now(self) -> float:
         return self.clock() - self.context.still_s
@@ -307,43 +313,6 @@ class Trainer:
 
     def _validation_batches(self, limit: int | None) -> list[IntArray]:
         return evaluation_batches(self.objective, self.validation, self.recipe.batch_size, limit)
-
-
-def evaluation_batches(
-    objective: Objective, columns: Columns, batch_size: int, limit: int | None = None
-) -> list[IntArray]:
-    """Batches over all rows, or ``limit`` of them spread evenly: always the same."""
-    rows = objective.all_rows(columns)
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    if limit is None or len(batches) <= limit:
-        return batches
-    return [batches[index * len(batches) // limit] for index in range(limit)]
-
-
-def mean_loss(
-    model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
-) -> float:
-    """Mean loss per label over batches, in nats, in eval mode; restores the mode."""
-    return means(model, objective, columns, batches)["loss"]
-
-
-def means(
-    model: PreTrainedModel, objective: Objective, columns: Columns, batches: list[IntArray]
-) -> dict[str, float]:
-    """Means of what the objective measures over batches, `loss` first, in eval mode; restores the
-    mode."""
-    was_training = model.training
-    model.eval()
-    totals: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    with torch.inference_mode():
-        for rows in batches:
-            batch = objective.batch(columns, rows).to(model.device)
-            for name, (total, count) in batch.measures(model).items():
-                totals[name] = totals.get(name, 0.0) + total
-                counts[name] = counts.get(name, 0) + count
-    model.train(was_training)
-    return {name: total / max(1, counts[name]) for name, total in totals.items()}
 
 
 def _report_every(steps: int) -> int:

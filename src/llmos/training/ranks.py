@@ -1,0 +1,199 @@
+"""Starts the other processes of a training beside this one, and ends all when one is lost.
+
+They are of this process's session: what stops, holds or measures a job's worker does it to them
+too. Only this one, rank 0, talks to the server, writes checkpoints and publishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from llmos.engines.base import find_device
+from llmos.errors import LlmosError
+from llmos.kernel.child import describe_exit, thread_environ
+from llmos.kernel.protocol import StartJob
+from llmos.training.distribution import Parallel, Team, alone
+from llmos.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+MODULE = "llmos.training.rank"
+LONGEST_PAUSE = timedelta(days=365)
+"""For as long one process waits for another that is alive: a job may be held."""
+NOTICE_S = 10.0
+"""Within so long the loss of a process is noticed by whoever waits for it; or all end."""
+LOSS_S = 2.0
+END_S = 30.0
+
+
+class RankLostError(LlmosError):
+    """One of the processes of a training ended before its time."""
+
+    code = "training_process_lost"
+    retryable = True
+
+
+class RankStart(msgspec.Struct):
+    """What the process of one rank is told."""
+
+    start: StartJob
+    rank: int
+    size: int
+    parallel: Parallel
+    store: str
+    device: str
+
+
+@dataclass(slots=True)
+class _Ranks:
+    """The processes of rank 1 and on, each watched by a thread."""
+
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    is_over: threading.Event = field(default_factory=threading.Event)
+    is_lost: threading.Event = field(default_factory=threading.Event)
+    lost: str | None = None
+    """How the first that ended before its time did."""
+
+    def watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        status = process.wait()
+        if self.is_over.is_set() or status == 0:
+            return
+        self.lost = self.lost or f"process {rank} of the training {describe_exit(status)}"
+        self.is_lost.set()
+        if not self.is_over.wait(NOTICE_S):  # a device may wait for it forever
+            print(f"{self.lost}: all end", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def wait_for_loss(self) -> str | None:
+        """Return how one was lost, if one was: whoever waits for it may know before its watcher."""
+        self.is_lost.wait(LOSS_S)
+        return self.lost
+
+    def end(self) -> None:
+        self.is_over.set()
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
+    """Have the processes that a recipe asks for train together; yield this one's team.
+
+    With fewer devices than processes there are only as many processes, which the job's log says;
+    the steps are the same.
+
+    Raises:
+        RankLostError: one of them ended; the job may go on from its last checkpoint.
+    """
+    devices = devices_for(recipe.processes, find_device(os.environ.get("LLMOS_DEVICE", "cpu")))
+    if len(devices) < recipe.processes:
+        context.log(f"{len(devices)} devices for {recipe.processes} processes: one for each device")
+    if len(devices) == 1:
+        yield alone
+        return
+    ranks = _Ranks()
+    with tempfile.TemporaryDirectory(prefix="llmos-ranks-") as directory:
+        store = str(Path(directory) / "store")
+        threads = threads_each(context.threads, len(devices))
+        try:
+            for rank in range(1, len(devices)):
+                told = RankStart(
+                    _start(context, threads), rank, len(devices), recipe.parallel, store,
+                    devices[rank],
+                )  # fmt: skip
+                ranks.processes.append(_started(told, threads))
+                args = (rank, ranks.processes[-1])
+                threading.Thread(target=ranks.watch, args=args, daemon=True).start()
+            torch.set_num_threads(threads)
+            join(0, len(devices), store)
+            yield Team(0, len(devices), recipe.parallel)
+            leave_together()
+            for process in ranks.processes:
+                process.wait(END_S)
+        except RuntimeError as error:
+            if (lost := ranks.wait_for_loss()) is None:
+                raise
+            raise RankLostError(f"{lost}, and so all did: {first_line(error)}") from error
+        finally:
+            ranks.end()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            torch.set_num_threads(max(1, context.threads))
+
+
+def devices_for(processes: int, device: str) -> list[str]:
+    """Return the device of each process, from ``device`` on: "cpu" or "cuda:N"."""
+    if processes == 1 or device == "cpu":
+        return [device] * processes
+    kind, _, first = device.partition(":")
+    numbers = range(int(first or 0), torch.cuda.device_count())
+    return [f"{kind}:{number}" for number in numbers][:processes] or [device]
+
+
+def threads_each(threads: int, size: int) -> int:
+    """Return how many of a job's threads each process has."""
+    return max(1, threads // size)
+
+
+def join(rank: int, size: int, store: str) -> None:
+    """Meet the other processes through a file; wait for them."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    kept = torch._C._distributed_c10d.FileStore(store, size)
+    dist.init_process_group(backend, store=kept, rank=rank, world_size=size, timeout=LONGEST_PAUSE)
+
+
+def leave_together() -> None:
+    """Wait until every process has come as far."""
+    dist.barrier()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _start(context: JobContext, threads: int) -> StartJob:
+    return StartJob(
+        job_id=context.job_id,
+        fence=0,
+        attempt=context.attempt,
+        handler="",
+        name=context.name,
+        params=context.params,
+        owner=context.owner,
+        home=str(context.home),
+        checkpoint_dir=str(context.checkpoint_dir),
+        threads=threads,
+        heartbeat_s=0.0,
+    )
+
+
+def _started(told: RankStart, threads: int) -> subprocess.Popen[bytes]:
+    """Start a rank's process, which ends when its input is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", MODULE],
+        stdin=subprocess.PIPE,
+        env={**os.environ, **thread_environ(threads), "LLMOS_DEVICE": told.device},
+    )
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(told) + b"\n")
+    process.stdin.flush()
+    return process

@@ -1,0 +1,158 @@
+"""Training by several processes: the same steps as by one, and one that is lost ends them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.training.tiny import make_job, make_recipe
+
+from llmos.errors import CancelledError, RecipeError
+from llmos.kernel.context import JobContext
+from llmos.kernel.protocol import JobLog, JobMetric
+from llmos.training import handler
+from llmos.training.ranks import RankLostError, devices_for
+from llmos.training.recipe import parse
+
+STEPS = 6
+
+
+def recipe(task: str, processes: int, **changes: Any) -> dict[str, Any]:
+    quick = {"steps": STEPS, "checkpoint_every": 2, "eval_every": 3, "publish": "best"}
+    its = make_recipe(task, processes=processes, **(quick | changes))
+    if task == "chat":
+        its["model"]["config"]["num_key_value_heads"] = 2
+    if task == "classify":
+        its["model"]["config"] |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    return its
+
+
+def last_checkpoint(directory: Path) -> Path:
+    return directory / "checkpoint" / "checkpoints" / f"step-{STEPS:08d}"
+
+
+def weights(directory: Path, name: str = "weights") -> dict[str, torch.Tensor]:
+    return load_file(last_checkpoint(directory) / f"{name}.safetensors")
+
+
+def losses(directory: Path) -> list[float]:
+    curve = json.loads((last_checkpoint(directory) / "state.json").read_text())["curve"]
+    return [point[key] for point in curve for key in ("loss", "validation_loss") if key in point]
+
+
+@pytest.mark.parametrize(
+    ("task", "parallel"), [("classify", "ddp"), ("chat", "fsdp"), ("chat", "tensor")]
+)
+def test_two_processes_take_the_steps_of_one(task: str, parallel: str, tmp_path: Path) -> None:
+    its = {"parallel": parallel, "accumulate": 2, "batch_size": 5, "ema": 0.9}
+    for processes in (1, 2):
+        context, _ = make_job(tmp_path / str(processes), recipe(task, processes, **its))
+        handler.run(context)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+    for name in ("weights", "average", "best", "optimizer"):
+        one, two = (weights(tmp_path / processes, name) for processes in "12")
+        assert one.keys() == two.keys()
+        for key, tensor in two.items():
+            assert torch.allclose(tensor, one[key], rtol=1e-3, atol=2e-4), (name, key)
+
+
+def test_a_lost_process_ends_all_and_any_number_go_on_from_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    its = recipe("chat", 2, parallel="fsdp")
+    its["model"]["config"] |= {"attention_dropout": 0.1}
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    for name in ("two", "one"):
+        context, sent = make_job(tmp_path / name, its)
+        kill_the_other_at(5, context)
+        with pytest.raises(RankLostError, match="process 1 of the training was killed by SIGKILL"):
+            handler.run(context)
+        assert not psutil.Process().children()
+        assert max(m.step for m in sent if isinstance(m, JobMetric)) == 5
+    handler.run(make_job(tmp_path / "two", its)[0])
+    for name in ("weights", "optimizer", "best"):
+        files = [last_checkpoint(tmp_path / d) / f"{name}.safetensors" for d in ("whole", "two")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    context, sent = make_job(tmp_path / "one", its | {"processes": 1, "parallel": "ddp"})
+    handler.run(context)
+    assert JobLog("going on from the checkpoint of step 4") in sent
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "whole"), rel=0.02)
+
+
+def kill_the_other_at(step: int, context: JobContext) -> None:
+    metric = context.metric
+
+    def kill(at: int, **values: float) -> None:
+        metric(at, **values)
+        if at == step:
+            [other] = psutil.Process().children()
+            os.kill(other.pid, signal.SIGKILL)
+
+    context.metric = kill  # type: ignore[method-assign]
+
+
+def test_processes_that_give_way_go_on_to_the_very_weights(tmp_path: Path) -> None:
+    its = recipe("generate", 2)
+    its["model"]["config"] |= {"resid_pdrop": 0.1}
+    handler.run(make_job(tmp_path / "whole", its)[0])
+    context, _ = make_job(tmp_path / "left", its)
+    leave_in_step(3, context)
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    assert not psutil.Process().children()
+    handler.run(make_job(tmp_path / "left", its)[0])
+    for name in ("weights", "optimizer"):
+        files = [last_checkpoint(tmp_path / d) / f"{name}.safetensors" for d in ("whole", "left")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def leave_in_step(step: int, context: JobContext) -> None:
+    num_batches, wait = 0, context.wait_while_paused
+
+    def leave() -> None:
+        nonlocal num_batches
+        num_batches += 1
+        if num_batches == step:
+            context.leave()
+        wait()
+
+    context.wait_while_paused = leave  # type: ignore[method-assign]
+
+
+def test_there_are_no_more_processes_than_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert devices_for(2, "cpu") == ["cpu", "cpu"]
+    assert devices_for(2, "cuda:1") == ["cuda:1", "cuda:2"]
+    assert devices_for(4, "cuda:0") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices_for(1, "cuda:2") == ["cuda:2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"processes": 8}, "8 processes need a batch_size of as many rows"),
+        (
+            {"parallel": "fsdp", "optimizer": {"learning_rate": 0.1, "kind": "muon"}},
+            "optimizer.kind muon needs whole matrices",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse(make_recipe("chat", **({"processes": 2} | changes)))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"), [("generate", "knows no plan for gpt2"), ("chat", "num_key_value_heads 1")]
+)
+def test_a_network_that_cannot_be_split_is_refused(task: str, message: str, tmp_path: Path) -> None:
+    its = make_recipe(task, processes=2, parallel="tensor")
+    with pytest.raises(RecipeError, match=message):
+        handler.run(make_job(tmp_path, its)[0])
