@@ -15,6 +15,9 @@ BATCH_ROWS = 32
 UNUSED = (
     "accumulate",
     "processes",
+    "micro_batch_size",
+    "precision",
+    "activation_checkpointing",
     "packing",
     "label_smoothing",
     "robust",

@@ -31,6 +31,7 @@ from llmos.training.counting import Counting
 from llmos.training.distribution import Team, gathered
 from llmos.training.examples import Data
 from llmos.training.latents import latents_of
+from llmos.training.micro_batches import micro_batches_for
 from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
@@ -133,6 +134,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         context.checkpoint_dir / "checkpoints",
         context,
         team=team,
+        micro_batches=micro_batches_for(context, recipe, model.device) if team.size == 1 else None,
         watch=watch(model, context.checkpoint_dir, context.log) if team.is_first else None,
     )
 

@@ -105,7 +105,16 @@ def makes_adapter(params: dict[str, Any]) -> bool:
 
 
 def estimate_bytes(params: dict[str, Any]) -> int:
-    """Memory the job may take: parameters with optimizer state, activations of a batch, runtime."""
+    """Memory the job may take: parameters with optimizer state, activations of what is computed at
+    a time, runtime. With `micro_batch_size: auto` of the least that may be: one row."""
+    recipe = parse(params["recipe"])
+    wanted = recipe.micro_batch_size
+    rows = 1 if wanted == "auto" else min(wanted or recipe.batch_size, recipe.batch_size)
+    return estimate_rows_bytes(params, rows)
+
+
+def estimate_rows_bytes(params: dict[str, Any], rows: int) -> int:
+    """As `estimate_bytes`, with so many rows of a batch at a time."""
     recipe = parse(params["recipe"])
     config = recipe.model.config
     width = _width(config)
@@ -117,8 +126,11 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     if params.get("base"):
         parameters = _num_parameters(params["base"])
     teacher = 4 * _num_parameters(params["teacher"]) if params.get("teacher") else 0
-    tokens = recipe.batch_size * recipe.max_length * _passes(recipe)
-    activations = 4 * tokens * (ACTIVATIONS_PER_WIDTH * layers * width + 3 * vocab)
+    tokens = rows * recipe.max_length * _passes(recipe)
+    kept = ACTIVATIONS_PER_WIDTH * layers
+    if recipe.activation_checkpointing:  # of one layer at a time, and what went into each
+        kept = ACTIVATIONS_PER_WIDTH + layers
+    activations = 4 * tokens * (kept * width + 3 * vocab)
     weights = _bytes_per_parameter(recipe) * parameters
     if recipe.processes > 1 and recipe.parallel == "ddp":
         weights, teacher = weights * recipe.processes, teacher * recipe.processes

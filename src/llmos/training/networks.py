@@ -161,6 +161,10 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
             raise RecipeError(f"model.freeze: no parameter is named {pattern}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+    if recipe.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise RecipeError("activation_checkpointing: this network cannot: leave it out")
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError("model.freeze leaves nothing to train")
     return model

@@ -11,7 +11,7 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -90,6 +90,8 @@ DISTILLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classific
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
+WHOLE_BATCH = frozenset({"contrastive", "adversarial"})
+"""Objectives in which the rows of a batch have to do with one another."""
 FSDP_OBJECTIVES = frozenset(
     {"causal_lm", "seq2seq", "sequence_classification", "token_classification"}
 )
@@ -115,6 +117,12 @@ class Recipe(Section):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows of a batch that are computed at a time; all unless told."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of what is computed in training; weights and what is published are float32."""
+    activation_checkpointing: bool = False
+    """Keep what goes into each layer only, and compute the rest again for gradients."""
     block_size: int = Field(default=256, ge=MIN_BLOCK_SIZE)
     max_tokens: int = Field(default=256, ge=4)
     processes: int = Field(default=1, ge=1, le=64)
@@ -182,6 +190,10 @@ class Recipe(Section):
             self._check_adapter()
         if self.processes > 1:
             self._check_processes()
+        if self.micro_batch_size is not None and self.objective in WHOLE_BATCH:
+            raise ValueError(f"objective {self.objective} needs whole batches: no micro_batch_size")
+        if self.precision != "float32" and self.robust is not None:
+            raise ValueError("a robust section needs precision: float32")
         if self.packing and (self.objective != "causal_lm" or self.robust is not None):
             raise ValueError("packing is for objective causal_lm, without a robust section")
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)
@@ -221,8 +233,8 @@ class Recipe(Section):
                 f"optimizer.kind {self.optimizer.kind} needs whole matrices, of which "
                 f"parallel: {self.parallel} keeps parts: use {kinds}"
             )
-        if self.objective == "contrastive":
-            raise ValueError("the texts of a contrastive batch are compared in one process")
+        if self.objective in WHOLE_BATCH:
+            raise ValueError(f"objective {self.objective} needs whole batches: processes: 1")
         if self.parallel == "fsdp" and self.objective not in FSDP_OBJECTIVES:
             raise ValueError(f"objective {self.objective} needs parallel: ddp")
         if self.parallel != "ddp" and any(

@@ -20,16 +20,19 @@ from llmos.training import checkpoint, robust
 from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.distribution import Team, alone
+from llmos.training.micro_batches import MicroBatches, is_out_of_memory
 from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.recipe import Recipe
+from llmos.training.sampling import Sampler
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
 from llmos.training.validation import evaluation_batches, means
 from llmos.training.watching import Watch
 
 REPORTS = 200
 MAX_STEPS_UNREPORTED = 50
+SHOWN_ROWS = 8
 
 
 class DivergedError(LlmosError):
@@ -67,6 +70,7 @@ class Trainer:
 
     Args:
         directory: where checkpoints are kept between attempts.
+        micro_batches: how batches are cut, where they are.
         team: the processes that train together; each has a trainer of its own.
         clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
         watch: tells what it takes beside the losses.
@@ -81,9 +85,11 @@ class Trainer:
     context: Context
     clock: Callable[[], float] = time.perf_counter
     team: Team = alone
+    micro_batches: MicroBatches | None = None
     watch: Watch | None = None
     progress: Progress = field(default_factory=Progress)
     _writer: CheckpointWriter = field(init=False)
+    _sampler: Sampler = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
     _gradient_norm: Tensor | None = None
     _tokens: int = 0
@@ -113,7 +119,7 @@ class Trainer:
             self.context.log(f"going on from the checkpoint of step {resumed.step}")
         elif recipe.ema is not None:
             self.progress.average = self._copied_weights()
-        sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
+        self._sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
         self._last = self._now()
@@ -122,8 +128,7 @@ class Trainer:
                 step = self.progress.step
                 set_learning_rate(optimizer, self._rate(step))
                 team.begin_step(recipe.seed, step)
-                micro = range(step * recipe.accumulate, (step + 1) * recipe.accumulate)
-                self._step(optimizer, [team.own(sampler.rows(number)) for number in micro])
+                self._step(optimizer, [team.own(rows) for rows in self._rows_of(step)])
                 self.progress.step = step + 1
                 self._keep_up(optimizer, validation_rows)
         finally:
@@ -132,11 +137,46 @@ class Trainer:
             checkpoint.set_weights(self.model, self.progress.average)
         return self.progress
 
-    def _step(self, optimizer: torch.optim.Optimizer, micro: list[IntArray]) -> None:
-        """One optimizer step over the rows of its micro-batches."""
+    def _rows_of(self, step: int) -> list[IntArray]:
+        """The rows of a step's batches, of all processes."""
+        accumulate = self.recipe.accumulate
+        numbers = range(step * accumulate, (step + 1) * accumulate)
+        return [self._sampler.rows(number) for number in numbers]
+
+    def _step(self, optimizer: torch.optim.Optimizer, rows: list[IntArray]) -> None:
+        """One optimizer step over the rows of its batches, in pieces that fit in memory."""
+        while (loss := self._fitting_loss(rows)) is None:
+            optimizer.zero_grad(set_to_none=True)
+        self.team.add_gradients(self.model)
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        limit = self.recipe.optimizer.grad_clip or math.inf
+        self._gradient_norm = self.team.clip(trained, limit)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._losses.append(loss)
+        self._follow()
+
+    def _fitting_loss(self, rows: list[IntArray]) -> Tensor | None:
+        """As `_loss`; None where memory ran out, after which less is tried at a time.
+
+        Raises:
+            OutOfMemoryError: less was tried before.
+        """
+        micro = self.micro_batches
+        pieces = rows if micro is None else [part for own in rows for part in micro.cut(own)]
+        try:
+            return self._loss(pieces)
+        except (MemoryError, RuntimeError) as error:
+            if micro is None or not is_out_of_memory(error):
+                raise
+        micro.shrink()  # here, where no traceback holds what was computed
+        return None
+
+    def _loss(self, pieces: list[IntArray]) -> Tensor:
+        """Add up the gradients of a step's rows, piece by piece; return its loss."""
         device = self.model.device
         objective = self._objective_at(self.progress.step)
-        batches = [objective.batch(self.train, rows).to(device) for rows in micro]
+        batches = [objective.batch(self.train, rows).to(device) for rows in pieces]
         of_batches = [(batch.num_labels, batch.num_tokens) for batch in batches]
         labels, tokens = self.team.sums([sum(counts) for counts in zip(*of_batches, strict=True)])
         total = max(1, int(labels))
@@ -149,14 +189,7 @@ class Trainer:
                 self.watch.count(batch)
         self._tokens += int(tokens)
         self.progress.tokens += int(tokens)
-        self.team.add_gradients(self.model)
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        limit = self.recipe.optimizer.grad_clip or math.inf
-        self._gradient_norm = self.team.clip(trained, limit)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self._losses.append(loss)
-        self._follow()
+        return loss
 
     def _objective_at(self, step: int) -> Objective:
         objective = self.objective
@@ -169,9 +202,15 @@ class Trainer:
             return robust.backward(
                 self.model, batch, num_labels, recipe.robust, recipe.label_smoothing
             )
-        part = batch.loss_sum(self.model, recipe.label_smoothing) / num_labels
+        with self._precision():
+            part = batch.loss_sum(self.model, recipe.label_smoothing) / num_labels
         part.backward()  # type: ignore[no-untyped-call]
         return part.detach()
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        if self.recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, torch.bfloat16)
 
     def _follow(self) -> None:
         """Let the moving average follow the weights: by less in the first steps, while it is still
@@ -229,6 +268,8 @@ class Trainer:
             is_last = checkpoints = True
             self.context.log(f"no better since step {self.progress.best_step}: ended at {step}")
         leaves = self.team.any(self.context.is_leaving) and not is_last
+        if leaves:
+            self._check_pending()
         if checkpoints or leaves:
             self._note_time()
             self.progress.unreported = self._pending()
@@ -272,17 +313,36 @@ class Trainer:
 
     def _mean_of_pending(self) -> float:
         """Mean loss of the steps since the last report, each checked to be a number."""
+        losses = self._check_pending()
+        self._losses.clear()
+        self.progress.unreported.clear()
+        return float(sum(losses) / len(losses))
+
+    def _check_pending(self) -> list[float]:
+        """As `_pending`, each a number.
+
+        Raises:
+            DivergedError: one is not.
+        """
         losses = self._pending()
         first = self.progress.step - len(losses) + 1
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the loss became {loss} at step {first + offset}: "
-                    "try a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
-                )
-        self._losses.clear()
-        self.progress.unreported.clear()
-        return float(sum(losses) / len(losses))
+                raise self._diverged("loss", loss, first + offset)
+        assert self._gradient_norm is not None, "a step came before"
+        if not math.isfinite(norm := float(self._gradient_norm)):
+            raise self._diverged("gradient's norm", norm, self.progress.step)
+        return losses
+
+    def _diverged(self, what: str, value: float, step: int) -> DivergedError:
+        """Return the error of a step whose batch did that; the log has all of its rows."""
+        rows = [str(row) for own in self._rows_of(step - 1) for row in own]
+        self.context.log(f"step {step} learned from rows {', '.join(rows)} of the training split")
+        some = ", ".join(rows[:SHOWN_ROWS]) + (", …" if len(rows) > SHOWN_ROWS else "")
+        return DivergedError(
+            f"the {what} became {value} at step {step}, of rows {some} of the training split: "
+            "try a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
+        )
 
     def _pending(self) -> list[float]:
         """The loss of each step since the last report, those of an earlier attempt first."""

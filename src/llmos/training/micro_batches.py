@@ -1,0 +1,122 @@
+"""How many rows of a batch are computed at a time: what fits in memory.
+
+Gradients of the pieces of a batch add up to those of the whole, so the steps stay the recipe's, up
+to rounding. What was chosen is kept for the life of a job: another size would round otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+import torch
+
+from llmos.data.encoding import IntArray
+from llmos.errors import OutOfMemoryError
+from llmos.kernel.ledger import format_bytes
+from llmos.training import jobs
+from llmos.training.recipe import WHOLE_BATCH, Recipe
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+FREE_SHARE = 0.8
+CPU_SAYS = ("can't allocate memory", "not enough memory")
+"""What torch says, in a RuntimeError, where the host has no memory left."""
+
+
+class MicroBatches:
+    """Cuts batches, and cuts them smaller when they did not fit.
+
+    Args:
+        path: where the size is kept.
+        wanted: rows at a time; None: all of a batch, halved once if it does not fit; "auto": begins
+            with what is estimated to fit, and is halved as often as it does not.
+        batch_rows: of a whole batch.
+        estimate: bytes that a job needs with so many rows at a time.
+        free_bytes: of the memory that it computes in.
+        log: is told of a size that is not what was asked for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: int | Literal["auto"] | None,
+        batch_rows: int,
+        estimate: Callable[[int], int],
+        free_bytes: int,
+        log: Callable[[str], None],
+    ) -> None:
+        self._path, self._estimate, self._log = path, estimate, log
+        self._halvings_left = batch_rows if wanted == "auto" else 1
+        self.rows = batch_rows if wanted is None or wanted == "auto" else min(wanted, batch_rows)
+        if path.exists():
+            kept = json.loads(path.read_text())
+            self.rows, self._halvings_left = kept["rows"], kept["halvings_left"]
+        elif wanted == "auto":
+            while self.rows > 1 and estimate(self.rows) > free_bytes:
+                self.rows = (self.rows + 1) // 2
+            log(f"{self.rows} of {batch_rows} rows of a batch at a time")
+            self._keep()
+
+    def cut(self, rows: IntArray) -> list[IntArray]:
+        """Return a batch's rows in pieces."""
+        return [rows[start : start + self.rows] for start in range(0, len(rows), self.rows)]
+
+    def shrink(self) -> None:
+        """Take half as many rows at a time from now on: so many did not fit.
+
+        Raises:
+            OutOfMemoryError: that was done before, or it was only one.
+        """
+        if self.rows == 1 or not self._halvings_left:
+            raise OutOfMemoryError(
+                f"{self.rows} rows at a time do not fit in memory: the training was estimated to "
+                f"need {format_bytes(self._estimate(self.rows))}. Use --set micro_batch_size=auto, "
+                "activation_checkpointing=true, fewer max_tokens or block_size, or a smaller model."
+            )
+        self._log(f"out of memory with {self.rows} rows of a batch at a time: half of that now")
+        self.rows = (self.rows + 1) // 2
+        self._halvings_left -= 1
+        self._keep()
+
+    def _keep(self) -> None:
+        kept = {"rows": self.rows, "halvings_left": self._halvings_left}
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(kept))
+        partial.replace(self._path)
+
+
+def micro_batches_for(
+    context: JobContext, recipe: Recipe, device: torch.device
+) -> MicroBatches | None:
+    """Return how a job cuts its batches; None where their rows are compared with one another."""
+    if recipe.objective in WHOLE_BATCH:
+        return None
+    return MicroBatches(
+        context.checkpoint_dir / "micro_batch.json",
+        recipe.micro_batch_size,
+        recipe.batch_size,
+        lambda rows: jobs.estimate_rows_bytes(context.params, rows),
+        free_bytes(device),
+        context.log,
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the host or of a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in CPU_SAYS)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory of a device's a training may count on."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available
+    return int(free * FREE_SHARE)
