@@ -6,8 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from harness import Llmos
+
+from llmos.sdk.models import Model
 
 QUICK = ("steps=20", "batch_size=8", "eval_every=10", "eval_batches=1", "optimizer.warmup_steps=5")
 
@@ -36,7 +39,39 @@ def test_an_ngram_model_is_counted_and_writes(llmos: Llmos, play: Path, tmp_path
     text = llmos.ok("run", "my-spring", "小鸟", "--temperature", "0")
     assert text.startswith("小鸟在树上唱着歌。\n春天来了，")
     said = llmos.refused("train", "char-ngram", "--set", "steps=9", "--name", "my-ngram")
-    assert "leave out steps" in said
+    assert "takes no steps" in said
+
+
+def test_word_vectors_tell_what_is_alike(llmos: Llmos, tmp_path: Path) -> None:
+    changes = ("data.rows=12000", "vectors.epochs=4", "model.config.hidden_size=32")
+    sets = [part for change in changes for part in ("--set", change)]
+    llmos.ok("train", "word-vectors", *sets, "--name", "my-vectors")
+    shown = next(row for row in llmos.json("list") if row["name"] == "my-vectors")["manifest"]
+    assert (shown["task"], shown["model_type"]) == ("embed", "word_vectors")
+    assert shown["metrics"]["analogies"]["accuracy"] > 0.6
+    capital = llmos.json("vectors", "analogy", "my-vectors", "France", "Paris", "Japan", "--n", "3")
+    assert "tokyo" in [one["word"] for one in capital]
+    roles = {"王后", "王冠", "王位", "宫殿", "王子", "公主", "父亲", "丈夫", "爷爷", "叔叔"}
+    near = llmos.json("vectors", "similar", "my-vectors", "国王", "--n", "4")
+    assert len(roles & {one["word"] for one in near}) >= 3
+    with llmos.client() as client:
+        model = Model(client, client.model("my-vectors"))
+        assert model.analogy("France", "Paris", "Japan", 3) == capital
+        king, both = model.embed(["king", "king queen"], normalize=False)
+        queen = model.vectors.vector("queen")
+        assert both == pytest.approx(((np.array(king) + queen) / 2).tolist(), abs=1e-6)
+    for header, name in (("--header", "word2vec"), ("--no-header", "glove")):
+        text = tmp_path / f"{name}.txt"
+        llmos.ok("vectors", "export", "my-vectors", text, header)
+        llmos.ok("vectors", "import", text, "--name", f"my-{name}")
+        again = llmos.json(
+            "vectors", "analogy", f"my-{name}", "france", "paris", "japan", "--n", "3"
+        )
+        assert [one["word"] for one in again] == [one["word"] for one in capital]
+    assert "does not know" in llmos.refused("vectors", "similar", "my-vectors", "zzz")
+    text.write_text("king 1 2\nqueen 1 x\n")
+    said = llmos.refused("vectors", "import", text, "--name", "my-broken")
+    assert "line 2: 'x' is not a number" in said
 
 
 def test_a_recurrent_network_writes(llmos: Llmos, play: Path) -> None:

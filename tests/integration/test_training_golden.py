@@ -26,6 +26,7 @@ SETTINGS = ["steps=50", "eval_every=25", "eval_batches=4", "optimizer.warmup_ste
 SETTINGS += ["evaluate.splits=[]"]
 SMALLER = {
     "char-ngram": [],
+    "word-vectors": ["data.rows=3000", "evaluate.splits=[]"],
     "char-gpt": ["eval_batches=20"],
     "char-lstm": ["batch_size=4"],
     "translate-gru": ["batch_size=4", "data.rows=500"],
@@ -38,11 +39,13 @@ SMALLER = {
     "text-vae": ["batch_size=4", "data.rows=1000"],
 }
 """Recipes with a curve, and what makes 50 steps of them a matter of a second or two."""
+STEPS = {"char-ngram": 6, "word-vectors": 10}
+"""Of recipes that do not say how many there are."""
 
 
 def curves(name: str, directory: Path) -> dict[str, list[float]]:
     """Train a recipe so far; return the losses of all of them and the validation losses."""
-    settings = [] if name == "char-ngram" else SETTINGS  # it counts, 6 times at most
+    settings = [] if name in STEPS else SETTINGS
     recipe = override(load(ROOT / "recipes" / f"{name}.yaml"), [*settings, *SMALLER[name]])
     context, sent = make_job(directory, recipe)
     handler.run(context)
@@ -55,7 +58,7 @@ def curves(name: str, directory: Path) -> dict[str, list[float]]:
 def test_a_recipe_learns_as_it_always_has(name: str, tmp_path: Path) -> None:
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     found = curves(name, tmp_path)
-    assert len(found["loss"]) == (6 if name == "char-ngram" else 50)
+    assert len(found["loss"]) == STEPS.get(name, 50)
     assert found["loss"] == pytest.approx(golden["loss"], rel=0.01)
     assert found["validation_loss"] == pytest.approx(golden["validation_loss"], rel=0.01)
 

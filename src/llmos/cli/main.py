@@ -35,6 +35,7 @@ from llmos.cli import (
     tasks,
     train,
     usage,
+    vectors,
     webhooks,
 )
 from llmos.errors import LlmosError
@@ -69,6 +70,7 @@ for module in (
     tasks,
     coding,
     reading,
+    vectors,
     batches,
     models,
     quantize,

@@ -313,6 +313,7 @@ def _rated(row: Row, where: str) -> Rated:
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "generate": _document,
     "texts": _document,
+    "word_vectors": _document,
     "chat": _conversation,
     "preferences": _preference,
     "translate": _pair,

@@ -28,6 +28,7 @@ STARTER_RECORDS = (
     "questions",
     "alike",
     "ratings",
+    "relations",
 )
 STARTER_TEXTS = ("tales",)
 STARTER_SPLITS = ("train", "validation", "test_combinations", "test_templates")

@@ -25,6 +25,7 @@ CJK, PUNCTUATION, DIGITS = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{P}\p{S}", r"
 ANY_CHARACTER = r"[\s\S]"
 READING_TASKS = frozenset({"classify", "entities", "fill_mask", "answer", "embed", "rate"})
 """Of models that read a text and write none."""
+PAD, UNKNOWN = "<pad>", "<unk>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Specials:
 def specials_of(task: str, more: Sequence[str] = (), end_token: str | None = None) -> Specials:
     """The special tokens a model of ``task`` is given by default."""
     extra = tuple(more)
+    if task == "word_vectors":
+        return Specials(PAD, UNKNOWN, unk=UNKNOWN, more=extra)
     if task == "translate":
         return Specials("<pad>", "</s>", after="</s>", more=extra)
     if task in READING_TASKS:
@@ -87,6 +90,48 @@ def train_character(texts: Iterable[str], specials: Specials) -> Tokenizer:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([*specials.all(), unknown])
     _surround(tokenizer, specials, [])
+    return tokenizer
+
+
+def train_words(
+    texts: Iterable[str], specials: Specials, vocab_size: int, min_count: int, splitting: Splitting
+) -> Tokenizer:
+    """A tokenizer of the ``vocab_size`` most frequent words that are there ``min_count`` times at
+    least, the most frequent first; others become the unknown token.
+
+    A word is a run of letters and digits, with apostrophes and hyphens inside, or a run of CJK
+    characters, as between the spaces of a text that was cut into words; with ``cjk`` each CJK
+    character is a word. Everything else parts words, or, with ``punctuation``, punctuation is
+    words, too.
+    """
+    unknown = specials.unk or UNKNOWN
+    tokenizer = Tokenizer(models.WordLevel({unknown: 0}, unknown))
+    if splitting.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    letter = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{CJK}]]"
+    words = [f"[{CJK}]" if splitting.cjk else f"[{CJK}]+", f"{letter}+(?:['’-]{letter}+)*"]
+    words += [f"[{PUNCTUATION}]"] if splitting.punctuation else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(words)), "removed", invert=True)
+    every = list(dict.fromkeys([*specials.all(), unknown]))
+    tokenizer.train_from_iterator(
+        texts,
+        bpe_trainers.WordLevelTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_count,
+            special_tokens=every,
+            show_progress=False,
+        ),
+    )
+    _surround(tokenizer, specials, [])
+    return tokenizer
+
+
+def words_between_spaces(tokens: Sequence[str]) -> Tokenizer:
+    """A tokenizer of these words, UNKNOWN among them: what stands between spaces is one."""
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([token for token in (PAD, UNKNOWN) if token in vocabulary])
     return tokenizer
 
 

@@ -91,6 +91,7 @@ _ENCODERS = frozenset(
         "roformer",
         "squeezebert",
         "xlm-roberta",
+        "word_vectors",
         "xlm-roberta-xl",
     }
 )

@@ -44,6 +44,16 @@ FAMILIES = (
         (("causal_lm", "NgramForCausalLM"),),
     ),
     Family(
+        "word_vectors",
+        "a vector for each word, of the words it stands near: word2vec and GloVe",
+        ("word_vectors",),
+        "Mikolov et al., 2013, Distributed Representations of Words and Phrases",
+        "word-vectors",
+        "llmos.models.word_vectors",
+        "WordVectorsConfig",
+        (("embedding", "WordVectorsModel"),),
+    ),
+    Family(
         "gpt2",
         "a Transformer decoder with learned positions: writes text token by token",
         ("generate", "chat"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from llmos.errors import InvalidRequestError
@@ -10,6 +11,7 @@ from llmos.types import Chunk, ToolCallDelta, Usage
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
+    from llmos.sdk.word_vectors import Vectors
 
 
 class Model:
@@ -96,6 +98,25 @@ class Model:
     def embed(self, texts: Sequence[str | Sequence[int]], **options: Any) -> list[list[float]]:
         """Return the vector of each text (see Client.embed)."""
         return self.client.embed(texts, self.ref, **options)
+
+    def similar(self, word: str, n: int = 10) -> list[dict[str, Any]]:
+        """Return the words nearest to a word, ``{"word", "score"}`` each (word vectors)."""
+        return self.vectors.similar(word, n)
+
+    def analogy(self, a: str, b: str, c: str, n: int = 10) -> list[dict[str, Any]]:
+        """Return the words that are to ``c`` what ``b`` is to ``a`` (word vectors)."""
+        return self.vectors.analogy(a, b, c, n)
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The table of a model of word vectors, fetched at its first use.
+
+        Raises:
+            InvalidRequestError: the model is none.
+        """
+        from llmos.sdk.word_vectors import load
+
+        return load(self.client, self.info)
 
     def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[dict[str, Any]]:
         """Return ``{"index", "relevance_score", "document"}`` of each document, the best first."""

@@ -40,6 +40,7 @@ from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
 from llmos.training.trainer import Trainer
+from llmos.training.vectors import job as vectors
 from llmos.training.watching import watch
 from llmos.types import JobResult, NewVersion
 
@@ -80,6 +81,9 @@ def _ready(context: JobContext) -> _Ready:
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
     data = Data(recipe, *(_data_file(context, path) for path in recipe.data_paths))
+    if recipe.task == "word_vectors":
+        made_of = _inputs(context, recipe, given)
+        return vectors.run(context, recipe, data, _described(recipe), made_of)
     prepared = prepare(recipe, data, given.tokens, context.checkpoint_dir / "prepared", context.log)
     model = _model(recipe, prepared, given)
     if recipe.objective == "dpo":

@@ -24,6 +24,8 @@ STATE_BYTES = {"sgd": 0, "rmsprop": 4, "adam": 8, "adamw": 8, "adafactor": 0, "l
 BYTES_PER_ADAPTED_PARAMETER = 9
 """Float32 weights that stay, twice when the adapter is checked, and something for what is trained
 beside them."""
+BYTES_PER_VECTOR_NUMBER = 24
+"""Of word vectors: two tables, the sums of their squares (GloVe), and a checkpoint of these."""
 BYTES_PER_STORED_PARAMETER = 2
 """At least, in a library model."""
 ACTIVATIONS_PER_WIDTH = 40
@@ -120,6 +122,8 @@ def estimate_rows_bytes(params: dict[str, Any], rows: int) -> int:
     width = _width(config)
     layers = _layers(config)
     vocab = recipe.tokenizer.vocab_size if recipe.tokenizer.kind != "character" else 1024
+    if recipe.task == "word_vectors":
+        return RUNTIME_BYTES + BYTES_PER_VECTOR_NUMBER * vocab * width
     parameters = 12 * layers * width**2 + vocab * width
     if is_counted(recipe.model.architecture):
         layers, parameters = 0, COUNTED_ENTRIES

@@ -21,6 +21,7 @@ from llmos.data.tokenizers import (
     specials_of,
     train_byte_bpe,
     train_character,
+    train_words,
 )
 from llmos.errors import DataError, RecipeError
 from llmos.models.codes import CODE_TOKENS
@@ -132,6 +133,8 @@ def train_tokenizer(recipe: Recipe, texts: Iterable[Iterable[str]]) -> Tokenizer
         section.drop_spaces,
         section.lowercase,
     )
+    if section.kind == "word":
+        return train_words(pieces, specials, section.vocab_size, section.min_count, splitting)
     return train_byte_bpe(pieces, specials, section.vocab_size, splitting)
 
 

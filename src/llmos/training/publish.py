@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from llmos.data.encoding import Columns
 from llmos.data.record import Record
-from llmos.data.tokenizers import Specials
+from llmos.data.tokenizers import UNKNOWN, Specials
 from llmos.errors import LlmosError
 from llmos.training import readers
 from llmos.training.examples import Data
@@ -211,11 +211,12 @@ def _generation_config(recipe: Recipe, model: PreTrainedModel) -> GenerationConf
 
 
 def _tokenizer_config(recipe: Recipe, specials: Specials) -> dict[str, Any]:
+    has_unknown = recipe.tokenizer.kind in ("character", "word")
     named = {
         "bos_token": specials.bos,
         "eos_token": specials.eos,
         "pad_token": specials.pad,
-        "unk_token": "<unk>" if recipe.tokenizer.kind == "character" else specials.unk,
+        "unk_token": specials.unk or (UNKNOWN if has_unknown else None),
     }
     mask = {"content": specials.mask, "lstrip": True, "special": True, "__type": "AddedToken"}
     more = {"mask_token": mask} if specials.mask else {}

@@ -38,6 +38,7 @@ from llmos.training.recipe_sections import (
     Section,
     TokenizerSection,
     TranslationSection,
+    VectorsSection,
 )
 
 Head = Literal[
@@ -49,7 +50,11 @@ Head = Literal[
     "question_answering",
     "embedding",
 ]
-Objective = Head | Literal["dpo", "autoencoder", "elbo", "adversarial", "contrastive", "regression"]
+Objective = (
+    Head
+    | Literal["dpo", "autoencoder", "elbo", "adversarial"]
+    | Literal["contrastive", "regression", "word_vectors"]
+)
 Task = Literal[
     "generate",
     "chat",
@@ -60,6 +65,7 @@ Task = Literal[
     "answer",
     "embed",
     "rate",
+    "word_vectors",
 ]
 OBJECTIVES: dict[str, Objective] = {
     "generate": "causal_lm",
@@ -71,6 +77,7 @@ OBJECTIVES: dict[str, Objective] = {
     "answer": "question_answering",
     "embed": "contrastive",
     "rate": "regression",
+    "word_vectors": "word_vectors",
 }
 OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo", "adversarial")}
 """That a task may have in place of its own."""
@@ -83,6 +90,7 @@ HEADS: dict[str, Head] = {
     "elbo": "causal_lm",
     "adversarial": "causal_lm",
     "contrastive": "embedding",
+    "word_vectors": "embedding",
     "regression": "sequence_classification",
 }
 """What a network ends in, where the objective is not named after it."""
@@ -138,6 +146,7 @@ class Recipe(Section):
     distill: DistillSection | None = None
     adversarial: AdversarialSection | None = None
     optimizer: OptimizerSection
+    vectors: VectorsSection | None = None
     eval_every: int = Field(default=250, ge=1)
     eval_batches: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)
@@ -169,6 +178,8 @@ class Recipe(Section):
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
         if self.robust is not None and self.objective == "regression":
             raise ValueError("task rate takes no robust section")
+        if (self.task == "word_vectors") != (self.vectors is not None):
+            raise ValueError("task word_vectors needs a section vectors, and no other task does")
         has_own = self.model.base is None and self.tokenizer.kind != "teacher"
         if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")

@@ -112,8 +112,10 @@ class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`, `teacher` that of
     `distill.teacher`."""
 
-    kind: Literal["character", "byte_bpe", "base", "teacher"]
+    kind: Literal["character", "word", "byte_bpe", "base", "teacher"]
     vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
+    min_count: int = Field(default=5, ge=1)
+    """How often a word is there at least (kind `word`); rarer ones are unknown."""
     split_cjk: bool = False
     split_punctuation: bool = False
     split_digits: bool = False
@@ -173,6 +175,23 @@ class RobustSection(Section):
     work."""
     r_drop: float = Field(default=0.0, ge=0)
     """Weight of how far two passes with dropout are apart (1 to 5); twice the work."""
+
+
+class VectorsSection(Section):
+    """How word vectors are learned."""
+
+    method: Literal["skip_gram", "cbow", "glove"] = "skip_gram"
+    window: int = Field(default=5, ge=1, le=100)
+    """Words to each side that count as near."""
+    epochs: int = Field(default=5, ge=1)
+    learning_rate: float = Field(default=0.025, gt=0)
+    """At the beginning: it falls along a line (skip_gram, cbow), or is AdaGrad's (glove)."""
+    negative: int = Field(default=5, ge=1, le=100)
+    """Words drawn for each, which should not be near (skip_gram, cbow)."""
+    subsample: float = Field(default=1e-3, ge=0, lt=1)
+    """Share of the text above which a word is thinned out; 0 for none (skip_gram, cbow)."""
+    x_max: float = Field(default=100.0, gt=0)
+    """How often two words meet for it to count in full (glove)."""
 
 
 class TranslationSection(Section):

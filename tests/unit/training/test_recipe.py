@@ -38,7 +38,7 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("steps=0", "steps is 0: input should be greater than or equal to 1"),
         ("seed=9999999999999999999999", "seed is 9999999999999999999999: input should be less"),
         ("data=3", "data must be a section (a mapping of keys to values), not 3"),
-        ("tokenizer.kind=bpe", "tokenizer.kind must be 'character', 'byte_bpe', 'base' or 't"),
+        ("tokenizer.kind=bpe", "tokenizer.kind must be 'character', 'word', 'byte_bpe', 'base' "),
         ("tokenizer.kind=teacher", "tokenizer.kind teacher needs distill"),
         ("distill.alpha=0.5", "the recipe needs distill.teacher"),
         ("distill={teacher: a, alpha: 2}", "distill.alpha is 2"),

@@ -1,0 +1,1 @@
+"""Vectors of words, learned from which words stand near each other."""

@@ -1,0 +1,137 @@
+"""Word vectors against the equations, written plainly one prediction at a time."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmos.data.encoding import Ragged
+from llmos.training.recipe_sections import VectorsSection
+from llmos.training.vectors import windows
+from llmos.training.vectors.glove import Glove, cells
+from llmos.training.vectors.windows import chunks, contexts, known_words
+from llmos.training.vectors.word2vec import Windows, Word2Vec
+
+UNKNOWN, VOCAB, SIZE = 1, 12, 6
+
+
+def text(lines: int, seed: int = 0) -> Ragged:
+    random = np.random.default_rng(seed)
+    return Ragged.of(random.integers(1, VOCAB, random.integers(0, 9)) for _ in range(lines))
+
+
+def learner(kind: type, rows: Ragged, **changes: Any) -> Any:
+    section = VectorsSection(**{"epochs": 2, "window": 3, "negative": 4, **changes})
+    counts = np.bincount(rows.flat, minlength=VOCAB)
+    counts[UNKNOWN] = 0
+    return kind(section, rows, text(30, 9), counts, UNKNOWN, SIZE, 7, seed=3)
+
+
+def test_windows_end_with_lines_and_leave_unknown_words_out() -> None:
+    rows = Ragged.of([[2, 3, 1, 4], [], [5, 6], [7]])
+    read = known_words(rows, (0, 4), UNKNOWN)
+    around, near = contexts(read, 2, 2)
+    found = {
+        (int(word), tuple(sorted(row[mask].tolist())))
+        for word, row, mask in zip(read.words, around, near, strict=True)
+    }
+    assert found == {(2, (3, 4)), (3, (2, 4)), (4, (2, 3)), (5, (6,)), (6, (5,)), (7, ())}
+
+
+def test_chunks_hold_every_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "CHUNK_WORDS", 10)
+    rows = text(100)
+    found = chunks(rows)
+    assert found[0][0] == 0 and found[-1][1] == 100
+    assert all(one[1] == other[0] for one, other in pairwise(found)) and len(found) > 20
+
+
+@pytest.mark.parametrize("method", ["skip_gram", "cbow"])
+def test_a_step_is_the_gradient_of_the_paper(method: str) -> None:
+    """Of log s(v'_o v_i) + sum log s(-v'_n v_i), each prediction of its own."""
+    own = learner(Word2Vec, text(20), method=method)
+    torch.manual_seed(0)
+    own._inputs.normal_(), own._outputs.normal_()
+    batch = Windows(
+        torch.tensor([[2, 3, 4], [5, 6, 7]]),
+        torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]),
+        torch.tensor([[8, 9, 10], [9, 11, 9]]),  # 9 is its own negative: not counted
+    )
+    inputs = own._inputs.clone().requires_grad_(True)
+    outputs = own._outputs.clone().requires_grad_(True)
+    objective = torch.zeros(())
+    for row in range(2):
+        around = [int(w) for w, m in zip(batch.around[row], batch.mask[row], strict=True) if m]
+        predictors = [inputs[word] for word in around]
+        if method == "cbow":
+            # The authors' program moves each word by all of the mean's gradient.
+            mean = torch.stack(predictors)
+            predictors = [mean.mean(0).detach() + mean.sum(0) - mean.sum(0).detach()]
+        middle, *negatives = batch.targets[row].tolist()
+        for predictor in predictors:
+            objective = objective + torch.log(torch.sigmoid(outputs[middle] @ predictor))
+            for negative in negatives:
+                if negative != middle:
+                    score = outputs[negative] @ predictor
+                    objective = objective + torch.log(torch.sigmoid(-score))
+    objective.backward()
+    assert inputs.grad is not None and outputs.grad is not None
+    expected = inputs.detach() + 0.1 * inputs.grad, outputs.detach() + 0.1 * outputs.grad
+    own._learn(batch, 0.1)
+    assert torch.allclose(own._inputs, expected[0], atol=1e-5)
+    assert torch.allclose(own._outputs, expected[1], atol=1e-5)
+
+
+def test_words_that_meet_are_counted_by_nearness_both_ways() -> None:
+    rows = Ragged.of([[2, 3, 1, 4], [3, 2], [5]])
+    keys, met = cells(rows, VOCAB, 2, UNKNOWN)
+    found = {divmod(int(key), VOCAB): value for key, value in zip(keys, met, strict=True)}
+    half = {(2, 3): 2.0, (3, 4): 1.0, (2, 4): 0.5}
+    assert found == half | {(b, a): value for (a, b), value in half.items()}
+
+
+def test_a_step_of_glove_is_adagrad_on_its_loss() -> None:
+    own = learner(Glove, text(200), method="glove", learning_rate=0.05, x_max=10.0)
+    words, around = own._table("words").clone(), own._table("contexts").clone()
+    loss = own._learn(np.array([2 * VOCAB + 3]), np.array([4.0]))
+    w, c, b, b2 = words[2, :-1], around[3, :-1], words[2, -1], around[3, -1]
+    error = float(w @ c + b + b2) - math.log(4)
+    weight = (4 / 10) ** 0.75
+    assert loss == pytest.approx(weight * error**2 / 2, rel=1e-5)
+    assert torch.allclose(own._table("words")[2, :-1], w - 0.05 * weight * error * c, atol=1e-7)
+    assert torch.allclose(own._table("words_squares")[2, :-1], 1 + (weight * error * c) ** 2)
+    assert float(own._table("contexts")[3, -1]) == pytest.approx(float(b2) - 0.05 * weight * error)
+
+
+@pytest.mark.parametrize("method", ["skip_gram", "cbow", "glove"])
+def test_learning_goes_down_and_depends_on_the_step_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "CHUNK_WORDS", 60)
+    rows = Ragged.of([[2, 3, 4], [5, 6, 7], [8, 9, 10]] * 60)
+    kind = Glove if method == "glove" else Word2Vec
+    options = {"method": method, "learning_rate": 0.2, "epochs": 6, "subsample": 0.0}
+    whole, other = learner(kind, rows, **options), learner(kind, rows, **options)
+    losses = [whole.step(number) for number in range(whole.num_steps)]
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    half = whole.num_steps // 2
+    for number in range(half):
+        other.step(number)
+    resumed = learner(kind, rows, **options)
+    resumed.module.load_state_dict(other.module.state_dict())
+    for number in range(half, whole.num_steps):
+        resumed.step(number)
+    assert torch.equal(resumed.vectors(), whole.vectors())
+
+
+def test_frequent_words_are_thinned_out() -> None:
+    rows = Ragged.of([[2] * 999 + [3]] * 10)
+    kept = learner(Word2Vec, rows, subsample=1e-2)._kept
+    share = 0.999 / 1e-2
+    assert kept[2] == pytest.approx((math.sqrt(share) + 1) / share)
+    assert kept[3] == 1.0
