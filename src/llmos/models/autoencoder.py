@@ -162,7 +162,7 @@ class AutoencoderForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         state = self.writer.begin(latent)
         ids = torch.full((len(latent),), self.start_id, device=latent.device)
         written: list[Tensor] = []
-        for place in range(max_tokens + 1):
+        for place in range(max_tokens):
             state = self.writer.step(latent, self.embed_tokens(ids), state)
             hidden = self.writer.hidden(latent, state, torch.full_like(ids, place))
             ids = self._text_logits(hidden).argmax(-1)
@@ -308,6 +308,9 @@ class AutoencoderForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         if bool((phase == TEXT).any()):
             hidden = self.writer.hidden(state.latent, state.text, state.count)
             logits = torch.where(phase == TEXT, self._text_logits(hidden), logits)
+            is_full = (phase == TEXT) & (state.count >= self.config.max_text_tokens)[:, None]
+            ids = torch.arange(logits.shape[1], device=logits.device)
+            logits = logits.masked_fill(is_full & (ids != self.end_id), IMPOSSIBLE)
         return logits
 
     def _level_logits(self, state: State) -> Tensor:
