@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Connection
 
-from llmos.apps import batch_jobs
+from llmos.apps import batch_jobs, search_jobs
 from llmos.apps.batch_ends import BatchEnds
 from llmos.apps.batch_store import Batches, commit_batch
 from llmos.apps.runs import Runs
@@ -71,6 +71,7 @@ BUILT_INS = (
     compression_jobs,
     evaluation_jobs,
     batch_jobs,
+    search_jobs,
 )
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,6 @@ def _assemble(
     commit = _commit_to(library, deployments, clock)
     kernel = _kernel(settings, database, plugins, commit, webhooks, clock)
     kernel.jobs.on_end(deploying.listener(deployments))
-    kernel.jobs.next_job = compression_jobs.next_job
     submitter = Submitter(kernel.jobs, library, blobs, deployments)
     tasks = TaskContext(
         library,
@@ -266,7 +266,7 @@ def _kernel(
     """Return the kernel, with its part of the machine's memory."""
     on_cpu = is_cpu(settings.device)
     capacity_bytes, parked_bytes = _memory(settings, on_cpu)
-    return Kernel(
+    kernel = Kernel(
         database,
         Ledger(capacity_bytes),
         plugins.job_kinds(),
@@ -280,6 +280,9 @@ def _kernel(
         on_cpu=on_cpu,
         parking_bytes=parked_bytes,
     )
+    kernel.jobs.on_end(search_jobs.listener(kernel.jobs))
+    kernel.jobs.next_job = compression_jobs.next_job
+    return kernel
 
 
 def _memory(settings: Settings, on_cpu: bool) -> tuple[int, int]:

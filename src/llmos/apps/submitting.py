@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmos.apps.batch_jobs import BATCH
+from llmos.apps.search_jobs import SEARCH
 from llmos.compression.jobs import QUANTIZE
 from llmos.compression.jobs import base_params as quantize_base
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoundError
@@ -43,13 +44,13 @@ if TYPE_CHECKING:
     from llmos.storage.blobs import BlobStore
 
 MAY_MAKE_ADAPTERS = frozenset({"import", "pull"})
-MAKES_A_MODEL = frozenset({TRAIN, QUANTIZE, *MAY_MAKE_ADAPTERS})
+MAKES_A_MODEL = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS})
 """Kinds of job whose checked ``name`` is that of the model they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
 FILLED_IN = frozenset({"base", "teacher", "task"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
-ACTS_LATER = frozenset({EVALUATE, DEPLOY})
+ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
 
 Promised = Callable[[str], bool]
@@ -193,6 +194,8 @@ class Submitter:
         elif kind == DEPLOY:
             check = deploying.check_now
             await asyncio.to_thread(check, self._deployments, params, actor, promised)
+        elif kind == SEARCH:
+            await self._trained_on(actor, params)  # each trial has it filled in for itself
         elif kind == BATCH:
             raise InvalidRequestError("POST /v1/batches makes the jobs of batches", param="kind")
         return await self._checked_target(actor, kind, params)
@@ -383,9 +386,9 @@ def _check_trainable(version: Version, *, is_adapted: bool) -> None:
 
 def _kind_made(kind: str, params: dict[str, Any]) -> str | None:
     """Return the kind of artifact that a job makes; None: only the work will tell."""
-    if kind == TRAIN and makes_adapter(params):
+    if kind in (TRAIN, SEARCH) and makes_adapter(params):
         return "adapter"
-    return "model" if kind in (TRAIN, QUANTIZE) else None
+    return "model" if kind in (TRAIN, SEARCH, QUANTIZE) else None
 
 
 def _all(metric: str) -> bool:

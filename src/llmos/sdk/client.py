@@ -206,6 +206,28 @@ class Client(
             "train", params, name, priority="background", idempotency_key=idempotency_key
         )
 
+    def search(
+        self,
+        recipe: Json,
+        section: Json,
+        name: str,
+        alias: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Json:
+        """Upload the recipe's data, queue a search of hyper-parameters (docs/search.md); returns
+        its job, whose result tells of every trial.
+
+        Raises:
+            InvalidRequestError: something holds what JSON cannot; nothing is uploaded then.
+            DataError: there is no such data file.
+        """
+        transfer.check_json(recipe, "recipe")
+        transfer.check_json(section, "search")
+        paths = transfer.local_data_paths(recipe)
+        data = {path: self.upload(path, on_progress)["digest"] for path in paths}
+        params = {"recipe": recipe, "name": name, "data": data, "search": section, "alias": alias}
+        return self.submit_job("search", params, name, priority="background")
+
     def jobs(
         self, limit: int = 100, before: int | None = None, states: Sequence[str] = ()
     ) -> list[Json]:
