@@ -18,7 +18,8 @@ from llmos.data.encoding import IntArray
 from llmos.errors import OutOfMemoryError
 from llmos.kernel.ledger import format_bytes
 from llmos.training import jobs
-from llmos.training.recipe import WHOLE_BATCH, Recipe
+from llmos.training.recipe import Recipe
+from llmos.training.recipe_sharing import WHOLE_BATCH
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext

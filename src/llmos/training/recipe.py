@@ -20,7 +20,6 @@ from llmos.errors import RecipeError
 from llmos.training import counted
 from llmos.training.complaints import sentence
 from llmos.training.recipe_sections import (
-    ELEMENTWISE_KINDS,
     MOMENTUM_KINDS,
     AdapterSection,
     AdversarialSection,
@@ -40,6 +39,7 @@ from llmos.training.recipe_sections import (
     TranslationSection,
     VectorsSection,
 )
+from llmos.training.recipe_sharing import check_sharing
 
 Head = Literal[
     "causal_lm",
@@ -98,12 +98,6 @@ DISTILLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classific
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
-WHOLE_BATCH = frozenset({"contrastive", "adversarial"})
-"""Objectives in which the rows of a batch have to do with one another."""
-FSDP_OBJECTIVES = frozenset(
-    {"causal_lm", "seq2seq", "sequence_classification", "token_classification"}
-)
-"""Whose losses come from a whole forward pass, in which weights are gathered."""
 MIN_BLOCK_SIZE = 2
 FILE_SPLITS = frozenset({"train", "validation"})
 
@@ -199,10 +193,7 @@ class Recipe(Section):
             raise ValueError("data.validation_path is for a file as data.path")
         if self.adapter is not None:
             self._check_adapter()
-        if self.processes > 1:
-            self._check_processes()
-        if self.micro_batch_size is not None and self.objective in WHOLE_BATCH:
-            raise ValueError(f"objective {self.objective} needs whole batches: no micro_batch_size")
+        check_sharing(self)
         if self.precision != "float32" and self.robust is not None:
             raise ValueError("a robust section needs precision: float32")
         if self.packing and (self.objective != "causal_lm" or self.robust is not None):
@@ -234,24 +225,6 @@ class Recipe(Section):
             )
         if self.distill.hidden is not None and self.objective == "seq2seq":
             raise ValueError("distill.hidden is not for seq2seq: learn from the logits alone")
-
-    def _check_processes(self) -> None:
-        if self.parallel != "tensor" and self.batch_size < self.processes:
-            raise ValueError(f"{self.processes} processes need a batch_size of as many rows")
-        if self.parallel != "ddp" and self.optimizer.kind not in ELEMENTWISE_KINDS:
-            kinds = ", ".join(sorted(ELEMENTWISE_KINDS))
-            raise ValueError(
-                f"optimizer.kind {self.optimizer.kind} needs whole matrices, of which "
-                f"parallel: {self.parallel} keeps parts: use {kinds}"
-            )
-        if self.objective in WHOLE_BATCH:
-            raise ValueError(f"objective {self.objective} needs whole batches: processes: 1")
-        if self.parallel == "fsdp" and self.objective not in FSDP_OBJECTIVES:
-            raise ValueError(f"objective {self.objective} needs parallel: ddp")
-        if self.parallel != "ddp" and any(
-            section is not None for section in (self.robust, self.adapter, self.distill)
-        ):
-            raise ValueError("robust, adapter and distill sections need parallel: ddp")
 
     def _check_dpo(self) -> None:
         if self.model.base is None:
