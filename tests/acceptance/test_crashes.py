@@ -100,3 +100,18 @@ def test_a_killed_server_comes_back_with_everything(breakable: Llmos, uninterrup
     breakable.up()
     assert breakable.json("list") == before
     assert breakable.ok("run", "calm", "ROMEO:", "--max-tokens", "2")
+
+
+def test_a_training_of_two_processes_outlives_one_of_them_bit_for_bit(
+    breakable: Llmos, recipe: Path, changes: tuple[str, ...]
+) -> None:
+    shared = (*changes, "processes=2", "steps=60", "eval_every=60")
+    breakable.succeeds(breakable.train(recipe, "shared-calm", *shared))
+    number = breakable.train(recipe, "shared", *shared)
+    until(breakable.reaches_step(number, 30), "the training to get going")
+    worker = until(breakable.worker, "a worker")
+    [other] = worker.children()
+    kill(other)
+    job = breakable.succeeds(number)
+    assert job["attempt"] == 2 and not worker.is_running()
+    assert breakable.weights("shared") == breakable.weights("shared-calm")

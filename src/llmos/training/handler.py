@@ -74,16 +74,17 @@ class _Ready:
     model: PreTrainedModel
 
 
-def _ready(context: JobContext) -> _Ready:
+def _opened(context: JobContext) -> tuple[Given, Recipe, Data]:
     given = Given.of(context)
     recipe = parse(context.params["recipe"])
     recipe = given.tokens.with_template(recipe) if given.tokens else recipe
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
     data = Data(recipe, *(_data_file(context, path) for path in recipe.data_paths))
-    if recipe.task == "word_vectors":
-        made_of = _inputs(context, recipe, given)
-        return vectors.run(context, recipe, data, _described(recipe), made_of)
+    return given, recipe, data
+
+
+def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Ready:
     prepared = prepare(recipe, data, given.tokens, context.checkpoint_dir / "prepared", context.log)
     model = _model(recipe, prepared, given)
     if recipe.objective == "dpo":
@@ -93,7 +94,11 @@ def _ready(context: JobContext) -> _Ready:
 
 
 def _run(context: JobContext) -> JobResult:
-    ready = _ready(context)
+    given, recipe, data = _opened(context)
+    if recipe.task == "word_vectors":
+        made_of = _inputs(context, recipe, given)
+        return vectors.run(context, recipe, data, _described(recipe), made_of)
+    ready = _ready(context, given, recipe, data)
     with ranks.together(context, ready.recipe) as team:
         trainer, progress = _trained(context, ready, team)
     return _publish(context, trainer, ready.prepared, ready.given, ready.data, progress)
@@ -101,7 +106,7 @@ def _run(context: JobContext) -> JobResult:
 
 def train(context: JobContext, team: Team) -> None:
     """Train as one process of several, of which another publishes."""
-    _trained(context, _ready(context), team)
+    _trained(context, _ready(context, *_opened(context)), team)
 
 
 def _trained(context: JobContext, ready: _Ready, team: Team) -> tuple[Trainer | Counting, Progress]:

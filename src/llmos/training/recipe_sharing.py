@@ -27,6 +27,8 @@ def check_sharing(recipe: Recipe) -> None:
         raise ValueError(f"objective {recipe.objective} needs whole batches: no micro_batch_size")
     if recipe.processes == 1:
         return
+    if recipe.task == "word_vectors":
+        raise ValueError("word vectors are learned in one process, by all of its threads")
     if recipe.objective in WHOLE_BATCH:
         raise ValueError(f"objective {recipe.objective} needs whole batches: processes: 1")
     if recipe.parallel != "tensor" and recipe.batch_size < recipe.processes:
