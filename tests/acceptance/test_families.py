@@ -177,7 +177,7 @@ def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
 
 def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos) -> None:
     small = ("data.rows=300", "evaluate.splits=[]", "model.config.hidden_size=32")
-    encoder = trained(llmos, "bert-mini", *small)
+    encoder = trained(llmos, "encoder-mini", *small)
     done = llmos.json("fill-mask", "I drink [MASK] and 我喝[MASK]。", "--model", encoder)
     assert [len(fills) for fills in done["masks"]] == [5, 5]
     assert all(0 < fill["score"] < 1 for fills in done["masks"] for fill in fills)

@@ -30,6 +30,10 @@ SMALLER = {
     "char-gpt": ["eval_batches=20"],
     "char-lstm": ["batch_size=4"],
     "translate-gru": ["batch_size=4", "data.rows=500"],
+    "encoder-mini": ["batch_size=8", "data.rows=600"],
+    "answer-mini": ["batch_size=4", "data.rows=300"],
+    "embed-mini": ["batch_size=8", "data.rows=300"],
+    "rate-mini": ["batch_size=8", "data.rows=300"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
     "text-autoencoder": ["batch_size=4", "data.rows=1000"],
     "text-seqgan": [

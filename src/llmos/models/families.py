@@ -79,7 +79,7 @@ FAMILIES = (
         "a Transformer encoder: fills in masked words, and what it learned so serves other tasks",
         ("fill_mask", "classify", "entities", "answer", "embed", "rate"),
         "Devlin et al., 2018, arXiv:1810.04805",
-        "bert-mini",
+        "rate-mini",
     ),
     Family(
         "modernbert",

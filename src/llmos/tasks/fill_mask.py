@@ -59,7 +59,7 @@ async def fill_mask(
 
 def _fill(served: Served, token_id: int, score: float, before: str, after: str) -> Fill:
     piece = served.tokenizer.text_bytes(token_id, None).decode("utf-8", "replace")
-    if not before:
+    if not before or before[-1].isspace():
         piece = piece.lstrip()
     return Fill(piece.strip(), score, f"{before}{piece}{after}")
 

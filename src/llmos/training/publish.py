@@ -73,9 +73,13 @@ def save(
 def _round_to_saved(model: PreTrainedModel, directory: Path) -> None:
     """Give each tensor the value it has in the saved files, in float32."""
     ours = model.state_dict()
+    saved: dict[str, torch.Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        for name, tensor in load_file(path).items():
-            ours[name].copy_(tensor)
+        saved |= load_file(path)
+    if not saved.keys() <= ours.keys():  # saved under the names of older versions
+        saved = type(model).from_pretrained(directory, dtype=torch.float32).state_dict()
+    for name, tensor in saved.items():
+        ours[name].copy_(tensor)
 
 
 def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
