@@ -144,7 +144,11 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         context,
         team=team,
         micro_batches=micro_batches_for(context, recipe, model.device) if team.size == 1 else None,
-        watch=watch(model, context.checkpoint_dir, context.log) if team.is_first else None,
+        watch=(
+            watch(model, context.checkpoint_dir, context.log, recipe.precision)
+            if team.is_first
+            else None
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from llmos.training.peaks import Precision, peak_flops
 FORWARD_BACKWARD, FROZEN = 6, 4
 """Operations of a weight for each token: 2 forward, 2 for what comes in, and 2 for its own gradient
 unless it stays as it is."""
+Computed = Literal["float32", "bfloat16"]
 PEAK_SIZE, PEAK_TRIES = 1024, 5
 PEAK_FILE = "peak.json"
 
@@ -103,18 +104,19 @@ class Watch:
         return told
 
 
-def watch(model: PreTrainedModel, directory: Path, log: Log) -> Watch:
+def watch(model: PreTrainedModel, directory: Path, log: Log, precision: Computed) -> Watch:
     """Return what watches the training of a model.
 
     Args:
         directory: where the peak of this machine is kept between attempts, if it was measured.
+        precision: what matrices are multiplied in.
     """
     flops, device = Flops(model), model.device
     peak = None
     if flops.is_known and device.type == "cuda":
-        peak = peak_flops(torch.cuda.get_device_name(device), _precision())
+        peak = peak_flops(torch.cuda.get_device_name(device), _units(precision))
     elif flops.is_known and device.type == "cpu":
-        peak = _measured_peak(directory / PEAK_FILE, log)
+        peak = _measured_peak(directory / PEAK_FILE, log, getattr(torch, precision))
     return Watch(flops, device, peak, energy.reader())
 
 
@@ -139,20 +141,20 @@ def _size(config: Any, name: str) -> int:
     return value if type(value) is int else 0
 
 
-def _precision() -> Precision:
-    """In what a device multiplies float32 matrices."""
-    if torch.is_autocast_enabled("cuda"):
+def _units(precision: Computed) -> Precision:
+    """In what a device multiplies such matrices."""
+    if precision == "bfloat16":
         return "bfloat16"
     return "float32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _measured_peak(path: Path, log: Log) -> float:
+def _measured_peak(path: Path, log: Log, dtype: torch.dtype) -> float:
     """Return FLOP/s of this processor, with as many threads as training has: no table has it, so it
     is measured once, as the best of a few products."""
     if path.exists():
         kept: float = json.loads(path.read_text())["flops"]
         return kept
-    matrix = torch.ones(PEAK_SIZE, PEAK_SIZE)
+    matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype)
     best_s = float("inf")
     for _ in range(PEAK_TRIES):
         begun = time.perf_counter()

@@ -90,9 +90,26 @@ def test_a_processor_s_peak_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    watch(made("gpt2"), tmp_path, lines.append)
+    watch(made("gpt2"), tmp_path, lines.append, "float32")
     kept = json.loads((tmp_path / watching.PEAK_FILE).read_text())["flops"]
     assert kept > 1e8 and "GFLOP/s" in lines[0]
     monkeypatch.setattr(torch, "mm", None)
-    watch(made("gpt2"), tmp_path, lines.append)
+    watch(made("gpt2"), tmp_path, lines.append, "float32")
     assert len(lines) == 1
+
+
+def test_bfloat16_is_measured_against_its_own_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+    product = torch.mm
+
+    def noted(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        asked.append(one.dtype)
+        return product(one, other)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    watch(made("gpt2"), tmp_path, str, "bfloat16")
+    assert set(asked) == {torch.bfloat16}
+    assert watching._units("bfloat16") == "bfloat16"
+    assert watching._units("float32") == "float32", "unless products are rounded to tf32"
