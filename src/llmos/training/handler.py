@@ -36,6 +36,7 @@ from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
+from llmos.training.privacy import private, published
 from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
@@ -132,6 +133,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     if team.size > 1 and isinstance(objective, Conversations | PackedConversations):
         objective = dataclasses.replace(objective, plain_head=False)
+    cuts = team.size == 1 and recipe.privacy is None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
     return Trainer(
@@ -143,12 +145,13 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         context.checkpoint_dir / "checkpoints",
         context,
         team=team,
-        micro_batches=micro_batches_for(context, recipe, model.device) if team.size == 1 else None,
+        micro_batches=micro_batches_for(context, recipe, model.device) if cuts else None,
         watch=(
             watch(model, context.checkpoint_dir, context.log, recipe.precision)
             if team.is_first
             else None
         ),
+        privacy=private(recipe, model, objective, prepared.train, context.checkpoint_dir),
     )
 
 
@@ -253,8 +256,12 @@ def _publish(
     context.progress(progress.step, recipe.steps, "testing the model")
     assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
     metrics = assessor.assess()
+    points = progress.curve
+    if isinstance(trainer, Trainer) and trainer.privacy is not None:
+        metrics["privacy"] = trainer.privacy.report(progress.step)
+        points = published(points)
     name = context.params["name"]
-    curve.write(directory, name, progress.curve, metrics["validation_loss"])
+    curve.write(directory, name, points, metrics["validation_loss"])
     source = _source(recipe, given, progress)
     told = _described(recipe) | {"metrics": metrics, "parity": report}
     manifest: Manifest | AdapterManifest

@@ -161,6 +161,8 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
             raise RecipeError(f"model.freeze: no parameter is named {pattern}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+    if recipe.model.train_only:
+        _freeze_others(model, recipe.model.train_only)
     if recipe.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise RecipeError("activation_checkpointing: this network cannot: leave it out")
@@ -168,6 +170,36 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError("model.freeze leaves nothing to train")
     return model
+
+
+def _freeze_others(model: PreTrainedModel, patterns: Sequence[str]) -> None:
+    """Freeze all but the parameters that are named.
+
+    Raises:
+        RecipeError: a pattern names none, or `head` is asked of a network whose head is also its
+            embeddings.
+    """
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    kept: set[str] = set()
+    for pattern in patterns:
+        named = model.named_parameters()
+        if pattern == "head":
+            chosen = {
+                name for name, p in named if id(p) not in body and model.base_model is not model
+            }
+        else:
+            chosen = {name for name, _ in named if fnmatchcase(name, pattern)}
+        if not chosen and pattern == "head":
+            raise RecipeError(
+                "model.train_only: this network has no head of its own (it may be its embeddings, "
+                "tied): name its last layers by patterns, as model.layers.3.*"
+            )
+        if not chosen:
+            raise RecipeError(f"model.train_only: no parameter is named {pattern}")
+        kept |= chosen
+    for name, parameter in model.named_parameters():
+        if name not in kept:
+            parameter.requires_grad_(False)
 
 
 def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:

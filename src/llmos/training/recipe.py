@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from llmos.errors import RecipeError
 from llmos.training import counted
 from llmos.training.complaints import sentence
+from llmos.training.recipe_checks import check_distill, check_privacy
 from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
     AdapterSection,
@@ -33,6 +34,7 @@ from llmos.training.recipe_sections import (
     LatentSection,
     ModelSection,
     OptimizerSection,
+    PrivacySection,
     RobustSection,
     Section,
     TokenizerSection,
@@ -94,7 +96,6 @@ HEADS: dict[str, Head] = {
     "regression": "sequence_classification",
 }
 """What a network ends in, where the objective is not named after it."""
-DISTILLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classification")
 STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
@@ -139,6 +140,7 @@ class Recipe(Section):
     contrastive: ContrastiveSection | None = None
     distill: DistillSection | None = None
     adversarial: AdversarialSection | None = None
+    privacy: PrivacySection | None = None
     optimizer: OptimizerSection
     vectors: VectorsSection | None = None
     eval_every: int = Field(default=250, ge=1)
@@ -177,7 +179,8 @@ class Recipe(Section):
         has_own = self.model.base is None and self.tokenizer.kind != "teacher"
         if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")
-        self._check_distill()
+        check_distill(self)
+        check_privacy(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
@@ -211,20 +214,11 @@ class Recipe(Section):
             raise ValueError("an adapter is for a model.base, and needs tokenizer.kind base")
         if self.head != "causal_lm":
             raise ValueError(f"an adapter is for a task that writes, generate or chat: {self.task}")
-        if self.model.freeze:
-            raise ValueError("an adapter leaves all of its base as it is: leave model.freeze out")
-
-    def _check_distill(self) -> None:
-        if self.tokenizer.kind == "teacher" and (self.distill is None or self.model.base):
-            raise ValueError("tokenizer.kind teacher needs distill, and no model.base")
-        if self.distill is None:
-            return
-        if self.objective not in DISTILLED or self.robust is not None or self.packing:
+        if self.model.freeze or self.model.train_only:
             raise ValueError(
-                f"distill is for objectives {', '.join(DISTILLED)}, without robust and packing"
+                "an adapter leaves all of its base as it is: "
+                "leave model.freeze and model.train_only out"
             )
-        if self.distill.hidden is not None and self.objective == "seq2seq":
-            raise ValueError("distill.hidden is not for seq2seq: learn from the logits alone")
 
     def _check_dpo(self) -> None:
         if self.model.base is None:

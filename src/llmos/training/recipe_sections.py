@@ -26,6 +26,9 @@ class ModelSection(Section):
     base: str | None = None
     freeze: list[str] = []
     """Parameter name patterns (`*.bias`) that keep their first value."""
+    train_only: list[str] = []
+    """Name patterns of all that is trained, the rest keeps its first value; `head` stands for what
+    the network ends in."""
 
 
 class AdapterSection(Section):
@@ -86,6 +89,20 @@ class AdversarialSection(Section):
     """Share of the learning rate in steps by policy gradient."""
     critic_size: int = Field(default=64, ge=1)
     """Of the critic's vectors and filters."""
+
+
+class PrivacySection(Section):
+    """Differentially private training: how much noise, or what it may cost."""
+
+    epsilon: float | None = Field(default=None, gt=0)
+    """The most that all of training may cost; the noise follows from it."""
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise, over `max_grad_norm`."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """What the gradient of each example is cut to."""
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    """Chance that the promise does not hold; 1e-5, or a tenth of one over the number of examples
+    where that is less."""
 
 
 class HiddenSection(Section):

@@ -24,6 +24,7 @@ from llmos.training.micro_batches import MicroBatches, is_out_of_memory
 from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
+from llmos.training.privacy import Privacy
 from llmos.training.recipe import Recipe
 from llmos.training.sampling import Sampler
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
@@ -74,6 +75,7 @@ class Trainer:
         team: the processes that train together; each has a trainer of its own.
         clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
         watch: tells what it takes beside the losses.
+        privacy: what a private training goes by.
     """
 
     recipe: Recipe
@@ -87,6 +89,7 @@ class Trainer:
     team: Team = alone
     micro_batches: MicroBatches | None = None
     watch: Watch | None = None
+    privacy: Privacy | None = None
     progress: Progress = field(default_factory=Progress)
     _writer: CheckpointWriter = field(init=False)
     _sampler: Sampler = field(init=False)
@@ -119,7 +122,8 @@ class Trainer:
             self.context.log(f"going on from the checkpoint of step {resumed.step}")
         elif recipe.ema is not None:
             self.progress.average = self._copied_weights()
-        self._sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
+        sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
+        self._sampler = self.privacy or sampler
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
         self._last = self._now()
@@ -149,7 +153,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.team.add_gradients(self.model)
         trained = [p for p in self.model.parameters() if p.grad is not None]
-        limit = self.recipe.optimizer.grad_clip or math.inf
+        limit = (self.recipe.optimizer.grad_clip if self.privacy is None else 0) or math.inf
         self._gradient_norm = self.team.clip(trained, limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -176,20 +180,32 @@ class Trainer:
         """Add up the gradients of a step's rows, piece by piece; return its loss."""
         device = self.model.device
         objective = self._objective_at(self.progress.step)
+        if self.privacy is not None:
+            pieces = [rows[i : i + 1] for rows in pieces for i in range(len(rows))]
         batches = [objective.batch(self.train, rows).to(device) for rows in pieces]
-        of_batches = [(batch.num_labels, batch.num_tokens) for batch in batches]
-        labels, tokens = self.team.sums([sum(counts) for counts in zip(*of_batches, strict=True)])
-        total = max(1, int(labels))
-        loss = torch.zeros((), device=device)
-        for batch in batches:
-            self.context.wait_while_paused()
-            self.context.raise_if_cancelled()
-            loss += self._backward(batch, total)
-            if self.watch is not None:
-                self.watch.count(batch)
+        counts = (sum(b.num_labels for b in batches), sum(b.num_tokens for b in batches))
+        labels, tokens = self.team.sums([*counts])
+        loss = self._gradients(batches, max(1, int(labels)))
         self._tokens += int(tokens)
         self.progress.tokens += int(tokens)
         return loss
+
+    def _gradients(self, batches: list[Batch], num_labels: int) -> Tensor:
+        """Leave the gradients of batches in the parameters; return their loss."""
+        if self.privacy is not None:
+            smooth, step = self.recipe.label_smoothing, self.progress.step
+            return self.privacy.backward(self.model, batches, step, smooth, self._give_way)
+        loss = torch.zeros((), device=self.model.device)
+        for batch in batches:
+            self._give_way()
+            loss += self._backward(batch, num_labels)
+            if self.watch is not None:
+                self.watch.count(batch)
+        return loss
+
+    def _give_way(self) -> None:
+        self.context.wait_while_paused()
+        self.context.raise_if_cancelled()
 
     def _objective_at(self, step: int) -> Objective:
         objective = self.objective
@@ -294,6 +310,8 @@ class Trainer:
         }
         if isinstance(objective := self._objective_at(step - 1), Scheduled):
             point |= objective.told()
+        if self.privacy is not None:
+            point["epsilon"] = self.privacy.epsilon(step)
         if validation is not None:
             with self._averaged():
                 measured = means(self.model, self.objective, self.validation, validation, self.team)

@@ -1,0 +1,53 @@
+"""What a recipe with a teacher, or one that learns in private, cannot also be. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmos.training.recipe import Recipe
+
+LABELLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classification")
+"""Objectives whose loss is the cross-entropy of labels."""
+
+
+def check_distill(recipe: Recipe) -> None:
+    """Raise ValueError where a student cannot learn from a teacher."""
+    distill = recipe.distill
+    if recipe.tokenizer.kind == "teacher" and (distill is None or recipe.model.base):
+        raise ValueError("tokenizer.kind teacher needs distill, and no model.base")
+    if distill is None:
+        return
+    if recipe.objective not in LABELLED or recipe.robust is not None or recipe.packing:
+        raise ValueError(
+            f"distill is for objectives {', '.join(LABELLED)}, without robust and packing"
+        )
+    if distill.hidden is not None and recipe.objective == "seq2seq":
+        raise ValueError("distill.hidden is not for seq2seq: learn from the logits alone")
+
+
+def check_privacy(recipe: Recipe) -> None:
+    """Raise ValueError where privacy could not be kept."""
+    privacy = recipe.privacy
+    if privacy is None:
+        return
+    if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
+        raise ValueError("privacy needs either noise_multiplier or epsilon, not both")
+    if recipe.objective not in LABELLED or recipe.robust or recipe.packing or recipe.distill:
+        raise ValueError(
+            f"privacy is for objectives {', '.join(LABELLED)}, without robust, packing and distill"
+        )
+    if recipe.model.base is None or recipe.tokenizer.kind != "base":
+        raise ValueError(
+            "privacy needs a model.base with tokenizer.kind base: "
+            "a tokenizer made from the examples would tell of it"
+        )
+    if recipe.task in ("classify", "entities") and recipe.labels is None:
+        raise ValueError("privacy needs labels: those found in the examples would tell of them")
+    if recipe.accumulate != 1:
+        raise ValueError(
+            "privacy computes examples one by one, so accumulate=1: "
+            "batch_size is how many a step takes on average"
+        )
+    if recipe.processes != 1 or recipe.precision != "float32":
+        raise ValueError("privacy needs processes: 1 and precision: float32")

@@ -1,0 +1,69 @@
+"""The accountant against what others published and against the definition, integrated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from llmos.errors import RecipeError
+from llmos.training import accountant
+from llmos.training.accountant import ORDERS, divergences, epsilon, noise_for
+
+DELTA = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)]
+)
+def test_the_published_costs_of_learning_digits(
+    noise: float, epochs: int, published: float
+) -> None:
+    """TensorFlow Privacy's table for MNIST (60,000 images, batches of 256), which turns divergences
+    into epsilon by Mironov's proposition 3 of 2017 and looks at broken orders too."""
+    rate = 256 / 60_000
+    steps = epochs * 60_000 // 256
+    costs = zip(ORDERS, divergences(rate, noise), strict=True)
+    looser = min(steps * cost + math.log(1 / DELTA) / (order - 1) for order, cost in costs)
+    assert looser == pytest.approx(published, abs=0.025)
+    assert 0.8 * looser < epsilon(rate, noise, steps, DELTA) < looser
+
+
+def test_a_step_of_all_examples_is_the_gaussian_mechanism() -> None:
+    for order, cost in zip(ORDERS, divergences(1.0, 2.0), strict=True):
+        assert cost == pytest.approx(order / 8)
+
+
+@pytest.mark.parametrize(("rate", "noise"), [(0.01, 1.0), (0.2, 2.0), (0.05, 0.8)])
+def test_divergences_are_those_of_the_definition(rate: float, noise: float) -> None:
+    """E over N(0, s^2) of ((1 - q) + q N(1, s^2) / N(0, s^2))^order, integrated on a grid."""
+    grid = np.linspace(-40 * noise, 40 * noise, 2_000_001)
+    plain = np.exp(-(grid**2) / (2 * noise**2)) / (noise * math.sqrt(2 * math.pi))
+    ratio = (1 - rate) + rate * np.exp((2 * grid - 1) / (2 * noise**2))
+    for order in (2, 3, 8):
+        found = np.trapezoid(plain * ratio**order, grid)
+        expected = math.log(found) / (order - 1)
+        ours = divergences(rate, noise)[ORDERS.index(order)]
+        assert ours == pytest.approx(expected, rel=1e-6)
+
+
+def test_more_noise_and_fewer_steps_cost_less() -> None:
+    assert epsilon(0.01, 2.0, 1000, DELTA) < epsilon(0.01, 1.0, 1000, DELTA)
+    assert epsilon(0.01, 1.0, 500, DELTA) < epsilon(0.01, 1.0, 1000, DELTA)
+    assert epsilon(0.005, 1.0, 1000, DELTA) < epsilon(0.01, 1.0, 1000, DELTA)
+    assert epsilon(0.01, 1.0, 0, DELTA) == 0.0
+    assert epsilon(0.01, 0.0, 1, DELTA) == math.inf
+
+
+@pytest.mark.parametrize("wanted", [0.5, 3.0, 20.0])
+def test_the_noise_for_a_cost_is_the_least(wanted: float) -> None:
+    noise = noise_for(wanted, 0.02, 800, DELTA)
+    assert epsilon(0.02, noise, 800, DELTA) <= wanted
+    assert epsilon(0.02, noise * 0.99, 800, DELTA) > wanted
+
+
+def test_a_cost_that_no_noise_keeps_is_refused() -> None:
+    with pytest.raises(RecipeError, match="cannot be kept in 100000 steps"):
+        noise_for(1e-4, 1.0, 100_000, DELTA)
+    assert accountant.MAX_NOISE == 1000
