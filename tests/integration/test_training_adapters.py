@@ -16,7 +16,7 @@ from llmos.engines.native.engine import NativeEngine
 from llmos.errors import CancelledError, RecipeError
 from llmos.kernel.context import JobContext
 from llmos.library.manifest import build_manifest
-from llmos.training import adapters, handler, publish
+from llmos.training import adapters, handler, publish, versions
 from llmos.types import GenerateWork, JobResult, Priority, SamplingParams
 
 pytestmark = pytest.mark.filterwarnings(  # of peft as the oracle
@@ -157,7 +157,7 @@ def test_an_adapter_that_does_otherwise_when_merged_is_not_published(
             next(p for name, p in model.named_parameters() if "base_layer" in name).mul_(1.5)
         return model
 
-    monkeypatch.setattr(handler, "merged", twisted)
+    monkeypatch.setattr(versions, "merged", twisted)
     with pytest.raises(publish.PublishingError, match="merged into it differs"):
         handler.run(job(base, "twisted"))
 

@@ -15,7 +15,7 @@ from llmos.engines.native import lora, served
 from llmos.engines.pipelines import PipelinesEngine
 from llmos.errors import InvalidRequestError
 from llmos.kernel.context import JobContext
-from llmos.training import handler, parity, publish
+from llmos.training import handler, parity, publish, versions
 from llmos.training.parity_outputs import _check_tie
 from llmos.training.publish import PublishingError
 from llmos.training.recipe import OBJECTIVES
@@ -77,13 +77,13 @@ def test_a_prompt_that_is_rendered_otherwise_stops_the_version(
 def test_a_prefix_that_is_not_the_trained_one_stops_the_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    described = handler._described
+    described = versions.described
 
     def with_another_prefix(recipe: Any) -> dict[str, Any]:
         told = described(recipe)
         return told | {"translation": told["translation"] | {"prefix": "<2{source_lang}>"}}
 
-    monkeypatch.setattr(handler, "_described", with_another_prefix)
+    monkeypatch.setattr(versions, "described", with_another_prefix)
     context, _ = make_job(tmp_path, make_recipe("translate"))
     with pytest.raises(PublishingError, match="as other tokens than training"):
         handler.run(context)

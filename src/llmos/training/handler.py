@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,13 +16,9 @@ from transformers.utils import logging as transformers_logging
 from llmos.data.encoding import Columns
 from llmos.data.tokenizers import Specials
 from llmos.engines.base import find_device
-from llmos.library.adapters import AdapterManifest
-from llmos.library.manifest import Manifest, build_manifest
 from llmos.storage.files import disk_errors
-from llmos.training import checkpoint, curve, distillation, networks, parity, publish, ranks
-from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
+from llmos.training import checkpoint, distillation, networks, ranks
 from llmos.training.adversarial import adversarial_of, drop_critic
-from llmos.training.assessment import Assessor
 from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
@@ -36,14 +31,15 @@ from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
-from llmos.training.privacy import private, published
+from llmos.training.privacy import private
 from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
 from llmos.training.trainer import Trainer
 from llmos.training.vectors import job as vectors
+from llmos.training.versions import described, inputs_of, publish_version
 from llmos.training.watching import watch
-from llmos.types import JobResult, NewVersion
+from llmos.types import JobResult
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
@@ -97,12 +93,12 @@ def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Re
 def _run(context: JobContext) -> JobResult:
     given, recipe, data = _opened(context)
     if recipe.task == "word_vectors":
-        made_of = _inputs(context, recipe, given)
-        return vectors.run(context, recipe, data, _described(recipe), made_of)
+        made_of = inputs_of(context, recipe, given)
+        return vectors.run(context, recipe, data, described(recipe), made_of)
     ready = _ready(context, given, recipe, data)
     with ranks.together(context, ready.recipe) as team:
         trainer, progress = _trained(context, ready, team)
-    return _publish(context, trainer, ready.prepared, ready.given, ready.data, progress)
+    return publish_version(context, trainer, ready.prepared, ready.given, ready.data, progress)
 
 
 def train(context: JobContext, team: Team) -> None:
@@ -230,175 +226,3 @@ def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
         specials = given.tokens.specials if given.tokens else specials_for(recipe)
         model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
     return model.to(torch.device(find_device(os.environ.get("LLMOS_DEVICE", "cpu"))))
-
-
-def _publish(
-    context: JobContext,
-    trainer: Trainer | Counting,
-    prepared: Prepared,
-    given: Given,
-    data: Data,
-    progress: Progress,
-) -> JobResult:
-    """Save, check, test and describe the model; nothing is committed before all of it is done."""
-    recipe, model, base = trainer.recipe, trainer.model, given.base
-    if recipe.publish == "best" and progress.best_weights is not None:
-        checkpoint.set_weights(model, progress.best_weights)
-    distillation.forget_maps(model)
-    specials = given.tokens.specials if given.tokens else specials_for(recipe)
-    directory = context.checkpoint_dir / "model"
-    shutil.rmtree(directory, ignore_errors=True)
-    context.progress(progress.step, recipe.steps, "comparing the model with what will be served")
-    if recipe.adapter is not None and base is not None:
-        report = _save_adapter(recipe, model, prepared, base, data, directory)
-    else:
-        report = _save_model(recipe, model, prepared, given.tokens, data, directory)
-    context.progress(progress.step, recipe.steps, "testing the model")
-    assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
-    metrics = assessor.assess()
-    points = progress.curve
-    if isinstance(trainer, Trainer) and trainer.privacy is not None:
-        metrics["privacy"] = trainer.privacy.report(progress.step)
-        points = published(points)
-    name = context.params["name"]
-    curve.write(directory, name, points, metrics["validation_loss"])
-    source = _source(recipe, given, progress)
-    told = _described(recipe) | {"metrics": metrics, "parity": report}
-    manifest: Manifest | AdapterManifest
-    if recipe.adapter is not None and base is not None:
-        told |= {"source": source, "chat_template": recipe.chat_template}
-        manifest = adapter_manifest(directory, base, told)
-    else:
-        manifest = build_manifest(directory, source=source, extra=told)
-    version = NewVersion(
-        kind="model" if recipe.adapter is None else "adapter",
-        name=name,
-        files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
-        manifest=manifest.to_dict(),
-        inputs=_inputs(context, recipe, given),
-    )
-    summary = {
-        "parameters": manifest.parameters,
-        "seconds": source["seconds"],
-        "tokens": progress.tokens,
-        "metrics": metrics,
-        "checkpoints": [_measured_at(progress, source["published_step"])],
-    }
-    return JobResult(summary=summary, artifacts=(version,))
-
-
-def _measured_at(progress: Progress, step: int) -> dict[str, Any]:
-    """Return ``{"step", "loss", "validation_loss"}``, as far as they were measured up to a step."""
-    told: dict[str, Any] = {}
-    for point in progress.curve:
-        if point["step"] <= step:
-            told |= {name: point[name] for name in ("loss", "validation_loss") if name in point}
-    return {**told, "step": step}
-
-
-def _save_model(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    prepared: Prepared,
-    tokens: BaseModel | None,
-    data: Data,
-    directory: Path,
-) -> dict[str, Any]:
-    """Write a model's files; see that anyone who loads them has what was trained, and return what
-    was compared with serving.
-
-    Args:
-        tokens: the model whose tokenizer it has.
-    """
-    specials = tokens.specials if tokens else specials_for(recipe)
-    tokens_directory = tokens.directory if tokens else None
-    publish.save(recipe, model, prepared.tokenizer, specials, directory, tokens_directory)
-    prompts = publish.prompts(recipe, prepared.validation)
-    publish.check(recipe, model, publish.load(recipe, directory), prompts)
-    if tokens is None:
-        publish.check_tokenizer(prepared.tokenizer, directory, prompts)
-    return parity.check(
-        parity.Trained(
-            recipe=recipe,
-            model=model,
-            tokenizer=prepared.tokenizer,
-            specials=specials,
-            directory=directory,
-            manifest=build_manifest(directory, extra=_described(recipe)),
-            samples=publish.samples(data),
-            rows=prompts,
-        )
-    )
-
-
-def _save_adapter(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    prepared: Prepared,
-    base: BaseModel,
-    data: Data,
-    directory: Path,
-) -> dict[str, Any]:
-    """Write an adapter's files; see that the base with it, and merged with it, does the same, and
-    return what was compared with serving."""
-    save_adapter(recipe, model, base, directory)
-    prompts = publish.prompts(recipe, prepared.validation)
-    fresh = load_adapted(publish.load(recipe, base.directory), directory)
-    publish.check(recipe, model, fresh, prompts)
-    difference = publish.check_merged(model, merged(fresh), prompts)
-    del fresh
-    own = {"task": recipe.task, "chat_template": recipe.chat_template}
-    report = parity.check(
-        parity.Trained(
-            recipe=recipe,
-            model=model,
-            tokenizer=prepared.tokenizer,
-            specials=base.specials,
-            directory=base.directory,
-            adapter=directory,
-            manifest=build_manifest(base.directory, extra=own),
-            samples=publish.samples(data),
-            rows=prompts,
-        )
-    )
-    return report | {"merged_difference": difference}
-
-
-def _source(recipe: Recipe, given: Given, progress: Progress) -> dict[str, Any]:
-    best = recipe.publish == "best"
-    taught = {"teacher": given.teacher.ref} if given.teacher else {}
-    return {
-        "kind": "trained",
-        "data": recipe.data.path,
-        "base": given.base.ref if given.base else None,
-        **taught,
-        "steps": progress.step,
-        "published_step": progress.best_step if best else progress.step,
-        "seed": recipe.seed,
-        "threads": torch.get_num_threads(),
-        "seconds": round(progress.seconds, 3),
-    }
-
-
-def _described(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe says about the model, by manifest key."""
-    card = recipe.card
-    told: dict[str, Any] = {
-        "task": recipe.task,
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
-        "description": card.description,
-        "limits": card.limits,
-        "license": card.license,
-        "languages": card.languages,
-        "recommended": card.recommended,
-        "generation": recipe.generation.model_dump(exclude_none=True),
-    }
-    if recipe.translation is not None:
-        told["translation"] = recipe.translation.model_dump()
-    return told
-
-
-def _inputs(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, ...]:
-    digests: dict[str, str] = context.params["data"]
-    data = [digests[path] for path in recipe.data_paths] or [recipe.data.path]
-    return (*data, *given.refs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from llmos.data.encoding import Columns, IntArray
 from llmos.errors import CancelledError, LlmosError
 from llmos.training import checkpoint, robust
+from llmos.training.averaging import averaged, copied_weights, follow
 from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.distribution import Team, alone
@@ -121,7 +122,7 @@ class Trainer:
             self.progress = resumed
             self.context.log(f"going on from the checkpoint of step {resumed.step}")
         elif recipe.ema is not None:
-            self.progress.average = self._copied_weights()
+            self.progress.average = copied_weights(self.model)
         sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
         self._sampler = self.privacy or sampler
         validation_rows = self._validation_batches(recipe.eval_batches)
@@ -158,7 +159,8 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
-        self._follow()
+        if self.recipe.ema is not None and self.progress.average is not None:
+            follow(self.progress.average, self.model, self.recipe.ema, self.progress.step)
 
     def _fitting_loss(self, rows: list[IntArray]) -> Tensor | None:
         """As `_loss`; None where memory ran out, after which less is tried at a time.
@@ -228,34 +230,6 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.model.device.type, torch.bfloat16)
 
-    def _follow(self) -> None:
-        """Let the moving average follow the weights: by less in the first steps, while it is still
-        made of what the training began with."""
-        if self.recipe.ema is None or self.progress.average is None:
-            return
-        step = self.progress.step
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        weights = checkpoint.weights_of(self.model)
-        with torch.no_grad():
-            for name, average in self.progress.average.items():
-                if average.is_floating_point():
-                    average.lerp_(weights[name], 1.0 - decay)
-                else:
-                    average.copy_(weights[name])
-
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Have the model's weights be their moving average meanwhile, where there is one."""
-        if self.progress.average is None:
-            yield
-            return
-        own = self._copied_weights()
-        checkpoint.set_weights(self.model, self.progress.average)
-        try:
-            yield
-        finally:
-            checkpoint.set_weights(self.model, own)
-
     def _is_over(self) -> bool:
         if self.progress.step >= self.recipe.steps:
             return True
@@ -313,7 +287,7 @@ class Trainer:
         if self.privacy is not None:
             point["epsilon"] = self.privacy.epsilon(step)
         if validation is not None:
-            with self._averaged():
+            with averaged(self.model, self.progress.average):
                 measured = means(self.model, self.objective, self.validation, validation, self.team)
                 if isinstance(self.objective, Surveyed):
                     measured |= self.objective.survey(self.model, self.validation)
@@ -379,15 +353,11 @@ class Trainer:
         progress = self.progress
         return [*(progress.best_weights or {}).values(), *(progress.average or {}).values()]
 
-    def _copied_weights(self) -> checkpoint.Weights:
-        weights = checkpoint.weights_of(self.model)
-        return {name: tensor.detach().clone() for name, tensor in weights.items()}
-
     def _note_best(self, loss: float) -> None:
         if loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             if self.recipe.publish == "best":
-                self.progress.best_weights = self._copied_weights()
+                self.progress.best_weights = copied_weights(self.model)
 
     def _validation_batches(self, limit: int | None) -> list[IntArray]:
         return evaluation_batches(self.objective, self.validation, self.recipe.batch_size, limit)
