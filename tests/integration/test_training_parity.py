@@ -18,10 +18,9 @@ from llmos.kernel.context import JobContext
 from llmos.training import handler, parity, publish, versions
 from llmos.training.parity_outputs import _check_tie
 from llmos.training.publish import PublishingError
-from llmos.training.recipe import OBJECTIVES
 from llmos.types import PipelineWork
 
-TASKS = sorted(OBJECTIVES)
+TASKS = sorted(parity.COMPARISONS)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -49,12 +48,12 @@ def test_an_engine_that_computes_otherwise_stops_the_version(
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if "norm" in name.lower() or "ln_" in name:
-                        parameter.mul_(1.1)
+                        parameter[0] *= 3  # not all: vectors of texts have length 1 anyway
             return model
 
         monkeypatch.setattr(module, "load_pretrained", twisted)
     context, _ = make_job(tmp_path, make_recipe(task))
-    with pytest.raises(PublishingError, match="differ from the trained model's by"):
+    with pytest.raises(PublishingError, match="the trained model('s by| writes)"):
         handler.run(context)
 
 
@@ -134,7 +133,7 @@ def test_an_adapter_is_compared_as_the_engine_applies_it(
 
     monkeypatch.setattr(lora, "read_adapter", halved)
     context = adapter_job(tmp_path / "again")
-    with pytest.raises(PublishingError, match="differ from the trained model's by"):
+    with pytest.raises(PublishingError, match="the trained model('s by| writes)"):
         handler.run(context)
 
 
