@@ -37,9 +37,9 @@ SETTLE_S = 2.0
 CALM_S = 30.0
 BATCH_PATIENCE = 20.0
 """So many times longer than others may requests of the lower classes wait."""
-BATCH_WINDOW = 16
-"""Requests of the lower classes for one model that a device is sent at a time, as a batch has a
-bounded number of rows under way: as many as a step holds where a device computes at its best."""
+BATCH_WINDOW = 12
+"""A device with so many requests is sent no more of the lower classes, as a batch has a bounded
+number of rows under way: memory stays free for who cannot wait."""
 MEAN_WEIGHT = 0.001
 """Of one more answer, for what is expected of the next."""
 
@@ -180,9 +180,9 @@ class Llmos:
 
 
 def _is_deferred(device: Device, request: Request, now_ps: int) -> bool:
-    """Whether a request of the lower classes waits, as the device has urgent ones for other models,
-    or enough for this one."""
-    if device.open_of(request.model) >= BATCH_WINDOW:
+    """Whether a request of the lower classes waits: the device has enough, or urgent ones for other
+    models."""
+    if device.num_open >= BATCH_WINDOW:
         return True
     waited_s = seconds(now_ps - request.at_ps)
     return is_deferred(request.priority, device.urgent_elsewhere(request.model), waited_s)
