@@ -53,7 +53,7 @@ def test_an_engine_that_computes_otherwise_stops_the_version(
 
         monkeypatch.setattr(module, "load_pretrained", twisted)
     context, _ = make_job(tmp_path, make_recipe(task))
-    with pytest.raises(PublishingError, match="the trained model('s by| writes)"):
+    with pytest.raises(PublishingError, match=r"the trained model('s by| writes)"):
         handler.run(context)
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_is_compared_as_the_engine_applies_it(
 
     monkeypatch.setattr(lora, "read_adapter", halved)
     context = adapter_job(tmp_path / "again")
-    with pytest.raises(PublishingError, match="the trained model('s by| writes)"):
+    with pytest.raises(PublishingError, match=r"the trained model('s by| writes)"):
         handler.run(context)
 
 

@@ -79,7 +79,7 @@ class HostedModel:
         Of one that is wanted whole that is its first tokens, then all since the last report once in
         a while and at the end.
         """
-        work = self.works[work_id]
+        work = self.works.get(work_id)
         if not isinstance(work, GenerateWork) or not work.is_whole:
             return out
         if (kept := self._kept.get(work_id)) is None:

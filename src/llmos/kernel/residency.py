@@ -82,12 +82,12 @@ class Residency:
             self.engine.send,
             lambda live: self._is_loaded(live.key) and self._adapters.is_ready(live),
             monotonic,
+            lambda key: not self._models[key].gives_leases,
         )
         self._adapters = Adapters(
             ledger, clock, self.engine.send, self._works, self._is_loaded, lambda: self._on_change()
         )
-        self._log_path = log_path
-        self._stopped = False
+        self._log_path, self._stopped = log_path, False
         self.on_lease: Callable[[Priority, bool], None] = lambda priority, begins: None
         """Called when a request of a class begins, and when it has ended."""
         self.wake_on_release = False
@@ -218,6 +218,7 @@ class Residency:
         """Give no new leases of a model, so that it can be evicted; who asks for one waits."""
         if model := self._model_in("ready", key):
             model.draining_since = self._clock()
+            self._works.dispatch()
 
     def resume(self, key: str) -> None:
         """Give leases of a drained model again."""

@@ -114,6 +114,8 @@ class Works:
     Args:
         send: passes a message to the engine; raises UnsendableError before anything was sent.
         is_ready: says whether what a work needs is loaded: its model, and its adapter.
+        is_leaving: says whether a model is to be evicted as soon as its works have ended, which so
+            wait for nobody.
         clock: monotonic seconds.
     """
 
@@ -122,9 +124,11 @@ class Works:
         send: Callable[[ToEngine], None],
         is_ready: Callable[[LiveWork], bool],
         clock: Callable[[], float] = time.monotonic,
+        is_leaving: Callable[[str], bool] = lambda key: False,
     ) -> None:
         self._send = send
         self._is_ready = is_ready
+        self._is_leaving = is_leaving
         self._clock = clock
         self._works: dict[str, LiveWork] = {}
         self._urgent: Counter[str] = Counter()
@@ -219,7 +223,8 @@ class Works:
     def _may_go(self, live: LiveWork, now: float) -> bool:
         waited_s = now - live.begun_at
         num_urgent_elsewhere = self._urgent.total() - self._urgent[live.key]
-        if is_deferred(live.work.priority, num_urgent_elsewhere, waited_s):
+        is_kept = is_deferred(live.work.priority, num_urgent_elsewhere, waited_s)
+        if is_kept and not self._is_leaving(live.key):
             if live.defer_timer is None:
                 call_later = asyncio.get_running_loop().call_later
                 live.defer_timer = call_later(DEFER_S - waited_s, self._dispatch_one, live)

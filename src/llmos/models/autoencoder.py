@@ -67,14 +67,23 @@ class AutoencoderConfig(RecurrentConfig):
             raise ValueError(f"cell must be one of {', '.join(CELLS)}, mlp, not {self.cell!r}")
 
     def validate_latent_size(self) -> None:
-        """Raise ValueError for a vector of nothing."""
-        if self.latent_size < 1:
-            raise ValueError(f"latent_size must be 1 or more, not {self.latent_size}")
+        """Raise ValueError for a vector of nothing, or of more than can be counted."""
+        if not 1 <= self.latent_size <= COUNTED:
+            raise ValueError(f"latent_size must be 1 to {COUNTED}, not {self.latent_size}")
+
+    def validate_max_text_tokens(self) -> None:
+        """Raise ValueError for a text of more tokens than can be counted."""
+        if not 1 <= self.max_text_tokens < COUNTED:
+            raise ValueError(f"texts have 1 to {COUNTED - 1} tokens, not {self.max_text_tokens}")
 
     def validate_num_hidden_layers(self) -> None:
         """Raise ValueError for more layers than there are."""
         if self.num_hidden_layers != 1:
             raise ValueError("num_hidden_layers must be 1: a layer on either side of the vector")
+
+
+COUNTED = 256
+"""Whole numbers up to this one are exact in bfloat16, in which states may be kept."""
 
 
 @dataclass(slots=True)

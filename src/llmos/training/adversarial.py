@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from llmos.data.encoding import Columns, IntArray
+from llmos.errors import RecipeError
 from llmos.evaluation import metrics
 from llmos.models.convolutional import ConvolutionalConfig, ConvolutionalForSequenceClassification
 from llmos.training.encoder import IGNORE
@@ -199,9 +200,15 @@ def adversarial_of(
     model: PreTrainedModel, section: AdversarialSection, max_tokens: int, seed: int, steps: int
 ) -> Adversarial:
     """Return the objective for a language model, and give that a critic to learn with; draws on
-    torch's generator."""
+    torch's generator.
+
+    Raises:
+        RecipeError: no token says that a text ends.
+    """
     config: Any = model.config
     end = config.eos_token_id
+    if end is None:
+        raise RecipeError("objective adversarial needs a model that has a token for a text's end")
     end = int(end[0] if isinstance(end, list) else end)
     start = end if config.bos_token_id is None else int(config.bos_token_id)
     sizes = ConvolutionalConfig(

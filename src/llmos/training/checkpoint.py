@@ -122,7 +122,10 @@ def save(
 
 
 def write(root: Path, taken: Snapshot) -> None:
-    """Write a snapshot under ``root``, whole or not at all, and keep the newest two."""
+    """Write a snapshot under ``root``, whole or not at all, and keep the newest two.
+
+    Those of later steps are what a run could not go on from: they go.
+    """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{taken.step:08d}"
     temporary = root / f".{final.name}.partial"
@@ -140,8 +143,10 @@ def write(root: Path, taken: Snapshot) -> None:
         shutil.rmtree(final)
     temporary.rename(final)
     sync_directory(root)
-    for old in _checkpoints(root)[:-KEEP]:
-        shutil.rmtree(old)
+    kept = [path for path in _checkpoints(root) if path.name <= final.name][-KEEP:]
+    for old in _checkpoints(root):
+        if old not in kept:
+            shutil.rmtree(old)
 
 
 def load_latest(

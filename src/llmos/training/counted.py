@@ -17,6 +17,8 @@ BATCH_WORDS = 512
 """Of a step of gradient descent for word vectors."""
 UNUSED = (
     "accumulate",
+    "distill",
+    "parallel",
     "processes",
     "micro_batch_size",
     "precision",

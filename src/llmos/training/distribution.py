@@ -197,7 +197,9 @@ def _clip_mixed(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
     same = [g for g in gradients if not isinstance(g, DTensor)]
-    squares = torch.stack([part.float().square().sum() for part in parts]).sum()
+    squares = torch.zeros((), device=gradients[0].device)
+    for part in parts:
+        squares += part.float().square().sum()
     dist.all_reduce(squares)
     norm = torch.stack([squares, *(g.float().square().sum() for g in same)]).sum().sqrt()
     if math.isfinite(limit):

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from llmos.data.encoding import Columns
 from llmos.data.tokenizers import Specials
 from llmos.engines.base import find_device
+from llmos.errors import RecipeError
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, distillation, networks, ranks
 from llmos.training.adversarial import adversarial_of, drop_critic
@@ -82,6 +83,11 @@ def _opened(context: JobContext) -> tuple[Given, Recipe, Data]:
 
 
 def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Ready:
+    if recipe.privacy is not None and recipe.reads == "generate" and not data.is_text:
+        raise RecipeError(
+            "privacy of a task generate needs running text, of which an example is a block: "
+            "records would be cut into any number of them"
+        )
     prepared = prepare(recipe, data, given.tokens, context.checkpoint_dir / "prepared", context.log)
     model = _model(recipe, prepared, given)
     if recipe.objective == "dpo":

@@ -100,6 +100,7 @@ STARTER = "starter:"
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
 MIN_BLOCK_SIZE = 2
+UNLABELLED = frozenset({"contrastive", "regression", "question_answering"})
 FILE_SPLITS = frozenset({"train", "validation"})
 
 
@@ -170,7 +171,7 @@ class Recipe(Section):
             raise ValueError("dpo is for objective dpo")
         if self.contrastive is not None and self.objective != "contrastive":
             raise ValueError("contrastive is for task embed")
-        if self.label_smoothing and self.objective in ("contrastive", "regression"):
+        if self.label_smoothing and self.objective in UNLABELLED:
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
         if self.robust is not None and self.objective == "regression":
             raise ValueError("task rate takes no robust section")

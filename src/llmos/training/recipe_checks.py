@@ -44,10 +44,12 @@ def check_privacy(recipe: Recipe) -> None:
         )
     if recipe.task in ("classify", "entities") and recipe.labels is None:
         raise ValueError("privacy needs labels: those found in the examples would tell of them")
-    if recipe.accumulate != 1:
+    if "train" in recipe.evaluate.splits:
+        raise ValueError("privacy needs evaluate.splits without train: it would tell of examples")
+    if recipe.accumulate != 1 or recipe.micro_batch_size is not None:
         raise ValueError(
-            "privacy computes examples one by one, so accumulate=1: "
-            "batch_size is how many a step takes on average"
+            "privacy computes examples one by one, so accumulate=1, "
+            "and no micro_batch_size: batch_size is how many a step takes on average"
         )
     if recipe.processes != 1 or recipe.precision != "float32":
         raise ValueError("privacy needs processes: 1 and precision: float32")

@@ -9,8 +9,9 @@ from llmos.training.recipe_sections import ELEMENTWISE_KINDS
 if TYPE_CHECKING:
     from llmos.training.recipe import Recipe
 
-WHOLE_BATCH = frozenset({"contrastive", "adversarial"})
-"""Objectives in which the rows of a batch have to do with one another."""
+WHOLE_BATCH = frozenset({"contrastive", "adversarial", "elbo"})
+"""Objectives in which the rows of a batch have to do with one another: negatives, one draw of
+noise, a bound of their mean."""
 FSDP_OBJECTIVES = frozenset(
     {"causal_lm", "seq2seq", "sequence_classification", "token_classification"}
 )
@@ -27,6 +28,8 @@ def check_sharing(recipe: Recipe) -> None:
         raise ValueError(f"objective {recipe.objective} needs whole batches: no micro_batch_size")
     if recipe.processes == 1:
         return
+    if recipe.micro_batch_size is not None:
+        raise ValueError("micro_batch_size is for one process: use accumulate and a batch_size")
     if recipe.task == "word_vectors":
         raise ValueError("word vectors are learned in one process, by all of its threads")
     if recipe.objective in WHOLE_BATCH:

@@ -306,3 +306,15 @@ async def test_deferred_works_are_accounted_for_when_the_engine_dies(engine: Eng
         await urgent.next()
     engine.works.dispatch()
     assert engine.taken()[-1] == deferred.id
+
+
+async def test_a_model_that_is_to_be_evicted_ends_its_works_first(engine: Engine) -> None:
+    leaving: set[str] = set()
+    works = Works(engine.send, lambda live: True, lambda: 0.0, leaving.__contains__)
+    urgent = works.add("m", GenerateWork((1,), SamplingParams()))
+    deferred = works.add("n", GenerateWork((1,), SamplingParams(), priority=Priority.BATCH))
+    assert engine.taken() == [urgent.id]
+    leaving.add("n")
+    works.dispatch()
+    assert engine.taken() == [deferred.id]
+    works.drop(deferred)

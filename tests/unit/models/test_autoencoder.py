@@ -134,7 +134,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     ("values", "said"),
     [
         ({"cell": "cnn"}, "cell must be one of rnn, lstm, gru, mlp, not 'cnn'"),
-        ({"latent_size": 0}, "latent_size must be 1 or more, not 0"),
+        ({"latent_size": 0}, "latent_size must be 1 to 256, not 0"),
         ({"num_hidden_layers": 2}, "num_hidden_layers must be 1"),
     ],
 )

@@ -90,3 +90,15 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> 
         checkpoint.load_latest(tmp_path, model, build_optimizer(model, SECTION), pytest.fail)
         is None
     )
+
+
+def test_damaged_checkpoints_do_not_push_out_the_next_good_one(tmp_path: Path) -> None:
+    model = Tied()
+    optimizer = build_optimizer(model, SECTION)
+    for number in (5, 6):
+        checkpoint.save(tmp_path, model, optimizer, Progress(step=number))
+        (tmp_path / f"step-{number:08d}" / "weights.safetensors").write_bytes(b"")
+    assert checkpoint.load_latest(tmp_path, model, optimizer, lambda line: None) is None
+    checkpoint.save(tmp_path, model, optimizer, Progress(step=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+    assert checkpoint.load_latest(tmp_path, model, optimizer, pytest.fail) == Progress(step=2)

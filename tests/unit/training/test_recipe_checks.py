@@ -1,0 +1,47 @@
+"""Options of a recipe that do not go together are refused, and the message says which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.training.tiny import make_recipe
+
+from llmos.errors import RecipeError
+from llmos.training.recipe import parse
+
+PRIVATE = {
+    "model": {"base": "tiny"},
+    "tokenizer": {"kind": "base"},
+    "labels": ["good", "bad"],
+    "privacy": {"noise_multiplier": 1.0, "delta": 1e-5},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "says"),
+    [
+        ("classify", PRIVATE | {"evaluate": {"splits": ["train"]}}, "without train"),
+        ("classify", PRIVATE | {"micro_batch_size": 1}, "no micro_batch_size"),
+        ("classify", {"processes": 2, "micro_batch_size": 1}, "micro_batch_size is for one"),
+        ("answer", {"label_smoothing": 0.1}, "label_smoothing is for labels"),
+        ("generate", {"objective": "elbo", "micro_batch_size": 1}, "needs whole batches"),
+        ("generate", {"objective": "elbo", "processes": 2}, "needs whole batches"),
+    ],
+)
+def test_options_that_do_not_go_together(task: str, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        parse(make_recipe(task, **changes))
+
+
+def test_what_counts_takes_no_teacher() -> None:
+    recipe = {
+        "name": "n",
+        "task": "generate",
+        "model": {"architecture": "ngram"},
+        "tokenizer": {"kind": "character"},
+        "data": {"path": "starter:tales"},
+        "distill": {"teacher": "other"},
+    }
+    with pytest.raises(RecipeError, match="takes no distill"):
+        parse(recipe)
