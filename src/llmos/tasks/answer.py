@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmos.errors import ContextLengthError, InvalidRequestError
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.rows import Terms, run_rows
 from llmos.tasks.windows import Window
-from llmos.types import PipelineWork
+from llmos.types import PipelineOut, PipelineWork
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ANSWER_TASKS = frozenset({"answer"})
 MAX_WINDOWS = 512
@@ -49,21 +53,44 @@ async def answer(
     for given, name in ((question, "question"), (text, "context")):
         if not given.strip():
             raise InvalidRequestError(f"{name} is empty: give some.", param=name)
-    windows = await served.tokenizer.windows(question, text, served.context_tokens, MAX_WINDOWS)
-    if not windows:
-        raise ContextLengthError(
-            f"The question leaves no room for a context: {served.ref} reads "
-            f"{served.context_tokens} tokens at once. Shorten it.",
-            param="question",
-        )
-    if len(windows) == MAX_WINDOWS:
-        raise ContextLengthError(
-            f"The context takes {MAX_WINDOWS} windows of {served.context_tokens} tokens or more: "
-            "ask about a part of it.",
-            param="context",
-        )
+    windows = await _windows(served, question, text)
     works = [PipelineWork("answer", window.ids, type_ids=window.type_ids) for window in windows]
     outs = await run_rows(context, served, works, terms)
+    return await asyncio.to_thread(_read, outs, windows, text)
+
+
+async def _windows(served: Served, question: str, text: str) -> list[Window]:
+    """Return the windows of a text; one that is far too long is not tokenised whole."""
+    limit = served.context_tokens
+    if await served.tokenizer.least_tokens(question, limit) > limit:
+        raise _no_room(served)
+    if await served.tokenizer.least_tokens(text, MAX_WINDOWS * limit) > MAX_WINDOWS * limit:
+        raise _too_long(served)
+    windows = await served.tokenizer.windows(question, text, limit, MAX_WINDOWS)
+    if windows is None:
+        raise _too_long(served)
+    if not windows:
+        raise _no_room(served)
+    return windows
+
+
+def _no_room(served: Served) -> ContextLengthError:
+    return ContextLengthError(
+        f"The question leaves no room for a context: {served.ref} reads "
+        f"{served.context_tokens} tokens at once. Shorten it.",
+        param="question",
+    )
+
+
+def _too_long(served: Served) -> ContextLengthError:
+    return ContextLengthError(
+        f"The context takes more than {MAX_WINDOWS} windows of {served.context_tokens} tokens: "
+        "ask about a part of it.",
+        param="context",
+    )
+
+
+def _read(outs: Sequence[PipelineOut], windows: Sequence[Window], text: str) -> Answer:
     found = [
         (best_span(out.scores[0], out.scores[1], window.parts), window)
         for out, window in zip(outs, windows, strict=True)
@@ -100,19 +127,24 @@ def best_span(
         parts: 1 for tokens of the context.
         max_tokens: longest answer.
     """
+    import numpy as np
+
     places = [0, *(place for place, part in enumerate(parts) if part == 1)]
-    begin, finish = (_softmax([logits[place] for place in places]) for logits in (starts, ends))
-    best = Span(0, 0, -1.0)
-    for first in range(1, len(places)):
-        for last in range(first, min(first + max_tokens, len(places))):
-            score = begin[first] * finish[last]
-            if score > best.score:
-                best = Span(places[first], places[last], score)
-    return best, begin[0] * finish[0]
+    begin, finish = (_softmax(np.asarray(logits)[places]) for logits in (starts, ends))
+    nothing = float(begin[0] * finish[0])
+    if len(places) == 1:
+        return Span(0, 0, -1.0), nothing
+    padded = np.concatenate([finish[1:], np.zeros(max_tokens - 1)])
+    reach = np.lib.stride_tricks.sliding_window_view(padded, max_tokens)
+    scores = begin[1:] * reach.max(axis=1)  # of the best span that begins at each place
+    first = int(scores.argmax())
+    last = first + int(reach[first].argmax())
+    return Span(places[1 + first], places[1 + last], float(scores[first])), nothing
 
 
-def _softmax(logits: Sequence[float]) -> list[float]:
-    highest = max(logits)
-    powers = [math.exp(logit - highest) for logit in logits]
-    total = sum(powers)
-    return [power / total for power in powers]
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    powers: NDArray[np.float64] = np.exp(logits - logits.max())
+    powers /= powers.sum()
+    return powers

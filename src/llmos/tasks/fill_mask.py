@@ -13,6 +13,9 @@ from llmos.types import PipelineWork
 FILL_MASK_TASKS = frozenset({"fill_mask"})
 ANY_MASK = "[MASK]"
 """What marks a mask for any model, whatever its own token for it is."""
+MAX_MASKS = 32
+MAX_FILLED_CHARS = 2**22
+"""Of all the texts of an answer: each token for a mask comes with the whole text around it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ async def fill_mask(
     """Return the likeliest ``top_k`` tokens of each mask, in order; each mask for itself.
 
     Raises:
-        InvalidRequestError: the text is empty or has no mask.
+        InvalidRequestError: the text is empty, has no mask or too many, or is too long to be
+            repeated with every token.
         ContextLengthError: it is longer than the model reads.
     """
     mask = _mask_of(served)
@@ -40,7 +44,9 @@ async def fill_mask(
     places = [place for place, token in enumerate(encoded.ids) if token == mask_id]
     if mask_id is None or not places:
         raise InvalidRequestError(f"The text has no {ANY_MASK} to fill: put one in.", param="text")
-    options = {"mask_id": mask_id, "top_k": min(top_k, served.tokenizer.vocab_size)}
+    top_k = min(top_k, served.tokenizer.vocab_size)
+    _check_size(len(places), top_k, len(text))
+    options = {"mask_id": mask_id, "top_k": top_k}
     work = PipelineWork(
         "fill_mask", encoded.ids, options, priority=terms.priority, tenant=terms.tenant
     )
@@ -55,6 +61,22 @@ async def fill_mask(
         before, after = text[:start], text[end:]
         filled.append([_fill(served, next(ids), score, before, after) for score in scores])
     return filled
+
+
+def _check_size(num_masks: int, top_k: int, num_chars: int) -> None:
+    """Refuse an answer that would be far larger than what was asked."""
+    if num_masks > MAX_MASKS:
+        raise InvalidRequestError(
+            f"The text has {num_masks} masks, but one request may have {MAX_MASKS}: send parts.",
+            param="text",
+        )
+    if num_masks * top_k * num_chars > MAX_FILLED_CHARS:
+        raise InvalidRequestError(
+            f"{num_masks} masks with {top_k} tokens each repeat a text of {num_chars} characters "
+            f"too often: an answer may have {MAX_FILLED_CHARS} characters. Shorten the text, or "
+            "ask for less with top_k.",
+            param="text",
+        )
 
 
 def _fill(served: Served, token_id: int, score: float, before: str, after: str) -> Fill:

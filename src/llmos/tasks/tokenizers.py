@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.errors import InvalidModelError
-from llmos.tasks.windows import Window, windows_of
+from llmos.tasks.windows import Window, num_windows, windows_of
 from llmos.types import FileRef
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ class Tokenizer:
 
     async def windows(
         self, question: str, context: str, max_tokens: int, max_windows: int
-    ) -> list[Window]:
-        """Return a question beside each part of a context, see ``windows_of``."""
+    ) -> list[Window] | None:
+        """Return a question beside each part of a context, see ``windows_of``; None where they
+        would be more than ``max_windows``."""
         if len(question) + len(context) > LONG_TEXT_CHARS:
             return await asyncio.to_thread(
                 self._windows_now, question, context, max_tokens, max_windows
@@ -175,8 +176,10 @@ class Tokenizer:
 
     def _windows_now(
         self, question: str, context: str, max_tokens: int, max_windows: int
-    ) -> list[Window]:
+    ) -> list[Window] | None:
         (pair,) = self._rust.encode_batch([(question, context)])
+        if num_windows(pair, max_tokens) > max_windows:
+            return None
         return windows_of(pair, max_tokens, max_windows)
 
     def decode(self, token_ids: Sequence[int], *, special_tokens: bool = False) -> str:

@@ -31,6 +31,13 @@ class Window:
     offsets: tuple[tuple[int, int], ...]
 
 
+def num_windows(pair: Encoding, max_tokens: int) -> int:
+    """Return how many windows an encoded pair takes; none where a context has no room."""
+    size = pair.sequence_ids.count(1)
+    room = max_tokens - (len(pair) - size)
+    return 0 if room < 1 else 1 + max(0, -(-(size - room) // _step(room)))
+
+
 def windows_of(pair: Encoding, max_tokens: int, max_windows: int) -> list[Window]:
     """Return the windows of an encoded pair, in order; none where a context has no room.
 
@@ -39,22 +46,28 @@ def windows_of(pair: Encoding, max_tokens: int, max_windows: int) -> list[Window
         max_tokens: of a window in all.
         max_windows: what comes after so many is left out.
     """
-    parts = pair.sequence_ids
-    room = max_tokens - sum(part != 1 for part in parts)
-    if room < 1:
-        return []
-    step = max(1, room - room // STRIDE_SHARE)
-    first = parts.index(1) if 1 in parts else len(parts)
-    num_windows = 1 + max(0, -(-(parts.count(1) - room) // step))
+    # each access to a field of an encoding copies all of it
+    ids, types, parts, offsets = pair.ids, pair.type_ids, pair.sequence_ids, pair.offsets
+    size = parts.count(1)
+    room = max_tokens - (len(parts) - size)
+    start = parts.index(1) if size else len(parts)
+    end = start + size
+    has_types = any(types)
     windows = []
-    for begin in range(first, first + step * min(num_windows, max_windows), step):
-        kept = [i for i, part in enumerate(parts) if part != 1 or begin <= i < begin + room]
+    for number in range(min(num_windows(pair, max_tokens), max_windows)):
+        begin = start + number * _step(room)
+        held = slice(begin, min(begin + room, end))
         windows.append(
             Window(
-                tuple(pair.ids[i] for i in kept),
-                tuple(pair.type_ids[i] for i in kept) if any(pair.type_ids) else (),
-                tuple(parts[i] for i in kept),
-                tuple(pair.offsets[i] for i in kept),
+                (*ids[:start], *ids[held], *ids[end:]),
+                (*types[:start], *types[held], *types[end:]) if has_types else (),
+                (*parts[:start], *parts[held], *parts[end:]),
+                (*offsets[:start], *offsets[held], *offsets[end:]),
             )
         )
     return windows
+
+
+def _step(room: int) -> int:
+    """Return how many tokens of the context lie between the starts of two windows."""
+    return max(1, room - room // STRIDE_SHARE)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+
+from llmos.tasks import answer as finding
+from llmos.tasks import fill_mask
+from llmos.tasks.tokenizers import Tokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -95,6 +100,50 @@ async def test_fill_mask_answer_and_rate(client: httpx.AsyncClient) -> None:
     assert done == {"model": "rater:1", "score": 3.0}
 
 
+async def test_a_text_may_have_so_many_masks_and_repeat_so_much(
+    client: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "filler", "text": "[MASK]" * fill_mask.MAX_MASKS, "top_k": 2}
+    done = await client.post("/api/v1/fill_mask", json=asked)
+    assert len(done.json()["masks"]) == fill_mask.MAX_MASKS
+    monkeypatch.setattr(fill_mask, "MAX_FILLED_CHARS", 2 * 32 * 32)
+    assert (await client.post("/api/v1/fill_mask", json=asked)).status_code == 200
+    monkeypatch.setattr(system.tasks.residency, "lease", None)  # refused before a model is loaded
+    for more in ({"top_k": 3}, {"text": "[MASK]" * 32 + "a"}, {"text": "[MASK]" * 33}):
+        refused = await client.post("/api/v1/fill_mask", json=asked | more)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "text"
+
+
+async def test_a_context_far_too_long_is_refused_before_it_is_tokenised_whole(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "MAX_WINDOWS", 100)
+    monkeypatch.setattr(Tokenizer, "windows", None)
+    asked = {"model": "reader", "question": "a?", "context": "x" * 80_000}
+    refused = await client.post("/api/v1/answer", json=asked)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == "context"
+
+
+async def test_answers_are_read_off_the_event_loop(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    best_span = finding.best_span
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return best_span(*args)
+
+    monkeypatch.setattr(finding, "best_span", noted)
+    asked = {"model": "reader", "question": "ab?", "context": "cdefghi" * 60}
+    assert (await client.post("/api/v1/answer", json=asked)).status_code == 200
+    assert len(threads) > 1
+    assert threading.current_thread() not in threads
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [
@@ -103,6 +152,14 @@ async def test_fill_mask_answer_and_rate(client: httpx.AsyncClient) -> None:
         ("fill_mask", {"model": "judge", "text": "a[MASK]"}, 400, "judge:1"),
         ("answer", {"model": "reader", "question": " ", "context": "x"}, 400, "question is empty"),
         ("answer", {"model": "reader", "question": "a" * 200, "context": "x"}, 400, "no room"),
+        ("answer", {"model": "reader", "question": "a" * 70_000, "context": "x"}, 400, "no room"),
+        (
+            "answer",
+            {"model": "reader", "question": "a?", "context": "x" * 80_000},
+            400,
+            "more than 512 windows of 200 tokens",
+        ),
+        ("fill_mask", {"model": "filler", "text": "[MASK]" * 33}, 400, "33 masks"),
         ("rate", {"model": "rater", "text": ""}, 400, "empty"),
         ("generate", {"model": "../etc", "prompt": "x"}, 400, "not a valid name"),
         ("generate", {"model": "a b", "prompt": "x"}, 400, "not a valid name"),

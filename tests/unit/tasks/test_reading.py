@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
+from collections import Counter
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
 from llmos.data.tokenizers import Splitting, specials_of, train_byte_bpe
 from llmos.tasks.answer import best_answer, best_span
-from llmos.tasks.windows import windows_of
+from llmos.tasks.windows import num_windows, windows_of
 
 TEXT = " ".join(f"word{number}" for number in range(40))
 
@@ -34,12 +38,60 @@ def test_windows_hold_every_token_of_the_context_beside_the_question(
         seen |= {offsets for _, part, offsets in parts if part == 1}
     assert len(seen) == pair.sequence_ids.count(1)
     assert (len(windows) == 1) == (len(pair.ids) <= room)
+    assert num_windows(pair, room) == len(windows)
+    assert windows_of(pair, room, 2) == windows[:2]
     for one, other in itertools.pairwise(windows):
         assert set(one.offsets) & set(other.offsets) - {(0, 0)}, "they overlap"
 
 
 def test_there_is_no_window_where_the_question_leaves_no_room(tokenizer: Tokenizer) -> None:
-    assert windows_of(tokenizer.encode(TEXT, "word1"), 30, 10) == []
+    pair = tokenizer.encode(TEXT, "word1")
+    assert windows_of(pair, 30, 10) == []
+    assert num_windows(pair, 30) == 0
+
+
+def test_windows_read_each_field_of_an_encoding_as_often_however_many_they_are(
+    tokenizer: Tokenizer,
+) -> None:
+    reads: Counter[str] = Counter()
+
+    class Counted:
+        """An encoding, each access to which copies what it holds."""
+
+        def __init__(self) -> None:
+            self.pair = tokenizer.encode("which word", TEXT)
+
+        def __len__(self) -> int:
+            return len(self.pair)
+
+        def __getattr__(self, name: str) -> Any:
+            reads[name] += 1
+            return getattr(self.pair, name)
+
+    pair: Any = Counted()
+    assert len(windows_of(pair, 20, 1000)) > 10
+    many = reads.copy()
+    reads.clear()
+    assert len(windows_of(pair, 500, 1000)) == 1
+    assert reads == many
+
+
+@pytest.mark.parametrize("size", [1, 7, 63, 64, 65, 300])
+@pytest.mark.parametrize("max_tokens", [1, 5, 64])
+def test_the_best_span_is_that_of_all_pairs_of_start_and_end(size: int, max_tokens: int) -> None:
+    rng = random.Random(size)
+    parts = [None, 0, None, *[1] * size, None]
+    starts, ends = ([rng.gauss(0, 3) for _ in parts] for _ in range(2))
+    span, nothing = best_span(starts, ends, parts, max_tokens)
+    pairs = [(a, b) for a in range(3, 3 + size) for b in range(a, min(a + max_tokens, 3 + size))]
+    assert (span.first, span.last) == max(pairs, key=lambda pair: starts[pair[0]] + ends[pair[1]])
+    gap = starts[span.first] + ends[span.last] - starts[0] - ends[0]
+    assert math.log(span.score / nothing) == pytest.approx(gap)
+
+
+def test_a_window_without_context_has_no_span() -> None:
+    span, nothing = best_span([1.0, 2.0], [1.0, 2.0], [None, 0])
+    assert span.score < 0 and nothing == 1
 
 
 def test_a_span_ends_after_it_starts_and_lies_in_the_context() -> None:
