@@ -14,8 +14,15 @@ from typing import Any
 import msgspec
 
 from llmos.apps.search_jobs import FINAL, trial_key, trial_row
-from llmos.errors import CancelledError, InvalidRequestError, JobFailedError
+from llmos.errors import (
+    CancelledError,
+    InvalidRequestError,
+    JobFailedError,
+    QuotaExceededError,
+    by_code,
+)
 from llmos.kernel.context import JobContext
+from llmos.kernel.protocol import Answer
 from llmos.training.search_space import (
     Rung,
     check_section,
@@ -28,6 +35,7 @@ from llmos.types import JobResult
 LOOK_S = 0.5
 """Between looks at the trials that run."""
 BUSY = frozenset({429, 503})
+"""Of an answer that may be another a moment later; its code says whether."""
 
 
 @dataclass(slots=True)
@@ -53,8 +61,9 @@ def search(context: JobContext, sleep: Callable[[float], None]) -> JobResult:
     """Train the trials of each rung; return all of them, and the best.
 
     Raises:
-        JobFailedError: no trial of a rung came to its end with the metric.
-        InvalidRequestError: the server refuses a trial.
+        JobFailedError: no trial of a rung came to its end with the metric; or the server failed.
+        InvalidRequestError: the server refuses a trial: it could never be queued, or its owner's
+            quota is used up, and no trial runs that could leave some.
         CancelledError: the search is to end, or to leave its worker.
     """
     params = context.params
@@ -86,7 +95,7 @@ def search(context: JobContext, sleep: Callable[[float], None]) -> JobResult:
         context.log(f"rung {number}: best is trial {best['trial']}, {value}")
     if params["alias"] is not None:
         at = f"/api/v1/models/{best['version']}/aliases"
-        while _post(context, at, {"alias": params["alias"]}) is None:
+        while _asked(context, at, {"alias": params["alias"]}) is None:
             sleep(LOOK_S)
     summary = {"trials": told, "best": best, "metric": section.metric, "goal": section.goal}
     return JobResult(summary=summary)
@@ -109,22 +118,27 @@ def _train(
             if context.is_leaving:
                 raise CancelledError
             if trial.job is None:
-                trial.job = _begun(context, trial, rung, of.share)
+                runs = any(one.job is not None and not one.is_over for one in trials)
+                trial.job = _begun(context, trial, rung, of.share, makes_room=runs)
                 if trial.job is None:
                     break  # the queue is full: those that run make room
             elif not trial.is_over:
-                trial.job = _get(context, f"/api/v1/jobs/{trial.job['id']}")
+                job = _asked(context, f"/api/v1/jobs/{trial.job['id']}")
+                if job is None:
+                    break
+                trial.job = job
         over = sum(trial.is_over for trial in trials)
         context.progress(before + over, total, f"rung {rung}: {over} of {len(trials)} trials")
         if over < len(trials):
             sleep(LOOK_S)
 
 
-def _begun(context: JobContext, trial: Trial, rung: int, share: float) -> dict[str, Any] | None:
+def _begun(
+    context: JobContext, trial: Trial, rung: int, share: float, *, makes_room: bool
+) -> dict[str, Any] | None:
     """Return a trial's job, that of an earlier attempt where there is one; None: not now.
 
-    Raises:
-        InvalidRequestError: the server refuses it.
+    Raises as `_asked`.
     """
     params = context.params
     recipe = trial_recipe(params["recipe"], trial.settings, share)
@@ -140,28 +154,46 @@ def _begun(context: JobContext, trial: Trial, rung: int, share: float) -> dict[s
         "priority": "background",
         "idempotency_key": trial_key(context.job_id, rung, trial.number),
     }
-    job = _post(context, "/api/v1/jobs", body)
+    job = _asked(context, "/api/v1/jobs", body, makes_room=makes_room)
     if job is not None and job["state"] == "cancelled":  # with the search, which was retried
-        job = _post(context, f"/api/v1/jobs/{job['id']}/retry", {})
+        job = _asked(context, f"/api/v1/jobs/{job['id']}/retry", {}, makes_room=makes_room)
     return job
 
 
-def _post(context: JobContext, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the server answers; None: it is busy. Raises InvalidRequestError: it refuses."""
-    answer = context.ask(path, msgspec.json.encode(body)).result()
-    if answer.status in BUSY:
+def _asked(
+    context: JobContext, path: str, body: dict[str, Any] | None = None, *, makes_room: bool = False
+) -> dict[str, Any] | None:
+    """Return what the server answers; None: it is busy, ask again.
+
+    Args:
+        makes_room: whether something ends by itself that the owner's quota counts.
+
+    Raises:
+        InvalidRequestError: it refuses.
+        JobFailedError: it failed.
+    """
+    answer = context.ask(path, None if body is None else msgspec.json.encode(body)).result()
+    told = _told(answer.body)
+    if answer.status in BUSY and _is_passing(answer, told, makes_room):
         return None
-    return _checked(answer.status, answer.body)
+    if told is None:
+        raise JobFailedError(f"the server answered {answer.status} to {path}, and no more")
+    if answer.status >= 400:
+        raise InvalidRequestError(told["error"]["message"], param=told["error"].get("param"))
+    return told
 
 
-def _get(context: JobContext, path: str) -> dict[str, Any]:
-    answer = context.ask(path, None).result()
-    return _checked(answer.status, answer.body)
+def _told(content: bytes) -> dict[str, Any] | None:
+    """Return an answer's object; None where it has none, as before the server is open."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None
 
 
-def _checked(status: int, content: bytes) -> dict[str, Any]:
-    body: dict[str, Any] = msgspec.json.decode(content)
-    if status >= 400:
-        error = body["error"]
-        raise InvalidRequestError(error["message"], param=error.get("param"))
-    return body
+def _is_passing(answer: Answer, told: dict[str, Any] | None, makes_room: bool) -> bool:
+    """Return whether asking again later may help."""
+    if told is None:
+        return answer.retry_after_s is not None
+    error = by_code(told["error"]["code"])
+    return error.retryable or (makes_room and issubclass(error, QuotaExceededError))

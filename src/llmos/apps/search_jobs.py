@@ -15,7 +15,13 @@ from llmos.library.refs import is_name
 from llmos.plugins.hookspecs import hookimpl
 from llmos.training import jobs as training_jobs
 from llmos.training.recipe import parse
-from llmos.training.search_space import check_section, metric_of, ranked, trial_recipe
+from llmos.training.search_space import (
+    check_section,
+    check_size,
+    metric_of,
+    ranked,
+    trial_recipe,
+)
 
 if TYPE_CHECKING:
     from llmos.kernel.queue import JobQueue
@@ -93,6 +99,7 @@ def check_search(params: dict[str, Any]) -> dict[str, Any]:
     if alias is not None and not (isinstance(alias, str) and is_name(alias)):
         raise InvalidRequestError("alias must be a name", param="alias")
     recipe = params.get("recipe")
+    check_size(recipe, "the recipe of a search")
     parse(recipe)
     assert isinstance(recipe, dict)
     checked: dict[str, Any] = {}

@@ -141,7 +141,7 @@ class Submitter:
         policy.priority_for(actor, body.priority)
         kind = self._jobs.kind(body.kind)
         params = await self._completed(actor, body.kind, dict(body.params), promised)
-        params = kind.schema(params)
+        params = await asyncio.to_thread(kind.schema, params)
         check_sendable(body.name, params)
         self._jobs.estimate(kind, params)
 
@@ -314,7 +314,7 @@ class Submitter:
         known = self._jobs.kinds.get(kind)
         if known is None or kind not in MAKES_A_MODEL:
             return params
-        checked = known.schema(params)
+        checked = await asyncio.to_thread(known.schema, params)
         name, dtype = checked.get("name"), checked.get("dtype", "auto")
         if not isinstance(name, str):
             policy.check(actor, "models.write")

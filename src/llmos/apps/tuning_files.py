@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmos.data.record import Conversation, Preference, Record, to_record
+from llmos.data.record import Preference, Record, to_record
 from llmos.errors import DataError, TrainingFileError
 from llmos.training.examples import fraction, held_back, texts_of
 
@@ -117,14 +117,18 @@ def _record(line: bytes, method: Method, is_first: bool) -> Record:
 
 def _num_tokens(record: Record, count: CountTokens, context_tokens: int) -> int:
     """Return a bound on the tokens of a row. Raises DataError where its texts alone are too many
-    for the model."""
+    for the model; those after are not counted."""
     texts = texts_of(record)
+    num_turns = len(texts)
     if isinstance(record, Preference):  # two answers to the same turns: two rows
-        *turns, chosen, rejected = map(count, texts)
-        num_tokens = sum(turns) + max(chosen, rejected)
-    else:
-        assert isinstance(record, Conversation)
-        num_tokens = sum(map(count, texts))
-    if num_tokens > context_tokens:
-        raise DataError(f"it has {num_tokens} tokens, and the model takes {context_tokens}")
-    return num_tokens + TURN_TOKENS * (len(texts) + 1)
+        num_turns -= 2
+    before = longest = 0
+    for place, text in enumerate(texts):
+        num_tokens = before + count(text)
+        if num_tokens > context_tokens:
+            reason = f"it has {num_tokens} tokens or more, and the model takes {context_tokens}"
+            raise DataError(reason)
+        longest = max(longest, num_tokens)
+        if place < num_turns:
+            before = num_tokens
+    return longest + TURN_TOKENS * (len(texts) + 1)

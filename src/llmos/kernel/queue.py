@@ -6,6 +6,7 @@ starts nothing; the kernel does.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import difflib
 import random
@@ -116,7 +117,7 @@ class JobQueue(Attempts):
             QuotaExceededError: its owner may queue, or store, no more.
         """
         job_kind = self.kind(kind)
-        params = job_kind.schema(params)
+        params = await asyncio.to_thread(job_kind.schema, params)
         check_sendable(name, params)
         row: dict[str, Any] = {
             "kind": kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -22,6 +23,7 @@ from llmos.server.bodies import BodyRoute
 from llmos.server.files import page
 from llmos.server.fine_tuning_told import checkpoint_json, event_json, event_number, tuning_json
 from llmos.server.fine_tuning_wire import FineTuneBody
+from llmos.server.shares import Shares
 
 if TYPE_CHECKING:
     from llmos.apps.batch_files import Upload
@@ -30,13 +32,19 @@ if TYPE_CHECKING:
 
 MAX_BASE_CHARS = 50
 """Of a base's name in the name of what is made of it."""
+MAX_OWNER_CHECKS = 2
+"""Fine-tunings that one owner can have looked at: all wait for the same thread."""
 Limit = Annotated[int, Query(ge=1, le=100)]
+
+_CHECKS = ThreadPoolExecutor(1, thread_name_prefix="tuning-files")
+"""Reads files for seconds each, and so keeps to one core and off the threads that all share."""
 
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["OpenAI"], route_class=BodyRoute)
     tunings = system.tunings
+    checks = Shares(MAX_OWNER_CHECKS, "fine-tunings being checked")
 
     async def owned(tuning_id: str, actor: Actor, action: str) -> Tuning:
         tuning = await tunings.get(tuning_id)
@@ -52,7 +60,8 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Queue a training over a model, once every row of its files is known to be one that can
         be learned."""
-        wanted, params = await _prepared(system, body, actor)
+        with checks.taken(actor.owner):
+            wanted, params = await _prepared(system, body, actor)
         return told(await tunings.create(actor, wanted, params))
 
     @routes.get("")
@@ -153,10 +162,11 @@ async def _prepared(
         names.append(("validation_file", body.validation_file))
     files = Files(system.database, system.keys.clock)
     uploads = [await _readable(files, file_id, param, actor) for param, file_id in names]
-    checked = [
-        await _checked(system, upload, param, base, body, seed)
-        for upload, (param, _) in zip(uploads, names, strict=True)
-    ]
+    seen: dict[str, TuningFile] = {}
+    for upload, (param, _) in zip(uploads, names, strict=True):
+        if upload.digest not in seen:
+            seen[upload.digest] = await _checked(system, upload, param, base, body, seed)
+    checked = [seen[upload.digest] for upload in uploads]
     paths = [f"{upload.id}/{upload.filename}" for upload in uploads]
     train, *validation = zip(paths, checked, strict=True)
     try:
@@ -262,7 +272,7 @@ async def _checked(
         with system.blobs.open(upload.digest) as file:
             return check_file(file, body.method_type, seed, count, context_tokens, param)
 
-    return await asyncio.to_thread(check)
+    return await asyncio.get_running_loop().run_in_executor(_CHECKS, check)
 
 
 def _checkpoints(tuning: Tuning) -> list[dict[str, Any]]:

@@ -293,6 +293,8 @@ def parse(recipe: Any) -> Recipe:
         return Recipe.model_validate_json(json.dumps(filled, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError(sentence(error, Recipe)) from None
+    except RecursionError:
+        raise RecipeError("the recipe is nested too deeply") from None
 
 
 def find(path: Path) -> Path:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 
 from llmos.errors import RecipeError
 from llmos.training.complaints import sentence
@@ -21,14 +22,20 @@ from llmos.training.recipe import Recipe, parse
 from llmos.training.recipe_sections import Section
 
 MAX_TRIALS = 256
+MAX_PARAMETERS = 32
+MAX_KEY_PARTS = 8
+MAX_BYTES = 16_384
+"""Of a search, and of the recipe that it varies, as JSON: every trial's is made and checked."""
 Value = Any
+Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Bound = Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)]
 
 
 class Range(Section):
     """Numbers from ``low`` to ``high``: evenly, or evenly in their logarithms."""
 
-    low: float
-    high: float
+    low: Bound
+    high: Bound
     log: bool = False
     integer: bool = False
 
@@ -60,7 +67,7 @@ class SearchSection(Section):
     """A search: what is varied, how, and what is best."""
 
     method: Literal["grid", "random", "halving"] = "grid"
-    parameters: dict[str, Choices] = Field(min_length=1)
+    parameters: dict[Key, Choices] = Field(min_length=1, max_length=MAX_PARAMETERS)
     """By the recipe's keys (`optimizer.learning_rate`): values, or a range to draw from."""
     trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
     """Of `random` and `halving`."""
@@ -75,6 +82,9 @@ class SearchSection(Section):
     def _fitting(self) -> Self:
         ranges = [key for key, value in self.parameters.items() if isinstance(value, Range)]
         empty = [key for key, value in self.parameters.items() if value == []]
+        deep = [key for key in self.parameters if key.count(".") >= MAX_KEY_PARTS]
+        if deep:
+            raise ValueError(f"parameters.{deep[0]} has more than {MAX_KEY_PARTS} parts")
         if empty:
             raise ValueError(f"parameters.{empty[0]} has no values")
         if self.method == "grid":
@@ -163,6 +173,20 @@ def trial_recipe(recipe: Mapping[str, Any], settings: Mapping[str, Value], share
     return parse({**changed, "optimizer": optimizer, "steps": steps, **every})
 
 
+def check_size(value: Any, shown: str) -> None:
+    """Refuse what is too large to be made and checked for every trial.
+
+    Raises:
+        RecipeError: it has over 16 KiB of JSON, or is nested too deeply to tell.
+    """
+    try:
+        num_bytes = len(json.dumps(value, default=str))
+    except RecursionError:
+        raise RecipeError(f"{shown} is nested too deeply") from None
+    if num_bytes > MAX_BYTES:
+        raise RecipeError(f"{shown} has {num_bytes} bytes, over the limit of {MAX_BYTES}")
+
+
 def check_section(section: Any) -> SearchSection:
     """Check a `search` mapping.
 
@@ -171,6 +195,7 @@ def check_section(section: Any) -> SearchSection:
     """
     if not isinstance(section, dict):
         raise RecipeError("search must be a mapping, with parameters")
+    check_size(section, "search")
     try:
         return SearchSection.model_validate(section)
     except ValidationError as error:

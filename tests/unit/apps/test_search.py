@@ -45,10 +45,15 @@ class Server:
         self.lines: list[str] = []
         self.worst, self.room = worst, room
         self.is_leaving = self.is_cancelled = False
+        self.full = "quota_exceeded"
+        self.first: list[Answer] = []
 
     def ask(self, path: str, body: bytes | None = None) -> Future[Answer]:
-        status, content = self.answer(path, None if body is None else json.loads(body))
         done: Future[Answer] = Future()
+        if self.first:
+            done.set_result(self.first.pop(0))
+            return done
+        status, content = self.answer(path, None if body is None else json.loads(body))
         done.set_result(Answer(status, json.dumps(content).encode()))
         return done
 
@@ -56,7 +61,7 @@ class Server:
         if path == "/api/v1/jobs":
             assert (body["kind"], body["priority"]) == ("train", "background")
             if body["idempotency_key"] not in self.jobs and len(self.open) >= self.room:
-                return 429, {"error": {"message": "full"}}
+                return 429, {"error": {"message": "full", "code": self.full}}
             return 202, self.jobs.setdefault(body["idempotency_key"], self.begun(body))
         if path.endswith("/aliases"):
             self.aliases.append((path, body["alias"]))
@@ -150,6 +155,59 @@ def test_a_full_queue_is_waited_for() -> None:
     assert len(ran(Server(GRID, room=1))["trials"]) == 3
 
 
+def refusal(status: int, code: str) -> Answer:
+    return Answer(status, json.dumps({"error": {"message": "no", "code": code}}).encode())
+
+
+def test_a_quota_that_no_trial_of_its_own_can_free_ends_it() -> None:
+    server = Server(GRID, room=0)
+    with pytest.raises(InvalidRequestError, match="full"):
+        ran(server)
+
+
+@pytest.mark.parametrize("code", ["out_of_memory", "quota_exceeded"])
+def test_a_trial_that_can_never_be_queued_ends_it(code: str) -> None:
+    server = Server(GRID)
+    server.first = [refusal(503 if code == "out_of_memory" else 429, code)]
+    with pytest.raises(InvalidRequestError, match="no"):
+        ran(server)
+
+
+PASSING = [
+    refusal(429, "overloaded"),
+    refusal(429, "rate_limit_exceeded"),
+    refusal(503, "model_loading"),
+    Answer(503, b"", retry_after_s=0.5),
+    Answer(429, b"", retry_after_s=1.0),
+]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_busy_server_is_asked_again(is_first: bool) -> None:
+    """For a trial's job, and for how one stands."""
+    server = Server(GRID)
+    busy = list(PASSING)
+
+    def sleep(seconds: float) -> None:
+        server.first = [busy.pop()] if busy else []
+        if not busy:
+            server.sleep(seconds)
+
+    if is_first:
+        server.first = [busy.pop()]
+    summary = search(server, sleep).summary  # type: ignore[arg-type]
+    assert [row["state"] for row in summary["trials"]] == ["succeeded"] * 3
+    assert not busy and len(server.jobs) == 3
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_failed_is_told_of(status: int) -> None:
+    server = Server(GRID)
+    server.first = [Answer(status, b"")]
+    with pytest.raises(JobFailedError, match=f"answered {status} to /api/v1/jobs"):
+        ran(server)
+
+
 def test_one_that_is_taken_up_again_finds_its_trials() -> None:
     whole, broken = Server(HALVING), Server(HALVING)
 
@@ -200,9 +258,25 @@ def test_it_ends_when_told() -> None:
         ({"alias": "no alias"}, "alias must be a name"),
         ({"base": {}}, "unknown parameter base"),
         ({"name": "a:1"}, "must not have a version"),
+        ({"recipe": {"task": "x" * 20_000}}, "the recipe of a search has 20"),
     ],
 )
 def test_a_search_that_could_not_run_is_refused(change: dict[str, Any], says: str) -> None:
     params = {"recipe": make_recipe("generate"), "name": "tuned", "search": GRID}
     with pytest.raises((InvalidRequestError, RecipeError), match=says):
         check_search(params | change)
+
+
+def test_values_are_refused_however_deep_they_are_nested() -> None:
+    """Whatever the depth at which the interpreter gives up."""
+    for depth in (100, 400, *range(900, 1000, 3), 5000):
+        value: list[Any] = []
+        for _ in range(depth):
+            value = [value]
+        section = {"parameters": {"model.config.a.b.c.d.e.f": [value]}}
+        params = {"recipe": make_recipe("generate"), "name": "tuned", "search": section}
+        if depth > 100:
+            with pytest.raises(RecipeError):
+                check_search(params)
+        else:
+            assert check_search(params)["search"]["parameters"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +72,22 @@ async def in_state(queue: JobQueue, state: JobState) -> Job:
         await queue.cancel(job.id, "a")
         return await queue.cancelled(job.id, job.fence)
     return job
+
+
+async def test_params_are_checked_beside_the_event_loop(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check may take its time: a search's is of hundreds of recipes."""
+    threads: list[threading.Thread] = []
+
+    def check(params: dict[str, Any]) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return params
+
+    kind = dataclasses.replace(queue.kinds["train"], schema=check)
+    monkeypatch.setattr(queue, "kinds", {**queue.kinds, "train": kind})
+    await submit(queue)
+    assert threads and threading.current_thread() not in threads
 
 
 async def states(queue: JobQueue, job: Job) -> list[str]:

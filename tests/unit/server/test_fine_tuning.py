@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,9 +16,11 @@ import pytest
 import pytest_asyncio
 from tests.unit.server.conftest import TEMPLATE, add_model, manifest
 
+from llmos.apps.tuning_files import check_file
 from llmos.apps.tuning_store import commit_tuning
-from llmos.errors import DataError
+from llmos.errors import DataError, TrainingFileError
 from llmos.security.audit import list_events
+from llmos.server import fine_tuning
 from llmos.server.app import create_app
 from llmos.training import jobs as training_jobs
 from llmos.types import FileRef, JobResult, NewVersion
@@ -171,7 +175,7 @@ BAD_ROWS = [
     ({"messages": [{"role": "tool", "content": "a"}]}, "a message needs a role"),
     (talk("a") | {"tools": [{}]}, "it has tools"),
     (talk("\ud800"), "half a character"),
-    (talk("x" * 300), "it has 303 tokens, and the model takes 200"),
+    (talk("x" * 300), "it has 300 tokens or more, and the model takes 200"),
     (
         {"messages": [{"role": "assistant", "content": "a", "weight": 0}]},
         "no assistant message to learn from",
@@ -195,6 +199,49 @@ async def test_a_bad_row_is_refused_with_its_line(
     assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
     assert error["lines"][0]["line"] == 3 and says in error["lines"][0]["message"]
     assert (await client.get(JOBS)).json()["data"] == []
+
+
+async def test_files_are_read_beside_what_others_wait_for(
+    client: httpx.AsyncClient, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of its own reads one at a time, each file once, and no owner takes all turns."""
+    begins, threads = threading.Semaphore(0), []
+    real = fine_tuning.check_file
+
+    def check(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        assert begins.acquire(timeout=60)
+        return real(*args)
+
+    monkeypatch.setattr(fine_tuning, "check_file", check)
+    file_id = await sent(client, TALKS)
+    other = new_client("user", name="another who tunes")
+    others_id = await sent(other, TALKS)
+    asked = {asyncio.create_task(begin(client, file_id, validation_file=file_id)) for _ in range(3)}
+    refused, both = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    assert [one.result().json()["error"]["code"] for one in refused] == ["overloaded"]
+    third = asyncio.create_task(begin(other, others_id))
+    assert (await client.get(JOBS)).status_code == 200, "the others do not wait"
+    begins.release(3)
+    assert [made.status_code for made in await asyncio.gather(*both, third)] == [200] * 3
+    assert len(threads) == 3 and len(set(threads)) == 1, threads
+    assert threads[0].startswith("tuning-files")
+
+
+async def test_no_more_is_counted_of_a_row_that_is_too_long() -> None:
+    counted: list[int] = []
+
+    def count(text: str) -> int:
+        counted.append(len(text))
+        return len(text)
+
+    turns = [{"role": "user", "content": "x" * 30}, {"role": "assistant", "content": "y" * 40}]
+    rows = [json.dumps({"messages": turns * 9}).encode(), json.dumps(pair("z" * 9)).encode()]
+    with pytest.raises(TrainingFileError, match="100 tokens or more, and the model takes 99"):
+        check_file(rows[:1], "supervised", 0, count, 99, "training_file")
+    assert counted == [30, 40, 30]
+    checked = check_file(rows[1:], "dpo", 0, count, 999, "training_file")
+    assert checked.longest_tokens == 9 + len("yes") + 24 * 4
 
 
 async def test_what_cannot_be_is_refused_by_its_field(client: httpx.AsyncClient) -> None:

@@ -78,6 +78,13 @@ def test_a_share_of_the_steps_has_a_share_of_the_warm_up() -> None:
     assert trial_recipe(recipe, settings, 1.0).steps == 900
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("section", "says"),
     [
@@ -102,6 +109,23 @@ def test_a_share_of_the_steps_has_a_share_of_the_warm_up() -> None:
             "log needs a low above 0",
         ),
         ({"parameters": {"seed": [1]}, "methode": "grid"}, "methode"),
+        ({"parameters": {f"model.config.{n}": [1] for n in range(33)}}, "at most 32 items"),
+        ({"parameters": {".".join("a" * 9): [1]}}, "more than 8 parts"),
+        ({"parameters": {"a" * 201: [1]}}, "at most 200 characters"),
+        ({"parameters": {"a": ["x" * 20_000]}}, "over the limit of 16384"),
+        ({"parameters": {"seed": [nested(100_000)]}}, "nested too deeply"),
+        *(
+            (
+                {"parameters": {"seed": bad | {"integer": True}}, "method": "random", "trials": 2},
+                why,
+            )
+            for bad, why in [
+                ({"low": -1.7e308, "high": 1.7e308}, "parameters.seed.*low"),
+                ({"low": 0.0, "high": math.inf}, "parameters.seed.*high"),
+                ({"low": math.nan, "high": 1.0}, "parameters.seed.*low"),
+                ({"low": 0, "high": 10**400}, "parameters.seed.*high"),
+            ]
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(section: Any, says: str) -> None:
