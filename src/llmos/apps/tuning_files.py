@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from llmos.data.record import Preference, Record, to_record
 from llmos.errors import DataError, TrainingFileError
 from llmos.training.examples import fraction, held_back, texts_of
@@ -41,8 +39,8 @@ class TuningFile:
         Raises:
             DataError: there are fewer than two different rows.
         """
-        fractions = np.array(self.fractions)
-        return int((fractions > held_back(fractions, share, shown)).sum())
+        highest = held_back(self.fractions, share, shown)
+        return sum(one > highest for one in self.fractions)
 
 
 def check_file(

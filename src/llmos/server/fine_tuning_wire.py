@@ -60,7 +60,7 @@ class MethodBody(Body):
 class FineTuneBody(Body):
     """``POST /v1/fine_tuning/jobs``"""
 
-    max_items = {"metadata": MAX_NOTES, "integrations": 0}  # noqa: RUF012 - as in Body
+    max_items = {"metadata": MAX_NOTES}  # noqa: RUF012 - as in Body
     model: str = Field(min_length=1, max_length=300)
     training_file: str = Field(min_length=1, max_length=100)
     validation_file: str | None = Field(None, min_length=1, max_length=100)
@@ -69,7 +69,7 @@ class FineTuneBody(Body):
     seed: StrictInt | None = Field(None, ge=0, lt=2**63)
     suffix: str | None = Field(None, min_length=1, max_length=MAX_SUFFIX_CHARS)
     metadata: dict[NoteName, Note] | None = None
-    integrations: list[Any] | None = None
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def method_type(self) -> Literal["supervised", "dpo"]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from llmos.data import sources
 from llmos.data.record import (
@@ -145,23 +142,23 @@ def _split(
     Raises:
         DataError: there are fewer than two different records.
     """
-    fractions = np.array([fraction(record, seed) for record in records])
+    fractions = [fraction(record, seed) for record in records]
     threshold = held_back(fractions, share, shown)
     train = [record for record, f in zip(records, fractions, strict=True) if f > threshold]
     return train, [record for record, f in zip(records, fractions, strict=True) if f <= threshold]
 
 
-def held_back(fractions: npt.NDArray[np.float64], share: float, shown: str) -> float:
+def held_back(fractions: Sequence[float], share: float, shown: str) -> float:
     """The `fraction` up to which records are held back for validation.
 
     Raises:
         DataError: there are fewer than two different records.
     """
-    found = np.unique(fractions)
+    found = sorted(set(fractions))
     if len(found) < 2:
         count = len(fractions)
         raise DataError(f"{shown} has {count} records: at least 2 different ones are needed")
-    return min(max(share, float(found[0])), float(found[-2]))
+    return min(max(share, found[0]), found[-2])
 
 
 def fraction(record: Record, seed: int) -> float:
