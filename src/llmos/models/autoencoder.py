@@ -73,8 +73,11 @@ class AutoencoderConfig(RecurrentConfig):
 
     def validate_max_text_tokens(self) -> None:
         """Raise ValueError for a text of more tokens than can be counted."""
-        if not 1 <= self.max_text_tokens < COUNTED:
-            raise ValueError(f"texts have 1 to {COUNTED - 1} tokens, not {self.max_text_tokens}")
+        if not 1 <= self.max_text_tokens <= COUNTED:
+            raise ValueError(
+                f"max_text_tokens (of a recipe: max_tokens) must be 1 to {COUNTED}, "
+                f"not {self.max_text_tokens}"
+            )
 
     def validate_num_hidden_layers(self) -> None:
         """Raise ValueError for more layers than there are."""

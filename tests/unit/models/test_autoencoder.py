@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from llmos.models.autoencoder import AutoencoderConfig, VaeConfig
 from llmos.models.codes import LEVELS
 from llmos.models.registry import register
+from llmos.training.recipe import Recipe
 
 VOCAB, FIRST_LEVEL, CODE, LATENT, WORDS = 300, 2, 1, 5, 258
 KINDS = (AutoencoderConfig, VaeConfig)
@@ -135,9 +136,16 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     [
         ({"cell": "cnn"}, "cell must be one of rnn, lstm, gru, mlp, not 'cnn'"),
         ({"latent_size": 0}, "latent_size must be 1 to 256, not 0"),
+        ({"latent_size": 257}, "latent_size must be 1 to 256, not 257"),
+        ({"max_text_tokens": 257}, r"max_tokens\) must be 1 to 256, not 257"),
         ({"num_hidden_layers": 2}, "num_hidden_layers must be 1"),
     ],
 )
 def test_sizes_that_are_none_are_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(StrictDataclassClassValidationError, match=said):
         AutoencoderConfig(**values)
+
+
+def test_a_recipe_that_says_nothing_of_lengths_makes_a_network() -> None:
+    longest = Recipe.model_fields["max_tokens"].default
+    assert AutoencoderConfig(max_text_tokens=longest).max_text_tokens == longest
