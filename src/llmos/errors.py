@@ -163,6 +163,12 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class DatasetNotFoundError(NotFoundError):
+    """There is no such dataset: `llmos data ls` shows those there are."""
+
+    code = "dataset_not_found"
+
+
 class JobNotFoundError(NotFoundError):
     """There is no such job: `llmos jobs` shows those there are."""
 

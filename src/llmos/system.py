@@ -27,6 +27,8 @@ from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
 from llmos.apps.tuning_store import Tunings, commit_tuning
 from llmos.compression import jobs as compression_jobs
+from llmos.data.datasets import jobs as dataset_jobs
+from llmos.data.operators import builtin as builtin_operators
 from llmos.engines import builtin as builtin_engines
 from llmos.engines.base import is_cpu
 from llmos.errors import DiskFullError, HomeLockedError
@@ -72,6 +74,8 @@ BUILT_INS = (
     evaluation_jobs,
     batch_jobs,
     search_jobs,
+    dataset_jobs,
+    builtin_operators,
 )
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import yaml
 from llmos.apps.pipelines import MAX_VALUES, Lines
 from llmos.errors import PipelineError, RecipeError
 from llmos.training import recipe as recipes
-from llmos.training.recipe import STARTER, YamlLoader
+from llmos.training.recipe import DATASET, STARTER, YamlLoader
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -221,6 +221,6 @@ def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:
     if "${" in data_path:
         return data_path
     found = recipes.beside(file, data_path)
-    if found.startswith(STARTER) or Path(found).is_file():
+    if found.startswith((STARTER, DATASET)) or Path(found).is_file():
         return found
     raise lines.error(place, f"there is no data file {found}")

@@ -110,6 +110,7 @@ def check_search(params: dict[str, Any]) -> dict[str, Any]:
         for role in ("base", "teacher"):  # which the server fills in, for each trial
             if (model := training_jobs.wanted_model(given, role)) is not None:
                 given[role] = {"ref": model, "digest": "", "files": {}}
+        given["datasets"] = {path: {"shards": []} for path in training_jobs.wanted_data(given)}
         checked = training_jobs.validate(given)
     return {
         "recipe": recipe,

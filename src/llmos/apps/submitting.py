@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmos.apps.batch_jobs import BATCH
+from llmos.apps.inputs import check_trainable, datasets_for
 from llmos.apps.search_jobs import SEARCH
 from llmos.compression.jobs import QUANTIZE
 from llmos.compression.jobs import base_params as quantize_base
+from llmos.data.datasets.jobs import KINDS as DATA_KINDS
+from llmos.data.datasets.jobs import MAKES_A_DATASET, wanted_datasets
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoundError
 from llmos.evaluation.jobs import EVALUATE
 from llmos.kernel.idempotency import Idempotency
@@ -26,10 +29,10 @@ from llmos.library.deploying import DEPLOY
 from llmos.library.files import ADAPTER_FILE
 from llmos.library.jobs import check_import
 from llmos.library.quantized import DTYPES
-from llmos.library.variants import is_quantized, variant_name
+from llmos.library.variants import variant_name
 from llmos.security import policy
 from llmos.storage.blobs import is_digest
-from llmos.training.jobs import TRAIN, makes_adapter, wanted_model
+from llmos.training.jobs import TRAIN, makes_adapter, wanted_data, wanted_model
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -44,11 +47,11 @@ if TYPE_CHECKING:
     from llmos.storage.blobs import BlobStore
 
 MAY_MAKE_ADAPTERS = frozenset({"import", "pull"})
-MAKES_A_MODEL = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS})
-"""Kinds of job whose checked ``name`` is that of the model they add to."""
+MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES_A_DATASET})
+"""Kinds of job whose checked ``name`` is that of the model, or dataset, they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
-FILLED_IN = frozenset({"base", "teacher", "task"})
+FILLED_IN = frozenset({"base", "teacher", "task", "datasets"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
@@ -174,7 +177,7 @@ class Submitter:
         elif kind == DEPLOY and isinstance(model := known.get("model"), str):
             await self._readable(actor, model, "model")
         await self._keep_files(actor, known)
-        if kind in MAKES_A_MODEL and isinstance(name := known.get("name"), str):
+        if kind in MAKES_A_VERSION and isinstance(name := known.get("name"), str):
             await self._check_name(actor, name, _kind_made(kind, known))
 
     async def _completed(
@@ -194,6 +197,9 @@ class Submitter:
         elif kind == DEPLOY:
             check = deploying.check_now
             await asyncio.to_thread(check, self._deployments, params, actor, promised)
+        elif kind in DATA_KINDS:
+            wanted = wanted_datasets(kind, params)
+            params |= await datasets_for(self._library, actor, params, wanted)
         elif kind == SEARCH:
             await self._trained_on(actor, params)  # each trial has it filled in for itself
         elif kind == BATCH:
@@ -201,15 +207,15 @@ class Submitter:
         return await self._checked_target(actor, kind, params)
 
     async def _trained_on(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-        """Return ``{"base": …, "teacher": …}``, the versions that a training goes on from and
-        learns from, each where there is one.
+        """Return ``{"base": …, "teacher": …, "datasets": …}``, the versions that a training goes on
+        from and learns from, each where there is one.
 
         Raises:
             InvalidRequestError: the request brings one of its own, or it cannot be trained.
             ModelNotFoundError, InvalidNameError: there is no such model.
             PermissionDeniedError: the actor may not read it.
         """
-        found: dict[str, Any] = {}
+        found = await datasets_for(self._library, actor, params, wanted_data(params))
         for role, key in (("base", "model.base"), ("teacher", "distill.teacher")):
             if params.get(role) is not None:
                 raise InvalidRequestError(
@@ -220,7 +226,7 @@ class Submitter:
             if name is None:
                 continue
             version = await self._readable(actor, name, "params.recipe")
-            _check_trainable(version, is_adapted=role == "base" and makes_adapter(params))
+            check_trainable(version, is_adapted=role == "base" and makes_adapter(params))
             files = msgspec.to_builtins(version.files)
             found[role] = {"ref": version.ref, "digest": version.digest, "files": files}
         return found
@@ -312,7 +318,7 @@ class Submitter:
             LlmosError: what the kind's schema raises.
         """
         known = self._jobs.kinds.get(kind)
-        if known is None or kind not in MAKES_A_MODEL:
+        if known is None or kind not in MAKES_A_VERSION:
             return params
         checked = await asyncio.to_thread(known.schema, params)
         name, dtype = checked.get("name"), checked.get("dtype", "auto")
@@ -342,7 +348,7 @@ class Submitter:
             PermissionDeniedError: its key is for other actions or models.
             ConflictError: the name is another owner's, or of something else.
         """
-        policy.check(actor, "models.write", name)
+        policy.check(actor, "datasets.write" if made == "dataset" else "models.write", name)
         await asyncio.to_thread(self._library.check_name, name, actor.owner, made)
 
     async def _keep_files(self, actor: Actor, params: dict[str, Any]) -> None:
@@ -366,26 +372,10 @@ class Submitter:
                     )
 
 
-def _check_trainable(version: Version, *, is_adapted: bool) -> None:
-    """Refuse a version that training cannot load, or that takes no adapter where it is to have one.
-
-    Raises:
-        InvalidRequestError: it is one.
-    """
-    if is_quantized(version.manifest):
-        raise InvalidRequestError(
-            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
-            param="params.recipe",
-        )
-    if is_adapted and version.manifest.get("engine") != "native":
-        raise InvalidRequestError(
-            f"{version.ref} is no base for an adapter: only models that generate text take one",
-            param="params.recipe",
-        )
-
-
 def _kind_made(kind: str, params: dict[str, Any]) -> str | None:
     """Return the kind of artifact that a job makes; None: only the work will tell."""
+    if kind in MAKES_A_DATASET:
+        return "dataset"
     if kind in (TRAIN, SEARCH) and makes_adapter(params):
         return "adapter"
     return "model" if kind in (TRAIN, SEARCH, QUANTIZE) else None

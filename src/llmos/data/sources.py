@@ -1,4 +1,4 @@
-"""Where rows come from: text, jsonl, tsv and csv files, and the starter text inside llmos.
+"""Where rows come from: text, jsonl, tsv and csv files, datasets, and the text inside llmos.
 
 A file is named twice: ``path`` is where it lies (a blob), ``shown`` is what the user called it.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos.errors import DataError
+from llmos.storage.parquet import read_rows
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv"}
 STARTER_RECORDS = (
@@ -56,11 +57,7 @@ class FileSource:
         """Each row with the place it came from ("x.jsonl, line 3"), under our field names."""
         read = {"jsonl": self._json_rows, "tsv": self._cell_rows, "csv": self._cell_rows}
         for where, row in islice(read[self.kind()](), limit):
-            yield where, self._renamed(row)
-
-    def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
-        renamed = {ours: row[theirs] for ours, theirs in self.fields.items() if theirs in row}
-        return {**row, **renamed}
+            yield where, renamed(row, self.fields)
 
     def _json_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(self.text().split("\n"), 1):  # a text may hold U+2028
@@ -92,6 +89,37 @@ class FileSource:
                     f"makes {len(header)}: name them with --set data.columns=[…]"
                 )
             yield where, dict(zip(header, cells, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """The shards of a dataset."""
+
+    shards: tuple[Path, ...]
+    shown: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def kind(self) -> str:
+        """Rows, whatever their fields."""
+        return "dataset"
+
+    def text(self) -> str:
+        """Raises DataError: there is no running text."""
+        raise DataError(f"{self.shown} has rows, and is no running text")
+
+    def rows(self, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each row with its place (\"dataset:x, row 3\"), under our field names."""
+        every = (row for shard in self.shards for row in read_rows(shard))
+        for number, row in enumerate(islice(every, limit), 1):
+            yield f"{self.shown}, row {number}", renamed(row, self.fields)
+
+
+Source = FileSource | DatasetSource
+
+
+def renamed(row: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
+    """Return a row with our field names beside its own; ``fields`` maps ours to theirs."""
+    return {**row, **{ours: row[theirs] for ours, theirs in fields.items() if theirs in row}}
 
 
 def read_text(path: Path, shown: str) -> str:

@@ -167,7 +167,8 @@ class Library:
 
         def change(conn: sa.Connection) -> Version:
             version = finding.find(conn, wanted, kind)
-            policy.check(actor, "models.write", version.ref, owner=version.owner)
+            action = "datasets.write" if kind == "dataset" else "models.write"
+            policy.check(actor, action, version.ref, owner=version.owner)
             for alias in version.aliases:
                 check_alias(conn, version, alias, actor)
             check_not_in_deployment(conn, version)

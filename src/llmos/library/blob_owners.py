@@ -92,12 +92,16 @@ def _may_name(conn: sa.Connection, actor: Actor, digest: str) -> bool:
     if conn.execute(sent).first() is not None:
         return True
     holders = (
-        sa.select(versions.c.namespace, versions.c.name)
+        sa.select(versions.c.kind, versions.c.namespace, versions.c.name, versions.c.owner)
         .join(version_files, version_files.c.version_id == versions.c.id)
         .where(version_files.c.digest == digest, versions.c.removed_at.is_(None))
     )
-    names = (ModelRef(namespace, name).full_name for namespace, name in conn.execute(holders))
-    return any(policy.has_model(actor, name) for name in names)
+    return any(
+        policy.is_of(actor, row.owner)
+        if row.kind == "dataset"
+        else policy.has_model(actor, ModelRef(row.namespace, row.name).full_name)
+        for row in conn.execute(holders)
+    )
 
 
 def _has_uploaded(conn: sa.Connection, owner: str, digest: str) -> bool:

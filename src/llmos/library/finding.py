@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from llmos.errors import ConflictError, ModelNotFoundError
+from llmos.errors import ConflictError, DatasetNotFoundError, ModelNotFoundError
 from llmos.library import catalog
 from llmos.library.refs import ModelRef
 from llmos.library.versions import LATEST, Version, read_versions
@@ -49,28 +49,29 @@ def find(conn: sa.Connection, ref: ModelRef, kind: str) -> Version:
     """Return the version of the artifact so named; task names do not count.
 
     Raises:
-        ModelNotFoundError: there is none, or it was removed.
+        ModelNotFoundError: there is none, or it was removed; DatasetNotFoundError of datasets.
         ConflictError: ``ref`` has a version and an alias that mean different ones.
     """
+    missing = DatasetNotFoundError if kind == "dataset" else ModelNotFoundError
     entries = _entries(conn, ref, kind)
     if not entries:
-        raise ModelNotFoundError(_unknown(conn, ref, kind))
+        raise missing(_unknown(conn, ref, kind))
     live = _live(entries)
     named = _aliases(conn, ref, kind)
     if ref.version is not None:
         found = next((entry for entry in entries if entry.number == ref.version), None)
         if found is None or found.removed_at is not None:
-            raise ModelNotFoundError(_no_version(ref, found, live))
+            raise missing(_no_version(ref, found, live))
         if ref.alias is not None and named.get(ref.alias) != ref.version:
             raise ConflictError(
                 f"{ref.full_name}:{ref.version} is not @{ref.alias}: give the version or the alias"
             )
         return _version(conn, found)
     if not live:
-        raise ModelNotFoundError(_all_removed(ref, entries[-1]))
+        raise missing(_all_removed(ref, entries[-1], kind))
     number = named.get(ref.alias or LATEST)
     if number is None:
-        raise ModelNotFoundError(
+        raise missing(
             f"{ref.full_name} has no alias {ref.alias!r}: it has {_listed(sorted(named))}",
             param="model",
         )
@@ -110,6 +111,8 @@ def _version(conn: sa.Connection, entry: _Entry) -> Version:
 
 
 def _unknown(conn: sa.Connection, ref: ModelRef, kind: str) -> str:
+    if kind == "dataset":  # those of others are not named
+        return f"there is no dataset {ref.full_name!r}: `llmos data ls` shows those there are"
     other = {"model": "adapter", "adapter": "model"}.get(kind)
     if other is not None and _live(_entries(conn, ref, other)):
         return f"{ref.full_name!r} is of kind {other}, where a name of kind {kind} is wanted"
@@ -136,11 +139,11 @@ def _no_version(ref: ModelRef, removed: _Entry | None, live: list[_Entry]) -> st
     return f"{ref.full_name} has no version {ref.version}: it has {numbers}"
 
 
-def _all_removed(ref: ModelRef, newest: _Entry) -> str:
-    return (
-        f"{ref.full_name} was removed on {_day(newest)}: "
-        "train, import or pull it again, or see `llmos list`"
-    )
+def _all_removed(ref: ModelRef, newest: _Entry, kind: str) -> str:
+    again = "train, import or pull it again, or see `llmos list`"
+    if kind == "dataset":
+        again = "add it again, or see `llmos data ls`"
+    return f"{ref.full_name} was removed on {_day(newest)}: {again}"
 
 
 def _day(entry: _Entry) -> str:

@@ -20,17 +20,19 @@ from llmos.security.actors import Actor
 from llmos.storage.blobs import is_digest
 from llmos.storage.database import Database
 
+DATASET = "dataset:"
+"""How an input begins that is a dataset."""
 MAX_DEPTH = 16
 """Of versions made from versions; what lies further back is named, not followed."""
-KINDS = ("model", "adapter", "dataset")
+KINDS = ("model", "adapter")
 
 
 def lineage_of(db: Database, version: Version, actor: Actor) -> dict[str, Any]:
     """Return a version with what made it, and each of its inputs likewise, as plain JSON.
 
     An input that is a version still there, or removed, is followed where the actor's key is for its
-    model; any other is only named: a digest of data, or something outside. The job, with the names
-    of its files, is told to its owner alone.
+    model, or the dataset is the actor's; any other is only named: a digest of data, or something
+    outside. The job, with the names of its files, is told to its owner alone.
     """
     return db.read_sync(lambda conn: _lineage(conn, version, actor, MAX_DEPTH))
 
@@ -72,18 +74,24 @@ def _made_by(conn: sa.Connection, version: Version, actor: Actor) -> dict[str, A
 
 def _input(conn: sa.Connection, source: str, actor: Actor, depth: int) -> dict[str, Any]:
     found = _version(conn, source) if depth else None
-    if found is not None and policy.has_model(actor, found.ref):
+    if found is not None and _may_follow(actor, found):
         return _lineage(conn, found, actor, depth - 1)
     return {"ref": source}
+
+
+def _may_follow(actor: Actor, version: Version) -> bool:
+    if version.kind == "dataset":
+        return policy.is_of(actor, version.owner)
+    return policy.has_model(actor, version.ref)
 
 
 def _version(conn: sa.Connection, source: str) -> Version | None:
     """Return the version that an input names, if it names one."""
     if is_digest(source):
         return None
-    for kind in KINDS:
+    for kind in ("dataset",) if source.startswith(DATASET) else KINDS:
         try:
-            return finding.find(conn, ModelRef.parse(source), kind)
+            return finding.find(conn, ModelRef.parse(source.removeprefix(DATASET)), kind)
         except LlmosError:  # it names none of this kind
             continue
     return None

@@ -27,3 +27,9 @@ def llmos_job_kinds() -> list[JobKind]:  # type: ignore[empty-body]
 @hookspec
 def llmos_engines() -> dict[str, str]:  # type: ignore[empty-body]
     """Return engines by name, each ``"package.module:Class"``; called once per engine process."""
+
+
+@hookspec
+def llmos_operators() -> dict[str, str]:  # type: ignore[empty-body]
+    """Return operators of data pipelines by name, each ``"package.module:Class"``, a subclass of
+    `llmos.data.pipeline.operator.Operator`; called once per process that needs them."""

@@ -65,6 +65,10 @@ class Plugins(pluggy.PluginManager):
         """Return the dotted path of every engine by name; raises as ``job_kinds`` does."""
         return self._merge("llmos_engines", "engine", dict)
 
+    def operators(self) -> dict[str, str]:
+        """Return the dotted path of every operator by name; raises as ``job_kinds`` does."""
+        return self._merge("llmos_operators", "operator", dict)
+
     def _merge(
         self, hook: str, noun: str, as_dict: Callable[[Any], dict[str, Any]]
     ) -> dict[str, Any]:

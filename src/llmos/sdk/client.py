@@ -18,6 +18,7 @@ from llmos.sdk.asking import Asking, given
 from llmos.sdk.batches import Batching
 from llmos.sdk.coding import Coding
 from llmos.sdk.connect import Endpoint
+from llmos.sdk.datasets import Collecting
 from llmos.sdk.deployments import Deploying
 from llmos.sdk.following import followed
 from llmos.sdk.lineage import Tracing
@@ -29,7 +30,16 @@ from llmos.sdk.transport import Json, Transport
 
 
 class Client(
-    Asking, Coding, Batching, Deploying, Accounting, Tracing, Routing, Pipelining, Scheduling
+    Asking,
+    Coding,
+    Batching,
+    Collecting,
+    Deploying,
+    Accounting,
+    Tracing,
+    Routing,
+    Pipelining,
+    Scheduling,
 ):
     """Speaks to one server. Use as a context manager, or call ``close``.
 

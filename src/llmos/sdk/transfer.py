@@ -159,11 +159,12 @@ def _download_file(
 
 
 def local_data_paths(recipe: dict[str, Any]) -> list[str]:
-    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` is none."""
+    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` and ``dataset:NAME``
+    are none."""
     data = recipe.get("data")
     named = [data.get(key) for key in ("path", "validation_path")] if isinstance(data, dict) else []
     paths = [path for path in named if isinstance(path, str) and path]
-    return [path for path in paths if not path.startswith("starter:")]
+    return [path for path in paths if not path.startswith(("starter:", "dataset:"))]
 
 
 def check_json(value: Any, field: str) -> None:

@@ -16,6 +16,8 @@ _ADMIN: frozenset[Role] = frozenset({"admin"})
 ACTIONS: dict[str, frozenset[Role]] = {
     "models.read": _EVERYONE,
     "models.write": _EVERYONE,
+    "datasets.read": _EVERYONE,
+    "datasets.write": _EVERYONE,
     "blobs.read": _EVERYONE,
     "blobs.write": _EVERYONE,
     "catalog.read": _EVERYONE,
@@ -55,6 +57,8 @@ OWNED: frozenset[str] = frozenset(
         "usage.read",
         "quotas.read",
         "models.write",
+        "datasets.read",
+        "datasets.write",
         "jobs.read",
         "jobs.write",
         "files.read",

@@ -27,6 +27,7 @@ from llmos.server.metering import Metering, metered_paths
 from llmos.server.routes import (
     ask,
     blobs,
+    datasets,
     deployments,
     jobs,
     keys,
@@ -111,6 +112,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         ask.router(system),
         reading.router(system),
         models.router(system),
+        datasets.router(system),
         deployments.router(system),
         lineage.router(system),
         tasks.router(system),

@@ -20,26 +20,32 @@ from llmos.data.record import (
 from llmos.errors import DataError, RecipeError
 from llmos.training.recipe import FILE_SPLITS, Recipe
 
+Located = Path | tuple[Path, ...] | None
+"""Where data lies: a file, or the shards of a dataset."""
+
 
 class Data:
     """The records of a recipe's data, by split.
 
     Args:
-        file: where the uploaded data file lies; not given for `starter:` data.
+        file: where the uploaded data file lies, or the shards of the dataset; not given for
+            `starter:` data.
         validation_file: where that of `data.validation_path` lies, if the recipe has one.
     """
 
     def __init__(
-        self, recipe: Recipe, file: Path | None = None, validation_file: Path | None = None
+        self, recipe: Recipe, file: Located = None, validation_file: Located = None
     ) -> None:
         self._recipe = recipe
         self._source = self._read_from(file, recipe.data.path)
         self._validation = self._read_from(validation_file, recipe.data.validation_path or "")
 
-    def _read_from(self, file: Path | None, shown: str) -> sources.FileSource | None:
+    def _read_from(self, file: Located, shown: str) -> sources.Source | None:
         if file is None:
             return None
         data = self._recipe.data
+        if isinstance(file, tuple):
+            return sources.DatasetSource(file, shown, data.fields)
         columns = tuple(data.columns) if data.columns else None
         return sources.FileSource(file, shown, data.format, columns, data.fields)
 

@@ -78,7 +78,7 @@ def _opened(context: JobContext) -> tuple[Given, Recipe, Data]:
     recipe = given.tokens.with_template(recipe) if given.tokens else recipe
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
-    data = Data(recipe, *(_data_file(context, path) for path in recipe.data_paths))
+    data = Data(recipe, *(_data_source(context, path) for path in recipe.read_paths))
     return given, recipe, data
 
 
@@ -219,10 +219,14 @@ def settle(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
-def _data_file(context: JobContext, path: str) -> Path:
-    digest: str = context.params["data"][path]
-    context.blobs.verify(digest)
-    return context.blobs.path(digest)
+def _data_source(context: JobContext, path: str) -> Path | tuple[Path, ...]:
+    """Return where a data file lies, or the shards of a dataset."""
+    known = context.params.get("datasets") or {}
+    digests: list[str] = known[path]["shards"] if path in known else [context.params["data"][path]]
+    for digest in digests:
+        context.blobs.verify(digest)
+    found = tuple(context.blobs.path(digest) for digest in digests)
+    return found if path in known else found[0]
 
 
 def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:

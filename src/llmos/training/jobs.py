@@ -10,7 +10,7 @@ from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
 from llmos.training.counted import is_counted
-from llmos.training.recipe import Recipe, parse
+from llmos.training.recipe import DATA_PATHS, DATASET, Recipe, parse
 
 TRAIN = "train"
 """The job kind's name."""
@@ -52,15 +52,17 @@ def llmos_job_kinds() -> list[JobKind]:
 
 
 def validate(params: dict[str, Any]) -> dict[str, Any]:
-    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base", "teacher"}``.
+    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base", "teacher",
+    "datasets"}``.
 
     ``base`` is ``{"ref", "digest", "files": {filename: {"digest", "size"}}}`` of the version that
-    ``model.base`` names, ``teacher`` the same of ``distill.teacher``; the server fills them in.
+    ``model.base`` names, ``teacher`` the same of ``distill.teacher``, ``datasets`` ``{path: {"ref",
+    "digest", "shards": [digest]}}`` of those that ``data`` names; the server fills them in.
 
     Raises:
         InvalidRequestError: something is missing, unknown or of the wrong type.
     """
-    unknown = sorted(set(params) - {"recipe", "name", "data", "base", "teacher"})
+    unknown = sorted(set(params) - {"recipe", "name", "data", "base", "teacher", "datasets"})
     if unknown:
         raise InvalidRequestError(
             f"unknown parameter {unknown[0][:80]} of a train job", param=unknown[0]
@@ -82,7 +84,17 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "base": _model_files(recipe.model.base, "base", params),
         "teacher": _model_files(teacher_of(recipe), "teacher", params),
+        **_datasets(recipe, params.get("datasets")),
     }
+
+
+def wanted_data(params: dict[str, Any]) -> dict[str, str]:
+    """Return the datasets that the recipe of an unchecked request names, by its data paths."""
+    recipe = params.get("recipe")
+    data = recipe.get("data") if isinstance(recipe, dict) else None
+    named = [data.get(key) for key in DATA_PATHS] if isinstance(data, dict) else []
+    paths = [path for path in named if isinstance(path, str) and path.startswith(DATASET)]
+    return {path: path.removeprefix(DATASET) for path in paths}
 
 
 def wanted_model(params: dict[str, Any], role: str) -> str | None:
@@ -181,6 +193,21 @@ def _digests(data: Any) -> dict[str, str]:
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise InvalidRequestError(f"{path} must be sha256:<64 hex digits>", param="data")
     return data
+
+
+def _datasets(recipe: Recipe, given: Any) -> dict[str, Any]:
+    """Return the datasets that the recipe names, as the server filled them in; nothing for none."""
+    paths = [path for path in recipe.read_paths if path.startswith(DATASET)]
+    try:
+        found = {path: dict(given[path]) for path in paths}
+        for path, one in found.items():
+            _digests({f"{path}, {place}": digest for place, digest in enumerate(one["shards"])})
+    except (KeyError, TypeError, ValueError):
+        raise InvalidRequestError(
+            "datasets is the server's to fill in: name a dataset in the recipe's data",
+            param="datasets",
+        ) from None
+    return {"datasets": found} if found else {}
 
 
 def _model_files(name: str | None, role: str, params: dict[str, Any]) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from llmos.errors import RecipeError
 from llmos.training import counted
 from llmos.training.complaints import sentence
-from llmos.training.recipe_checks import check_distill, check_privacy
+from llmos.training.recipe_checks import check_dataset, check_distill, check_privacy
 from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
     AdapterSection,
@@ -96,7 +96,8 @@ HEADS: dict[str, Head] = {
     "regression": "sequence_classification",
 }
 """What a network ends in, where the objective is not named after it."""
-STARTER = "starter:"
+STARTER, DATASET = "starter:", "dataset:"
+"""How a data path begins that names no file."""
 DATA_PATHS = ("path", "validation_path")
 """The keys of `data` that name files."""
 MIN_BLOCK_SIZE = 2
@@ -180,6 +181,7 @@ class Recipe(Section):
         has_own = self.model.base is None and self.tokenizer.kind != "teacher"
         if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")
+        check_dataset(self)
         check_distill(self)
         check_privacy(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
@@ -265,11 +267,16 @@ class Recipe(Section):
         return path.removeprefix(STARTER) if path.startswith(STARTER) else None
 
     @property
-    def data_paths(self) -> list[str]:
-        """The files that it reads."""
+    def read_paths(self) -> list[str]:
+        """The files and datasets that it reads, what is trained on first."""
         data = self.data
         named = [None if self.starter is not None else data.path, data.validation_path]
         return [path for path in named if path is not None]
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The files that it reads."""
+        return [path for path in self.read_paths if not path.startswith(DATASET)]
 
     @property
     def max_length(self) -> int:
@@ -360,7 +367,7 @@ def dump(recipe: Recipe) -> str:
 
 def beside(file: Path, data_path: str) -> str:
     """Return a data path that stands in a file, taken from that file's folder if it is relative."""
-    if data_path.startswith(STARTER) or Path(data_path).is_absolute():
+    if data_path.startswith((STARTER, DATASET)) or Path(data_path).is_absolute():
         return data_path
     return str(file.parent / data_path)
 

@@ -1,4 +1,7 @@
-"""What a recipe with a teacher, or one that learns in private, cannot also be. Torch-free."""
+"""What a recipe with a dataset or a teacher, or one that learns in private, cannot also be.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,13 @@ if TYPE_CHECKING:
 
 LABELLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classification")
 """Objectives whose loss is the cross-entropy of labels."""
+
+
+def check_dataset(recipe: Recipe) -> None:
+    """Raise ValueError where the data is a dataset and is told how to be read, as files are."""
+    data = recipe.data
+    if data.path.startswith("dataset:") and (data.format or data.columns):
+        raise ValueError("data.format and data.columns are for files: a dataset has its own")
 
 
 def check_distill(recipe: Recipe) -> None:

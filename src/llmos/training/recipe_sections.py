@@ -144,7 +144,8 @@ class TokenizerSection(Section):
 
 
 class DataSection(Section):
-    """Where examples come from: a file, or `starter:NAME` for the text that ships with llmos."""
+    """Where examples come from: a file, `dataset:NAME` (`NAME:3`, `NAME@alias`) of the library, or
+    `starter:NAME` for the text that ships with llmos."""
 
     path: str = Field(min_length=1)
     format: Literal["text", "jsonl", "tsv", "csv"] | None = None

@@ -20,7 +20,7 @@ from llmos.training.counting import Counting
 from llmos.training.examples import Data
 from llmos.training.preparation import Prepared, specials_for
 from llmos.training.privacy import published
-from llmos.training.recipe import Recipe
+from llmos.training.recipe import DATASET, Recipe
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 
@@ -195,7 +195,9 @@ def described(recipe: Recipe) -> dict[str, Any]:
 
 
 def inputs_of(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, ...]:
-    """Return what the version is made of: data by digest, models by ref."""
+    """Return what the version is made of: files by digest, datasets and models by ref."""
     digests: dict[str, str] = context.params["data"]
-    data = [digests[path] for path in recipe.data_paths] or [recipe.data.path]
+    datasets = (context.params.get("datasets") or {}).values()
+    named = [f"{DATASET}{one['ref']}" for one in datasets]
+    data = [*(digests[path] for path in recipe.data_paths), *named] or [recipe.data.path]
     return (*data, *given.refs)

@@ -46,7 +46,7 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Every version that was not removed, the newest first; of the key's models alone."""
         versions = await asyncio.to_thread(library.list, kind)
-        shown = [one for one in versions if policy.has_model(actor, one.full_name)]
+        shown = [one for one in versions if _may_see(actor, one)]
         newest_first = sorted(shown, key=lambda version: -version.id)
         return JSONResponse({"data": [version_json(version) for version in newest_first]})
 
@@ -147,6 +147,12 @@ def router(system: System) -> APIRouter:
         return JSONResponse(version_json(removed))
 
     return routes
+
+
+def _may_see(actor: Actor, version: Version) -> bool:
+    if version.kind == "dataset":
+        return policy.is_of(actor, version.owner)
+    return policy.has_model(actor, version.full_name)
 
 
 def version_json(version: Version) -> dict[str, Any]:

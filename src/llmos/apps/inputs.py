@@ -1,0 +1,85 @@
+"""The versions that a job is made of: whether it can be, and what its worker needs of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmos.errors import InvalidRequestError, LlmosError
+from llmos.library.variants import is_quantized
+from llmos.security import policy
+
+if TYPE_CHECKING:
+    from llmos.library.artifacts import Library
+    from llmos.library.versions import Version
+    from llmos.security.actors import Actor
+
+DATASETS = "datasets"
+"""The param that the server puts datasets into."""
+
+
+def check_trainable(version: Version, *, is_adapted: bool) -> None:
+    """Refuse a version that training cannot load, or that takes no adapter where it is to have one.
+
+    Raises:
+        InvalidRequestError: it is one.
+    """
+    if is_quantized(version.manifest):
+        raise InvalidRequestError(
+            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
+            param="params.recipe",
+        )
+    if is_adapted and version.manifest.get("engine") != "native":
+        raise InvalidRequestError(
+            f"{version.ref} is no base for an adapter: only models that generate text take one",
+            param="params.recipe",
+        )
+
+
+async def datasets_for(
+    library: Library, actor: Actor, params: Mapping[str, Any], wanted: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return ``{"datasets": {role: …}}`` of the datasets that a job reads; empty where it reads
+    none.
+
+    Args:
+        wanted: the reference of each, by its role.
+
+    Raises:
+        InvalidRequestError: the request brings some of its own, or one has no rows that are kept.
+        DatasetNotFoundError, InvalidNameError: there is no such dataset.
+        PermissionDeniedError: the actor may not read it.
+    """
+    if params.get(DATASETS) is not None:
+        raise InvalidRequestError(
+            "datasets is the server's to fill in: name a dataset", param=f"params.{DATASETS}"
+        )
+    found = {}
+    for role, ref in wanted.items():
+        try:
+            version = await asyncio.to_thread(library.resolve, ref, "dataset")
+        except LlmosError as error:
+            error.param = f"params.{role}"
+            raise
+        policy.check(actor, "datasets.read", version.ref, owner=version.owner)
+        found[role] = dataset_params(version)
+    return {DATASETS: found} if found else {}
+
+
+def dataset_params(version: Version) -> dict[str, Any]:
+    """Return what a job is told of a dataset: its shards by digest, in order.
+
+    Raises:
+        InvalidRequestError: it has none.
+    """
+    shards = version.manifest.get("shards")
+    if not shards:
+        raise InvalidRequestError(f"{version.ref} has no rows that a job can read")
+    return {
+        "ref": version.ref,
+        "digest": version.digest,
+        "rows": version.manifest["rows"],
+        "license": version.manifest["license"],
+        "shards": [version.files[shard["file"]].digest for shard in shards],
+    }

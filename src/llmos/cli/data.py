@@ -1,0 +1,307 @@
+"""`llmos data`: datasets added, looked at, cleaned by operators, compared, exported and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmos.cli.connection import open_client
+from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.output import age, counted, note, print_json, print_table, size
+
+if TYPE_CHECKING:
+    from llmos.sdk.client import Client
+
+app = typer.Typer(no_args_is_help=True)
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
+]
+SHOWN_CHARS = 200
+"""Of a text in a list of rows."""
+
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands to the command line."""
+    from llmos.cli import data_run
+
+    data_run.register(app)
+    root.add_typer(app, name="data", rich_help_panel="Train")
+
+
+@app.callback()
+def data() -> None:
+    """Keep datasets: add files, clean them by operators, see what changed, train on them.
+
+    Examples:
+      llmos data add news/ --name news
+      llmos data run clean.yaml
+      llmos data diff news clean-news
+      llmos train char-gpt --set data.path=dataset:clean-news
+    """
+
+
+@app.command("add")
+def add(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE_OR_FOLDER", help=".txt, .md, .jsonl, .csv, .tsv, .parquet."),
+    ],
+    name: Annotated[str, typer.Option("--name", help="Of the dataset.")],
+    format: Annotated[
+        str | None, typer.Option("--format", help="text, jsonl, csv, tsv, parquet; else by suffix.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="As utf-8, gb18030; found out by default.")
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", help="Row of a plain text: paragraph (default), line, document."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Of cells without a header.")
+    ] = None,
+    on_bad: Annotated[
+        str | None, typer.Option("--on-bad", help="Bad rows: skip (the default) or stop.")
+    ] = None,
+    max_bad: Annotated[
+        float | None, typer.Option("--max-bad", help="Share of bad rows to bear (0.01).")
+    ] = None,
+    license: Annotated[str | None, typer.Option("--license", help="As CC-BY-4.0.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Where it comes from.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="For its card.")] = None,
+    detach: DetachOption = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Add a file, or the data files of a folder, as a new version of a dataset.
+
+    Rows that cannot be read are passed over and kept in a table of their own, unless there are too
+    many of them.
+
+    Examples:
+      llmos data add reviews.csv --name reviews --license CC-BY-4.0
+      llmos data add corpus/ --name corpus --unit document
+      llmos data add old.txt --name old --encoding gb18030
+    """
+    from llmos.cli.progress import transfer
+
+    options: dict[str, Any] = {
+        "format": format,
+        "encoding": encoding,
+        "unit": unit,
+        "on_bad": on_bad,
+    }
+    options |= {"max_bad": max_bad, "license": license, "source": source}
+    options |= {"description": description, "columns": columns.split(",") if columns else None}
+    known = {key: value for key, value in options.items() if value is not None}
+    with open_client(server, home) as client:
+        with transfer("uploading") as on_progress:
+            job = client.add_dataset(path, name, on_progress, **known)
+        if not detach:
+            job = watch(client, job["id"], "reading")
+    report(job, as_json)
+
+
+@app.command("ls")
+def list_datasets(
+    as_json: JsonOption = False, server: ServerOption = None, home: HomeOption = None
+) -> None:
+    """List the datasets, the newest first.
+
+    Examples:
+      llmos data ls
+      llmos data ls --json
+    """
+    with open_client(server, home) as client:
+        found = client.datasets()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("dataset", "rows", "fields", "size", "licence", "made"),
+        (
+            (
+                one["ref"],
+                f"{one['rows'] or 0:,}",
+                ", ".join(name for name in one["schema"] or () if name not in ("id", "meta")),
+                size(one["size_bytes"]),
+                one["license"],
+                age(one["created_at"]),
+            )
+            for one in found
+        ),
+        empty="there are no datasets: `llmos data add FILE --name NAME` makes one",
+    )
+
+
+@app.command("show")
+def show(
+    dataset: DatasetArgument,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Show a dataset's card: fields, lengths, how it was made and from what.
+
+    Examples:
+      llmos data show reviews
+      llmos data show reviews:2 --json
+    """
+    with open_client(server, home) as client:
+        found: Any = client.dataset(dataset) if as_json else client.dataset_card(dataset)
+    print_json(found) if as_json else typer.echo(found.rstrip())
+
+
+@app.command("head")
+def head(
+    dataset: DatasetArgument,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=100, help="How many.")] = 10,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Show the first rows of a dataset.
+
+    Examples:
+      llmos data head reviews
+      llmos data head reviews -n 3 --json
+    """
+    with open_client(server, home) as client:
+        found = client.dataset_head(dataset, rows)
+    if as_json:
+        print_json(found)
+        return
+    for row in found:
+        typer.secho(row["id"], dim=True)
+        for name, value in row.items():
+            if name != "id":
+                typer.echo(f"  {name}: {shown(value)}")
+
+
+@app.command("stats")
+def stats(
+    dataset: DatasetArgument,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Show what a dataset is like: lengths, scripts and values of each field, duplicates.
+
+    Examples:
+      llmos data stats reviews
+      llmos data stats reviews --json
+    """
+    with open_client(server, home) as client:
+        found = client.dataset(dataset)
+    told = found["manifest"]["stats"]
+    if as_json:
+        print_json(told)
+        return
+    duplicates = counted(told["duplicates"], "duplicate")
+    typer.echo(f"{found['ref']}: {counted(told['rows'], 'row')}, {duplicates} among them")
+    print_table(
+        ("field", "type", "rows", "characters", "words", "chinese", "p5", "p50", "p95", "values"),
+        (
+            (
+                name,
+                found["manifest"]["schema"][name],
+                field["present"],
+                field.get("characters"),
+                field.get("words"),
+                field.get("han") and f"{field['han'] / (field['han'] + field['latin']):.0%}",
+                *(field.get("length", {}).get(key) for key in ("p5", "p50", "p95")),
+                len(field.get("values") or ()) or None,
+            )
+            for name, field in told["fields"].items()
+        ),
+        empty="it has no fields",
+    )
+
+
+@app.command("export")
+def export(
+    dataset: DatasetArgument,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="New file (.jsonl, .csv, .tsv, .txt) or folder."),
+    ],
+    format: Annotated[
+        str | None, typer.Option("--format", help="parquet, jsonl, csv, tsv, txt; else by suffix.")
+    ] = None,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Write a dataset's rows into a file, or its Parquet files and card into a folder.
+
+    Examples:
+      llmos data export reviews reviews.jsonl
+      llmos data export reviews:2 reviews-2/
+    """
+    from llmos.cli.progress import transfer
+
+    known = ("parquet", "jsonl", "csv", "tsv", "txt")
+    if format is not None and format not in known:
+        raise typer.BadParameter(f"--format must be one of {', '.join(known)}")
+    with open_client(server, home) as client, transfer("fetching") as on_progress:
+        client.export_dataset(dataset, target, format, on_progress)  # type: ignore[arg-type]
+    note(f"written: {target}")
+
+
+@app.command("rm")
+def remove(
+    dataset: DatasetArgument,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Remove a version of a dataset (the newest, of a bare name); `llmos gc` frees the space.
+
+    Examples:
+      llmos data rm reviews:1
+    """
+    with open_client(server, home) as client:
+        removed = client.remove_dataset(dataset)
+    print_json(removed) if as_json else note(f"removed: {removed['ref']}")
+
+
+def watch(client: Client, number: int, verb: str) -> dict[str, Any]:
+    """Follow a job to its end; Ctrl-C leaves it running."""
+    from llmos.cli.progress import follow_job
+
+    note(f"job {number} is queued")
+    try:
+        return follow_job(client, number, verb)
+    except KeyboardInterrupt:
+        note(
+            f"\nDetached; it goes on: `llmos jobs logs {number} -f` follows it, "
+            f"`llmos jobs cancel {number}` stops it."
+        )
+        raise
+
+
+def report(job: dict[str, Any], as_json: bool) -> None:
+    """Print what a job made, or its number while it runs."""
+    if as_json:
+        print_json(job)
+        return
+    if job["state"] != "succeeded":
+        typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
+        return
+    for ref in (job.get("result") or {}).get("artifacts") or ():
+        rows = counted(job["result"]["rows"], "row")
+        typer.echo(f"{ref} is ready: {rows}; `llmos data show {ref}`, `llmos data head {ref}`")
+
+
+def shown(value: Any) -> str:
+    """Return a value as one short line."""
+    import json
+
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARS else line[:SHOWN_CHARS] + "…"

@@ -1,0 +1,160 @@
+"""`llmos data run`, `diff` and `operators`: pipelines of operators, and what they changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmos.cli.connection import open_client
+from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.output import note, print_json, print_table
+from llmos.errors import NotFoundError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `llmos data`."""
+    app.command("run")(run)
+    app.command("diff")(diff)
+    app.command("operators")(operators)
+
+
+def run(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE", help="Pipeline file (YAML).")],
+    input: Annotated[
+        str | None, typer.Option("--input", help="Dataset to read; the file's by default.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Dataset to make; the file's by default.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
+    ] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Run a pipeline of operators over a dataset, which makes another. Ctrl-C leaves it running.
+
+    Examples:
+      llmos data run clean.yaml
+      llmos data run clean.yaml --input reviews:2 --name clean-reviews
+    """
+    from llmos.cli.data import report, watch
+    from llmos.data.pipeline import spec
+
+    wanted = spec.load(pipeline)
+    wanted |= {key: value for key, value in (("input", input), ("name", name)) if value}
+    spec.parse(wanted)
+    with open_client(server, home) as client:
+        job = client.run_operators(wanted)
+        if not detach:
+            job = watch(client, job["id"], "running")
+    if not as_json and job["state"] == "succeeded":
+        _print_steps(job["result"])
+    report(job, as_json)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A dataset.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="Another, or a later version.")],
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Show what one dataset has more, less or otherwise than another, by the ids of the rows.
+
+    Examples:
+      llmos data diff reviews clean-reviews
+      llmos data diff reviews:1 reviews:2 --json
+    """
+    from llmos.cli.data import shown, watch
+
+    with open_client(server, home) as client:
+        job = client.diff_datasets(before, after)
+        found = watch(client, job["id"], "comparing")["result"]
+    if as_json:
+        print_json(found)
+        return
+    kinds = ("same", "changed", "added", "removed")
+    typer.echo(
+        f"{found['before']} -> {found['after']}: "
+        + ", ".join(f"{found[kind]:,} {kind}" for kind in kinds)
+    )
+    for one in found["samples"]["changed"]:
+        typer.secho(one["id"], dim=True)
+        for field in one["before"]:
+            typer.echo(f"  - {field}: {shown(one['before'][field])}")
+            typer.echo(f"  + {field}: {shown(one['after'][field])}")
+    for kind, sign in (("removed", "-"), ("added", "+")):
+        for row in found["samples"][kind]:
+            fields = {field: value for field, value in row.items() if field not in ("id", "meta")}
+            typer.echo(f"{sign} {row['id']}: {shown(next(iter(fields.values()), ''))}")
+
+
+def operators(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One, with all of it.")] = None,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """List the operators, or show one with its options and an example.
+
+    Examples:
+      llmos data operators
+      llmos data operators length
+    """
+    with open_client(server, home) as client:
+        found = client.operators()
+    if name is not None:
+        found = [one for one in found if one["name"] == name]
+        if not found:
+            raise NotFoundError(f"there is no operator {name!r}: `llmos data operators` lists them")
+    if as_json:
+        print_json(found if name is None else found[0])
+    elif name is None:
+        rows = ((one["name"], one["group"], one["summary"]) for one in found)
+        print_table(("operator", "group", "what it does"), rows, empty="there are none")
+    else:
+        _print_operator(found[0])
+
+
+def _print_operator(one: dict[str, Any]) -> None:
+    typer.echo(f"{one['name']} ({one['group']})\n\n{one['doc']}\n")
+    print_table(
+        ("option", "type", "default", "meaning"),
+        (
+            (option["name"], option["type"], _default(option["default"]), option["meaning"])
+            for option in one["options"]
+        ),
+        empty="it has no options",
+    )
+    typer.echo(f"\n{one['example']}")
+
+
+def _default(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _print_steps(result: dict[str, Any]) -> None:
+    print_table(
+        ("step", "operator", "read", "changed", "kept", "rejected", "seconds", "dropped"),
+        (
+            (
+                one["step"],
+                one["operator"],
+                one["read"],
+                one["changed"],
+                one["kept"],
+                one["rejected"],
+                f"{one['seconds']:.2f}",
+                ", ".join(f"{reason} {count}" for reason, count in one["dropped"].items()),
+            )
+            for one in result["operators"]
+        ),
+        empty="no step was run",
+    )
+    note(f"{result['rows_read']:,} rows in {result['seconds']:.1f} s")

@@ -1,0 +1,205 @@
+"""The job kinds of datasets: what a request must look like. The handlers are only named here."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, get_args
+
+from llmos.data.datasets.encodings import check_encoding
+from llmos.data.datasets.readers import FORMATS, Unit, format_of
+from llmos.data.pipeline import spec
+from llmos.errors import InvalidRequestError
+from llmos.kernel.jobs import JobKind
+from llmos.library.refs import ModelRef, parse_name
+from llmos.plugins.hookspecs import hookimpl
+from llmos.storage.blobs import is_digest
+from llmos.storage.parquet import check_packages
+
+ADD, RUN, DIFF = "data_add", "data_run", "data_diff"
+KINDS = frozenset({ADD, RUN, DIFF})
+MAKES_A_DATASET = frozenset({ADD, RUN})
+"""Kinds of job whose checked ``name`` is that of the dataset they add to."""
+MAX_FILES = 20_000
+MAX_COLUMNS = 1000
+MAX_PATH_CHARS = 1000
+BAD_SHARE = 0.01
+"""Of the rows of files; more bad ones are an error, unless it is told."""
+_ADD_KEYS = frozenset(
+    ("name", "files", "format", "encoding", "unit", "columns", "on_bad", "max_bad")
+) | frozenset(("license", "source", "description"))
+_WORKING_BYTES = 700_000_000
+_DIFF_BYTES = 400_000_000
+
+
+def check_add(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to add files as a dataset.
+
+    Args:
+        params: ``name``; ``files``, what each is called -> digest of an uploaded blob; where they
+            do not tell, their ``format`` and ``encoding``; ``unit`` of plain text (paragraph, line,
+            document); ``columns`` of files of cells without a header; ``on_bad`` (skip, stop) and
+            ``max_bad``, the share of bad rows to bear; ``license``, ``source``, ``description``.
+
+    Raises:
+        InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
+    """
+    check_packages()
+    if unknown := sorted(set(params) - _ADD_KEYS):
+        raise InvalidRequestError(f"unknown parameter {unknown[0][:80]}", param=unknown[0])
+    name = parse_name(_text(params, "name")).full_name
+    given = _text(params, "format", "") or None
+    if given is not None and given not in FORMATS.values():
+        known = ", ".join(sorted(set(FORMATS.values())))
+        raise InvalidRequestError(f"format must be one of {known}", param="format")
+    encoding = _text(params, "encoding", "") or None
+    return {
+        "name": name,
+        "files": _files(params.get("files"), given),
+        "format": given,
+        "encoding": check_encoding(encoding) if encoding else None,
+        "unit": _one_of(params, "unit", get_args(Unit)),
+        "columns": _columns(params.get("columns")),
+        "on_bad": _one_of(params, "on_bad", ("skip", "stop")),
+        "max_bad": _share(params.get("max_bad", BAD_SHARE), "max_bad"),
+        "license": _text(params, "license", ""),
+        "source": _text(params, "source", ""),
+        "description": _text(params, "description", ""),
+    }
+
+
+def check_run(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to run a pipeline: ``{"pipeline", "datasets"}``; the server fills in
+    ``datasets``, the version that it reads.
+
+    Raises:
+        PipelineError, InvalidNameError, InvalidRequestError, DataError: something is missing,
+            unknown or wrong.
+    """
+    check_packages()
+    _only(params, "pipeline", "datasets")
+    wanted = spec.parse(params.get("pipeline"))
+    spec.steps_of(wanted)
+    return {
+        "pipeline": wanted.model_dump(mode="json"),
+        "name": parse_name(wanted.name).full_name,
+        "datasets": _versions(params, "input"),
+    }
+
+
+def check_diff(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to compare two datasets: ``{"before", "after", "datasets"}``; the server
+    fills in ``datasets``, the versions.
+
+    Raises:
+        InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
+    """
+    check_packages()
+    _only(params, "before", "after", "datasets")
+    names = {role: str(ModelRef.parse(_text(params, role))) for role in ("before", "after")}
+    return {**names, "datasets": _versions(params, "before", "after")}
+
+
+def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
+    """Return the datasets that an unchecked request reads, by what each is for."""
+    given = params if kind == DIFF else {}
+    if kind == RUN and isinstance(pipeline := params.get("pipeline"), dict):
+        given = {"input": pipeline.get("input")}
+    roles = ("before", "after") if kind == DIFF else ("input",)
+    return {role: given[role] for role in roles if isinstance(given.get(role), str)}
+
+
+def _only(params: dict[str, Any], *keys: str) -> None:
+    # "name" follows from the pipeline: a request checked before has it.
+    if unknown := sorted(set(params) - {*keys, "name"}):
+        raise InvalidRequestError(f"unknown parameter {unknown[0][:80]}", param=unknown[0])
+
+
+def _text(params: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = params.get(key)
+    value = default if value is None else value
+    if not isinstance(value, str) or (default is None and not value):
+        raise InvalidRequestError(f"{key} must be a text", param=key)
+    return value
+
+
+def _one_of(params: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
+    value = params.get(key) or known[0]
+    if value not in known:
+        raise InvalidRequestError(f"{key} must be one of {', '.join(known)}", param=key)
+    return str(value)
+
+
+def _share(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidRequestError(f"{key} must be a share from 0 to 1", param=key)
+    return float(value)
+
+
+def _columns(value: Any) -> list[str]:
+    names = [] if value is None else value
+    is_list = isinstance(names, list) and len(names) <= MAX_COLUMNS
+    if not is_list or not all(isinstance(name, str) and name for name in names):
+        raise InvalidRequestError("columns must be a list of names", param="columns")
+    if len(set(names)) < len(names):
+        raise InvalidRequestError("columns has a name twice", param="columns")
+    return list(names)
+
+
+def _files(files: Any, given_format: str | None) -> dict[str, str]:
+    if not isinstance(files, dict) or not 1 <= len(files) <= MAX_FILES:
+        raise InvalidRequestError(
+            f"files must map 1 to {MAX_FILES} file names to digests", param="files"
+        )
+    for shown, digest in files.items():
+        path = PurePosixPath(shown)
+        if not shown or len(shown) > MAX_PATH_CHARS or path.is_absolute() or ".." in path.parts:
+            raise InvalidRequestError(
+                f"{shown[:80]!r} is no name of a file within a folder", param="files"
+            )
+        if not is_digest(digest):
+            raise InvalidRequestError(
+                f"the digest of {shown[:80]} must be 'sha256:' and 64 hex digits", param="files"
+            )
+        format_of(shown, given_format)
+    return dict(sorted(files.items()))
+
+
+def _versions(params: dict[str, Any], *roles: str) -> dict[str, Any]:
+    """Return the versions that the server filled in."""
+    given: Any = params.get("datasets")
+    try:
+        return {role: _version(given[role]) for role in roles}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidRequestError(
+            "datasets is the server's to fill in: name a dataset", param="datasets"
+        ) from None
+
+
+def _version(given: Any) -> dict[str, Any]:
+    """Return ``{"ref", "digest", "rows", "license", "shards": [digest]}``. Raises ValueError."""
+    if not all(is_digest(one) for one in (given["digest"], *given["shards"])):
+        raise ValueError
+    return {
+        "ref": str(given["ref"]),
+        "digest": given["digest"],
+        "rows": int(given["rows"]),
+        "license": str(given["license"]),
+        "shards": list(given["shards"]),
+    }
+
+
+def _kind(name: str, handler: str, schema: Any, num_bytes: int) -> JobKind:
+    def estimate(params: dict[str, Any]) -> int:
+        return num_bytes
+
+    return JobKind(name, handler, schema, estimate, resumes=True)
+
+
+@hookimpl
+def llmos_job_kinds() -> list[JobKind]:
+    """Return the job kinds of datasets."""
+    return [
+        _kind(ADD, "llmos.data.datasets.adding:run", check_add, _WORKING_BYTES),
+        _kind(RUN, "llmos.data.pipeline.handler:run", check_run, _WORKING_BYTES),
+        _kind(DIFF, "llmos.data.datasets.diffing:run", check_diff, _DIFF_BYTES),
+    ]

@@ -1,0 +1,117 @@
+"""From shards that are done to a dataset's version: one schema, side tables, head, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmos.data.datasets.stats import Stats, count_duplicates
+from llmos.data.pipeline.record import Row
+from llmos.data.pipeline.steps import SIDE_SCHEMA
+from llmos.storage.parquet import Schema, append_all, merged, num_rows_in, read_rows, write_rows
+from llmos.types import FileRef, NewVersion
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+HEAD, DROPPED, REJECTED = "head.jsonl", "dropped.parquet", "rejected.parquet"
+HEAD_ROWS = 100
+HEAD_CHARS = 2000
+"""Of a text in the head; longer ones are cut."""
+HEAD_ITEMS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a dataset is made of: the files of each shard, in order."""
+
+    rows: list[Path]
+    schemas: list[Schema]
+    hashes: list[Path]
+    dropped: list[Path]
+    rejected: list[Path]
+    stats: Stats
+
+
+def publish(
+    context: JobContext,
+    name: str,
+    parts: Parts,
+    about: Mapping[str, Any],
+    inputs: Sequence[str],
+) -> NewVersion:
+    """Return the version that a job ends with; its files are in the store.
+
+    Args:
+        parts: of at least one row.
+        about: further keys of its manifest.
+        inputs: its lineage.
+    """
+    work = context.checkpoint_dir / "version"
+    work.mkdir(parents=True, exist_ok=True)
+    kept = [number for number, path in enumerate(parts.rows) if num_rows_in(path)]
+    schema = merged(parts.schemas[number] for number in kept)
+    files: dict[str, FileRef] = {}
+    shards: list[dict[str, Any]] = []
+    for place, number in enumerate(kept):
+        context.raise_if_cancelled()
+        context.wait_while_paused()
+        filename = shard_filename(place)
+        path = _conformed(parts.rows[number], parts.schemas[number], schema, work / filename)
+        files[filename] = context.blobs.put_file(path, link=True)
+        shards.append({"file": filename, "rows": num_rows_in(path)})
+    counts = {}
+    for filename, sources in ((DROPPED, parts.dropped), (REJECTED, parts.rejected)):
+        counts[filename] = append_all(work / filename, sources, SIDE_SCHEMA)
+        if counts[filename]:
+            files[filename] = context.blobs.put_file(work / filename)
+    files[HEAD] = context.blobs.put_bytes(_head(parts.rows[number] for number in kept))
+    manifest = {
+        "rows": sum(shard["rows"] for shard in shards),
+        "schema": schema,
+        "shards": shards,
+        "dropped": counts[DROPPED],
+        "stats": parts.stats.to_dict() | {"duplicates": count_duplicates(parts.hashes)},
+        **about,
+    }
+    return NewVersion("dataset", name, files, manifest, tuple(inputs))
+
+
+def shard_filename(number: int) -> str:
+    """Return the name of a shard among a version's files."""
+    return f"data-{number:05d}.parquet"
+
+
+def _conformed(path: Path, own: Schema, schema: Schema, target: Path) -> Path:
+    """Return a file of the same rows whose columns are those of the whole dataset."""
+    if list(own.items()) == list(schema.items()):
+        return path
+    write_rows(target, list(read_rows(path)), schema)
+    return target
+
+
+def _head(shards: Iterator[Path]) -> bytes:
+    rows = islice((row for path in shards for row in read_rows(path)), HEAD_ROWS)
+    return b"".join(msgspec.json.encode(cut(row)) + b"\n" for row in rows)
+
+
+def cut(value: Any) -> Any:
+    """Return a row as it is shown: long texts and lists are cut."""
+    match value:
+        case str() if len(value) > HEAD_CHARS:
+            return value[:HEAD_CHARS] + "…"
+        case dict():
+            return {name: cut(one) for name, one in value.items()}
+        case list():
+            return [cut(one) for one in value[:HEAD_ITEMS]]
+    return value
+
+
+def side_reasons(rows: Sequence[Row]) -> str:
+    """Return the first few of a side table's rows for a message."""
+    return "; ".join(f"{row['id']}: {row['reason']}" for row in rows[:3])

@@ -1,0 +1,27 @@
+"""Names llmos' own operators; each is imported where it is used."""
+
+from __future__ import annotations
+
+from llmos.plugins.hookspecs import hookimpl
+
+_HERE = "llmos.data.operators"
+
+
+@hookimpl
+def llmos_operators() -> dict[str, str]:
+    """Return the dotted path of each operator by name."""
+    return {
+        "fix_text": f"{_HERE}.normalise:FixText",
+        "unicode": f"{_HERE}.normalise:Unicode",
+        "whitespace": f"{_HERE}.normalise:Whitespace",
+        "control_characters": f"{_HERE}.normalise:ControlCharacters",
+        "lower_case": f"{_HERE}.normalise:LowerCase",
+        "length": f"{_HERE}.filters:Length",
+        "character_ratios": f"{_HERE}.filters:CharacterRatios",
+        "regex_filter": f"{_HERE}.filters:RegexFilter",
+        "gopher_quality": f"{_HERE}.gopher:GopherQuality",
+        "gopher_repetition": f"{_HERE}.gopher:GopherRepetition",
+        "c4_lines": f"{_HERE}.c4:C4Lines",
+        "exact_dedup": f"{_HERE}.dedup:ExactDedup",
+        "sample": f"{_HERE}.shape:Sample",
+    }

@@ -1,0 +1,234 @@
+"""The job that runs a pipeline over a dataset: shards in parallel, from one stage to the next.
+
+A stage ends where an operator compares all records. Whatever is done stays done: after a crash only
+shards without their directory are done again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmos.data.datasets.publishing import Parts, publish, side_reasons
+from llmos.data.datasets.stats import Stats
+from llmos.data.pipeline import spec as specs
+from llmos.data.pipeline.pool import Pool, open_pool
+from llmos.data.pipeline.shard import (
+    DROPPED,
+    HASHES,
+    KEYS,
+    REJECTED,
+    ROWS,
+    CompareTask,
+    Done,
+    ShardTask,
+    StepSpec,
+    drops_prefix,
+    read_done,
+    tally_dict,
+)
+from llmos.data.pipeline.steps import Tally
+from llmos.data.pipeline.work import prepared
+from llmos.errors import DataError
+from llmos.storage.files import disk_errors
+from llmos.storage.parquet import read_rows
+from llmos.types import JobResult
+
+if TYPE_CHECKING:
+    from llmos.kernel.context import JobContext
+
+
+def run(context: JobContext) -> JobResult:
+    """Run the pipeline in ``context.params`` and return its dataset as a new version.
+
+    Raises:
+        DataError: too many records were rejected, or none is left.
+        CorruptBlobError: a shard of the dataset it reads was damaged.
+        CancelledError: the job was cancelled.
+        DiskFullError: there is no room.
+    """
+    with disk_errors():
+        return _Run(context).run()
+
+
+@dataclass(slots=True)
+class _Count:
+    """How far the job is. ``rows`` are those of shards times stages."""
+
+    rows: int = 0
+    read: int = 0
+    """Of the dataset, in this attempt."""
+    rejected: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+
+class _Run:
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self._spec = specs.parse(context.params["pipeline"])
+        self._steps = specs.steps_of(self._spec)
+        self._stages = specs.stages_of(self._steps)
+        self._input = context.params["datasets"]["input"]
+        self._work = context.checkpoint_dir / "stages"
+        self._allowed = int(self._spec.max_rejected * self._input["rows"])
+        self._count = _Count()
+
+    def run(self) -> JobResult:
+        context, shards = self._context, self._input["shards"]
+        context.log(f"{self._input['rows']:,} rows in {len(shards)} shards of {self._input['ref']}")
+        with open_pool(context, len(shards)) as pool:
+            for number in range(len(self._stages)):
+                self._stage(pool, number)
+                if number + 1 < len(self._stages):
+                    self._compare(pool, number)
+        return self._result()
+
+    def _stage(self, pool: Pool, number: int) -> None:
+        prepared(self._folder(number))
+        tasks = [self._task(number, shard) for shard in range(len(self._input["shards"]))]
+        waiting = []
+        for task in tasks:
+            if Path(task.out).exists():
+                self._counted(read_done(Path(task.out)), is_new=False)
+            else:
+                waiting.append(task)
+        self._check_rejected()
+
+        def on_done(place: int) -> None:
+            self._counted(read_done(Path(waiting[place].out)), is_new=number == 0)
+            self._check_rejected()
+
+        pool.run(waiting, on_done)
+
+    def _compare(self, pool: Pool, number: int) -> None:
+        keys = [self._shard(number, shard) / KEYS for shard in range(len(self._input["shards"]))]
+        step, out = self._stages[number][-1], self._drops(number)
+        if not out.exists():
+            task = CompareTask([str(path) for path in keys], step, self._spec.seed, str(out))
+            pool.run([task], lambda _: None)
+
+    def _task(self, number: int, shard: int) -> ShardTask:
+        context, before = self._context, number - 1
+        is_first = number == 0
+        digest = self._input["shards"][shard]
+        blob = context.blobs.path(digest)
+        drops = "" if is_first else str(self._drops(before) / drops_prefix(shard))
+        return ShardTask(
+            home=str(context.home),
+            source=str(blob if is_first else self._shard(before, shard) / ROWS),
+            digest=digest if is_first else "",
+            steps=self._stages[number],
+            seed=self._spec.seed,
+            out=str(self._shard(number, shard)),
+            settles=None if is_first else self._stages[before][-1],
+            drops=drops,
+            is_last=number == len(self._stages) - 1,
+        )
+
+    def _folder(self, number: int) -> Path:
+        return self._work / f"{number:03d}"
+
+    def _shard(self, number: int, shard: int) -> Path:
+        return self._folder(number) / f"{shard:05d}"
+
+    def _drops(self, number: int) -> Path:
+        return self._folder(number) / "drops"
+
+    def _counted(self, done: Done, *, is_new: bool) -> None:
+        count = self._count
+        count.rows += done.read
+        count.rejected += done.rejected
+        count.read += done.read if is_new else 0
+        speed = count.read / max(1e-9, time.monotonic() - count.begun)
+        total = self._input["rows"] * len(self._stages)
+        self._context.progress(min(count.rows, total), total, f"{speed:,.0f} rows/s")
+
+    def _check_rejected(self) -> None:
+        if self._count.rejected <= self._allowed:
+            return
+        tables = sorted(self._work.glob(f"*/*/{REJECTED}"))
+        rows = [row for table in tables for row in read_rows(table)][:3]
+        raise DataError(
+            f"more than {self._allowed:,} of {self._input['rows']:,} records were rejected, the "
+            f"{self._spec.max_rejected:.2%} that are borne (max_rejected): {side_reasons(rows)}"
+        )
+
+    def _result(self) -> JobResult:
+        context = self._context
+        numbers = range(len(self._input["shards"]))
+        last = len(self._stages) - 1
+        done = [read_done(self._shard(last, shard)) for shard in numbers]
+        every = [
+            self._shard(stage, shard) for shard in numbers for stage in range(len(self._stages))
+        ]
+        tallies = self._tallies(every)
+        stats = Stats()
+        for one in done:
+            if one.stats is not None:
+                stats.add(one.stats)
+        told = [
+            {"step": step.number, "operator": step.name, **tally_dict(tally)}
+            for step, tally in zip(self._steps, tallies, strict=True)
+        ]
+        if not stats.rows:
+            where = ", ".join(f"{one['operator']} {sum(one['dropped'].values()):,}" for one in told)
+            raise DataError(f"nothing is left of {self._input['ref']}; dropped by step: {where}")
+        parts = Parts(
+            rows=[self._shard(last, shard) / ROWS for shard in numbers],
+            schemas=[one.schema for one in done],
+            hashes=[self._shard(last, shard) / HASHES for shard in numbers],
+            dropped=[directory / DROPPED for directory in every],
+            rejected=[directory / REJECTED for directory in every],
+            stats=stats,
+        )
+        about = {
+            "rejected": self._count.rejected,
+            "license": self._spec.license or self._input["license"],
+            "description": self._spec.description,
+            "source": {"kind": "pipeline", "input": self._input["ref"]},
+            "pipeline": {"seed": self._spec.seed, "steps": _plain(self._steps)},
+            "operators": told,
+        }
+        inputs = [f"dataset:{self._input['ref']}"]
+        version = publish(context, self._spec.name, parts, about, inputs)
+        return JobResult(self._summary(told, tallies, version.manifest), (version,))
+
+    def _tallies(self, directories: list[Path]) -> list[Tally]:
+        """Return what each step did, over all shards."""
+        tallies = {step.number: Tally() for step in self._steps}
+        for directory in directories:
+            for number, tally in read_done(directory).tallies.items():
+                tallies[int(number)].add(tally)
+        return list(tallies.values())
+
+    def _summary(
+        self, told: list[dict[str, Any]], tallies: list[Tally], manifest: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the job's result; the manifest has no times, which no two runs share."""
+        seconds = time.monotonic() - self._count.begun
+        timed = [
+            {**one, "seconds": round(tally.seconds, 3)}
+            for one, tally in zip(told, tallies, strict=True)
+        ]
+        for one in timed:
+            drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
+            self._context.log(
+                f"{one['step']}. {one['operator']}: {one['read']:,} read, {one['changed']:,} "
+                f"changed, {one['kept']:,} kept, {one['rejected']:,} rejected, "
+                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "")
+            )
+        return {
+            "rows_read": self._input["rows"],
+            "rows": manifest["rows"],
+            "dropped": manifest["dropped"],
+            "rejected": manifest["rejected"],
+            "rows_per_s": round(self._count.read / max(seconds, 1e-9), 1),
+            "seconds": round(seconds, 3),
+            "operators": timed,
+        }
+
+
+def _plain(steps: list[StepSpec]) -> list[dict[str, Any]]:
+    return [{step.name: step.options} for step in steps]

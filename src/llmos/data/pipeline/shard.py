@@ -1,0 +1,243 @@
+"""What a process of a pipeline does with one shard: rows in, rows and side tables out.
+
+What it makes lies in one directory, which appears whole under its name: that is the mark that the
+shard is done. The same shard gives the same bytes, whoever does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmos.data.datasets.stats import Stats, row_hash
+from llmos.data.pipeline.operator import Comparer
+from llmos.data.pipeline.record import ID, Record, Row
+from llmos.data.pipeline.registry import make_operator
+from llmos.data.pipeline.steps import SIDE_SCHEMA, Outcome, Step, Tally, batched
+from llmos.storage.blobs import BlobStore
+from llmos.storage.files import disk_errors, sync_directory
+from llmos.storage.parquet import (
+    Schema,
+    num_rows_in,
+    read_rows,
+    schema_of,
+    sync_tree,
+    write_rows,
+)
+
+ROWS, DROPPED, REJECTED = "rows.parquet", "dropped.parquet", "rejected.parquet"
+KEYS, HASHES, DONE = "keys.parquet", "hashes.bin", "done.json"
+KEYS_A_PASS = 500_000
+"""Keys compared at a time, which bounds memory: more of them take more passes."""
+_KEY_SCHEMA = {"key": "string", "id": "string"}
+_DROP_SCHEMA = {"row": "integer", "reason": "string"}
+
+
+class StepSpec(msgspec.Struct, frozen=True):
+    """One step: its number in the pipeline, from 1, its operator, and all of its options."""
+
+    number: int
+    name: str
+    options: dict[str, Any]
+
+
+class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
+    """Run steps over a shard.
+
+    Attributes:
+        source: the file of its rows.
+        digest: of that file where it is a blob, which is checked; empty else.
+        settles: the step before, which compared all records; its verdicts are ``drops``, the
+            beginning of the names of files.
+        is_last: whether the rows are the dataset's.
+        out: the directory to make.
+    """
+
+    home: str
+    source: str
+    digest: str
+    steps: list[StepSpec]
+    seed: int
+    out: str
+    settles: StepSpec | None = None
+    drops: str = ""
+    is_last: bool = False
+
+
+class CompareTask(msgspec.Struct, frozen=True, tag="compare"):
+    """Find the records of all shards whose key another before them has.
+
+    Attributes:
+        keys: the file of each shard's keys, in order.
+        out: the directory to make.
+    """
+
+    keys: list[str]
+    step: StepSpec
+    seed: int
+    out: str
+
+
+class Done(msgspec.Struct):
+    """What is known of a shard that is done."""
+
+    rows: int
+    read: int
+    rejected: int
+    schema: Schema
+    tallies: dict[str, Tally]
+    """By the number of the step."""
+    stats: Stats | None = None
+
+
+def run_shard(task: ShardTask) -> None:
+    """Do a shard, unless it is done.
+
+    Raises:
+        CorruptBlobError: the file of its rows is damaged.
+        DataError, PipelineError: an operator cannot be used.
+        DiskFullError: there is no room.
+    """
+    if Path(task.out).exists():
+        return
+    if task.digest:
+        BlobStore(Path(task.home) / "blobs").verify(task.digest)
+    outcome = Outcome()
+    steps = [_step(spec, task.seed) for spec in task.steps]
+    settling = _step(task.settles, task.seed) if task.settles else None
+    read = num_rows_in(Path(task.source))
+    records: Iterator[Record] = map(Record.of_row, read_rows(Path(task.source)))
+    if settling is not None:
+        records = _settled(settling, records, task.drops, outcome)
+    rows: list[Row] = []
+    keys: list[Row] = []
+    for batch in batched(records):
+        for step in steps:
+            batch = step.apply(batch, outcome)
+        if steps and isinstance(steps[-1].operator, Comparer):
+            pairs = steps[-1].keyed(batch, outcome)
+            keys += [{"key": key.hex(), "id": record.id} for record, key in pairs]
+            batch = [record for record, _ in pairs]
+        rows += [record.to_row() for record in batch]
+    used = [*steps, settling] if settling is not None else steps
+    done = Done(
+        rows=len(rows),
+        read=read,
+        rejected=len(outcome.rejected),
+        schema={},
+        tallies={str(step.number): step.tally for step in used},
+    )
+    compares = bool(steps) and isinstance(steps[-1].operator, Comparer)
+    with making(Path(task.out)) as directory:
+        write_rows(directory / DROPPED, outcome.dropped, SIDE_SCHEMA)
+        write_rows(directory / REJECTED, outcome.rejected, SIDE_SCHEMA)
+        if compares:
+            write_rows(directory / KEYS, keys, _KEY_SCHEMA)
+        finish(directory, rows, done, is_last=task.is_last)
+
+
+def finish(directory: Path, rows: Sequence[Row], done: Done, *, is_last: bool) -> None:
+    """Write a shard's rows into the directory that is being made, and what is known of it."""
+    schema = schema_of(rows) or {ID: "string"}
+    done.schema = write_rows(directory / ROWS, rows, schema)
+    if is_last:
+        done.stats = Stats()
+        for row in rows:
+            done.stats.count(row)
+        (directory / HASHES).write_bytes(b"".join(map(row_hash, rows)))
+    (directory / DONE).write_bytes(msgspec.json.encode(done))
+
+
+def read_done(directory: Path) -> Done:
+    """Return what is known of a shard that is done."""
+    return msgspec.json.decode((directory / DONE).read_bytes(), type=Done)
+
+
+def run_compare(task: CompareTask) -> None:
+    """Compare the keys of all shards, unless that is done: of the same key, the first stays.
+
+    Writes ``SHARD-PASS.parquet`` with the places, from 0, and reasons of the others.
+    """
+    out = Path(task.out)
+    if out.exists():
+        return
+    operator = make_operator(task.step.name, task.step.options, task.seed)
+    assert isinstance(operator, Comparer)
+    files = [Path(path) for path in task.keys]
+    passes = max(1, math.ceil(sum(map(num_rows_in, files)) / KEYS_A_PASS))
+    with making(out) as directory:
+        for number in range(passes):
+            first: dict[str, str] = {}
+            for shard, file in enumerate(files):
+                drops = []
+                for row, one in enumerate(read_rows(file)):
+                    key = one["key"]
+                    if passes > 1 and int(key[:8], 16) % passes != number:
+                        continue
+                    if key in first:
+                        drops.append({"row": row, "reason": operator.reason(first[key])})
+                    else:
+                        first[key] = one["id"]
+                if drops:
+                    name = f"{drops_prefix(shard)}{number:05d}.parquet"
+                    write_rows(directory / name, drops, _DROP_SCHEMA)
+
+
+def drops_prefix(shard: int) -> str:
+    """Return how the names of the files begin that say which records of a shard are to go."""
+    return f"{shard:05d}-"
+
+
+def _settled(
+    step: Step, records: Iterator[Record], drops: str, outcome: Outcome
+) -> Iterator[Record]:
+    folder, prefix = Path(drops).parent, Path(drops).name
+    reasons = {
+        row["row"]: row["reason"]
+        for file in sorted(folder.glob(f"{prefix}*.parquet"))
+        for row in read_rows(file)
+    }
+    for row, record in enumerate(records):
+        if row in reasons:
+            step.tally.kept -= 1
+            step.drop(record, reasons[row], outcome)
+        else:
+            yield record
+
+
+def _step(spec: StepSpec, seed: int) -> Step:
+    return Step(spec.number, spec.name, make_operator(spec.name, spec.options, seed))
+
+
+@contextlib.contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """Give a directory to fill, which gets its name once that went well.
+
+    Where another has made it meanwhile, that one stays.
+    """
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with disk_errors():
+            partial.mkdir(parents=True)
+            yield partial
+            sync_tree(partial)
+            if not target.exists():
+                partial.rename(target)
+                sync_directory(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def tally_dict(tally: Tally) -> dict[str, Any]:
+    """Return a tally as plain JSON, without its seconds, which no two runs share."""
+    told = asdict(tally)
+    del told["seconds"]
+    return {**told, "dropped": dict(sorted(tally.dropped.items()))}

@@ -1,0 +1,146 @@
+"""A pipeline as its file has it: the dataset it reads, the one it makes, its operators in order.
+
+`parse` checks it and fills every option in, so that what is kept with a dataset says all of how it
+was made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmos.data.pipeline.operator import Comparer
+from llmos.data.pipeline.registry import find_operator, make_operator
+from llmos.data.pipeline.shard import StepSpec
+from llmos.errors import PipelineError
+from llmos.library.refs import ModelRef, parse_name
+
+MAX_STEPS = 200
+MAX_BYTES = 2**20
+REJECTED_SHARE = 0.01
+"""Of the records read; more rejected ones stop a job, unless it is told."""
+
+
+class PipelineSpec(BaseModel):
+    """The keys of a pipeline file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(min_length=1)
+    """Of the dataset it makes."""
+    input: str = Field(min_length=1)
+    """The dataset that it reads: name, name:number or name@alias."""
+    steps: list[str | dict[str, Any]] = Field(min_length=1, max_length=MAX_STEPS)
+    """An operator's name, or ``{name: {option: value}}``."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    max_rejected: float = Field(default=REJECTED_SHARE, ge=0, le=1)
+    description: str = Field(default="", max_length=10_000)
+    license: str = Field(default="", max_length=200)
+    """Of the new dataset; its input's unless told."""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a pipeline file.
+
+    Raises:
+        PipelineError: there is no such file, or it is no YAML mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PipelineError(f"{path} is larger than a pipeline may be: {MAX_BYTES:,} bytes")
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"there is no pipeline {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} cannot be read as a pipeline: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise PipelineError(f"{path} is not valid YAML{line}: {problem}") from None
+    if not isinstance(found, dict):
+        raise PipelineError(f"{path} must be a YAML mapping with the keys name, input and steps")
+    return found
+
+
+def parse(given: Any) -> PipelineSpec:
+    """Check a pipeline, as far as its own keys go.
+
+    Raises:
+        PipelineError: with the offending key.
+        InvalidNameError: a name is none.
+    """
+    if not isinstance(given, dict):
+        raise PipelineError("a pipeline must be a mapping with the keys name, input and steps")
+    try:
+        spec = PipelineSpec.model_validate_json(json.dumps(given, default=str), strict=True)
+    except ValidationError as error:
+        raise PipelineError(_complaint(error)) from None
+    except (RecursionError, ValueError, TypeError):
+        raise PipelineError("the pipeline is no plain mapping of keys to values") from None
+    parse_name(spec.name)
+    ModelRef.parse(spec.input)
+    return spec
+
+
+def steps_of(spec: PipelineSpec) -> list[StepSpec]:
+    """Return the steps of a pipeline, each with all of its options.
+
+    Raises:
+        PipelineError: there is no such operator or option; the message names the step.
+        DataError: one needs a package that is not installed.
+    """
+    steps = []
+    for number, given in enumerate(spec.steps, 1):
+        name, options = _step(given, number)
+        try:
+            operator = make_operator(name, options, spec.seed)
+        except PipelineError as error:
+            raise PipelineError(f"step {number}: {error.message}", param="steps") from None
+        steps.append(StepSpec(number, name, operator.options.model_dump(mode="json")))
+    return steps
+
+
+def stages_of(steps: list[StepSpec]) -> list[list[StepSpec]]:
+    """Return steps in parts, each of which a shard goes through by itself.
+
+    An operator that compares all records ends its part.
+    """
+    stages: list[list[StepSpec]] = [[]]
+    for step in steps:
+        stages[-1].append(step)
+        if issubclass(find_operator(step.name), Comparer):
+            stages.append([])
+    return stages
+
+
+def _step(given: str | dict[str, Any], number: int) -> tuple[str, dict[str, Any]]:
+    if isinstance(given, str):
+        return given, {}
+    if len(given) != 1:
+        raise PipelineError(
+            f"step {number} must be an operator's name, or one name and its options: "
+            "`- length: {least: 20}`",
+            param="steps",
+        )
+    ((name, options),) = given.items()
+    if options is None:
+        return name, {}
+    if not isinstance(options, dict):
+        raise PipelineError(f"step {number}: the options of {name[:80]} must be a mapping")
+    return name, options
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(PipelineSpec.model_fields)
+        return f"a pipeline has no key {key[:80]!r}: its keys are {known}"
+    if first["type"] == "missing":
+        return f"the pipeline has no {key!r}"
+    return f"{key}: {first['msg']}"

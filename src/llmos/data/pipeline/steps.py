@@ -1,0 +1,250 @@
+"""Records through operators, one step after the other: what is kept, dropped and rejected, and the
+counts of each. In memory; `shard` does it with files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+from llmos.data.pipeline.operator import Comparer, Operator
+from llmos.data.pipeline.record import Record, Row
+
+BATCH_RECORDS = 256
+EXCERPT_CHARS = 200
+LEFT_OUT = "left out"
+"""Why a record is dropped that an operator took and did not yield."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a step did: records read, kept, changed and rejected, dropped by reason; seconds."""
+
+    read: int = 0
+    kept: int = 0
+    changed: int = 0
+    rejected: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Count what another did, too."""
+        self.read += other.read
+        self.kept += other.kept
+        self.changed += other.changed
+        self.rejected += other.rejected
+        self.seconds += other.seconds
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def drop(self, reason: str) -> None:
+        """Count a record that is dropped for a reason."""
+        short = reason.partition(":")[0]
+        self.dropped[short] = self.dropped.get(short, 0) + 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What steps did to records: the rows of the side tables."""
+
+    dropped: list[Row] = field(default_factory=list)
+    """``{"id", "step", "operator", "reason", "excerpt"}`` of each; steps count from 1."""
+    rejected: list[Row] = field(default_factory=list)
+    """The same; the reason is what the operator raised."""
+
+
+class Step:
+    """One operator of a pipeline at work.
+
+    Args:
+        number: of the step in the pipeline, from 1.
+    """
+
+    def __init__(self, number: int, name: str, operator: Operator[Any]) -> None:
+        self.number = number
+        self.name = name
+        self.operator = operator
+        self.tally = Tally()
+        self._field: str | None = getattr(operator.options, "field", None)
+
+    def apply(self, records: list[Record], outcome: Outcome) -> list[Record]:
+        """Return those that are kept; note the others in ``outcome``."""
+        begun = perf_counter()
+        feed = _Feed(records, self._field)
+        kept: list[Record] = []
+        while not feed.is_over:
+            try:
+                for record in self.operator(feed):
+                    feed.is_answered = True
+                    if record.dropped_reason is not None:
+                        self.drop(record, record.dropped_reason, outcome)
+                        continue
+                    kept.append(record)
+                    self.tally.changed += feed.was_changed(record)
+                feed.end()
+            except MemoryError:
+                raise
+            except Exception as error:  # the boundary to an operator, which may be a stranger's
+                if feed.current is None or feed.is_answered:
+                    raise
+                self.reject(feed.current, error, outcome)
+                feed.is_answered = True
+        for record in feed.left_out:
+            self.drop(record, LEFT_OUT, outcome)
+        self.tally.read += len(records)
+        self.tally.kept += len(kept)
+        self.tally.seconds += perf_counter() - begun
+        return kept
+
+    def keyed(self, records: list[Record], outcome: Outcome) -> list[tuple[Record, bytes]]:
+        """Return records with their keys, of a comparer; note those that have none as rejected."""
+        assert isinstance(self.operator, Comparer)
+        begun = perf_counter()
+        found = []
+        for record in records:
+            try:
+                found.append((record, self.operator.key(record)))
+            except Exception as error:  # as in `apply`
+                self.reject(record, error, outcome)
+        self.tally.kept -= len(records) - len(found)
+        self.tally.seconds += perf_counter() - begun
+        return found
+
+    def drop(self, record: Record, reason: str, outcome: Outcome) -> None:
+        """Note a record that is dropped."""
+        self.tally.drop(reason)
+        outcome.dropped.append(self._side_row(record, reason))
+
+    def reject(self, record: Record, error: Exception, outcome: Outcome) -> None:
+        """Note a record at which the operator raised."""
+        self.tally.rejected += 1
+        said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+        outcome.rejected.append(self._side_row(record, str(said)[:1000]))
+
+    def _side_row(self, record: Record, reason: str) -> Row:
+        text = record.fields.get(self._field or "text")
+        excerpt = text[:EXCERPT_CHARS] if isinstance(text, str) else ""
+        return {
+            "id": record.id,
+            "step": self.number,
+            "operator": self.name,
+            "reason": reason,
+            "excerpt": excerpt,
+        }
+
+
+SIDE_SCHEMA = {
+    "id": "string",
+    "step": "integer",
+    "operator": "string",
+    "reason": "string",
+    "excerpt": "string",
+}
+
+
+class _Feed:
+    """Hands records to an operator, and knows which it has last taken and not answered."""
+
+    def __init__(self, records: list[Record], watched: str | None) -> None:
+        self._records = iter(records)
+        self._watched = watched
+        self._before: Any = None
+        self.current: Record | None = None
+        self.is_answered = True
+        self.is_over = False
+        self.left_out: list[Record] = []
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        self._settle()
+        try:
+            record = next(self._records)
+        except StopIteration:
+            self.is_over = True
+            raise
+        self.current, self.is_answered = record, False
+        if self._watched is not None:
+            self._before = record.fields.get(self._watched)
+        return record
+
+    def end(self) -> None:
+        """The operator is done: what it did not take is left out."""
+        self._settle()
+        self.left_out.extend(self._records)
+        self.is_over = True
+
+    def was_changed(self, record: Record) -> bool:
+        """Whether the watched field of a yielded record is another than when it was taken."""
+        if self._watched is None or record is not self.current:
+            return False
+        now = record.fields.get(self._watched)
+        return now is not self._before and now != self._before
+
+    def _settle(self) -> None:
+        if self.current is not None and not self.is_answered:
+            self.left_out.append(self.current)
+        self.current, self.is_answered = None, True
+
+
+def batched(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yield records in lists of BATCH_RECORDS."""
+    iterator = iter(records)
+    while batch := list(islice(iterator, BATCH_RECORDS)):
+        yield batch
+
+
+@dataclass(slots=True)
+class Applied:
+    """What `apply` returns."""
+
+    records: list[Record]
+    outcome: Outcome
+    tallies: list[Tally]
+
+
+def apply(operators: Sequence[Operator[Any]], records: Iterable[Record]) -> Applied:
+    """Run records through operators in memory: what a job does to a dataset, for few records.
+
+    Returns what a job of the same steps makes, in the same order.
+    """
+    steps = [Step(number, op.name, op) for number, op in enumerate(operators, 1)]
+    outcome = Outcome()
+    current = list(records)
+    for step in steps:
+        current = [one for batch in batched(current) for one in step.apply(batch, outcome)]
+        if isinstance(step.operator, Comparer):
+            current = _first_of_each(step, step.operator, current, outcome)
+    return Applied(current, outcome, [step.tally for step in steps])
+
+
+def _first_of_each(
+    step: Step, operator: Comparer[Any], records: list[Record], outcome: Outcome
+) -> list[Record]:
+    first: dict[bytes, str] = {}
+    kept = []
+    for record, key in step.keyed(records, outcome):
+        if key not in first:
+            first[key] = record.id
+            kept.append(record)
+        else:
+            step.tally.kept -= 1
+            step.drop(record, operator.reason(first[key]), outcome)
+    return kept
+
+
+def tried(operator: Operator[Any], *texts: str) -> list[str]:
+    """Return what becomes of texts: the text, or "dropped: " or "rejected: " and why.
+
+    What the examples of operators are written with.
+    """
+    records = [Record(str(number), {"text": text}) for number, text in enumerate(texts, 1)]
+    done = apply([operator], records)
+    found = {record.id: record.text() for record in done.records}
+    found |= {row["id"]: f"dropped: {row['reason']}" for row in done.outcome.dropped}
+    found |= {row["id"]: f"rejected: {row['reason']}" for row in done.outcome.rejected}
+    return [found[record.id] for record in records]

@@ -1,0 +1,49 @@
+"""The bodies of requests about datasets, shared by the server and whoever writes a client."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from llmos.sdk.wire import MAX_FILES, MAX_NAMES, Body
+
+
+class AddDatasetBody(Body):
+    """Make a dataset of uploaded files: ``files`` maps what they are called to blob digests."""
+
+    max_items: ClassVar[dict[str, int]] = {"files": MAX_FILES}
+    name: str
+    files: dict[str, str]
+    format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None
+    """Unset: by each file's suffix."""
+    encoding: str | None = None
+    """Unset: found out."""
+    unit: Literal["paragraph", "line", "document"] | None = None
+    """What of a plain text is a row."""
+    columns: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
+    """Of files of cells without a header line."""
+    on_bad: Literal["skip", "stop"] | None = None
+    """What a row that cannot be read does."""
+    max_bad: float | None = Field(None, ge=0, le=1)
+    """The share of rows that may be bad."""
+    license: str | None = Field(None, max_length=200)
+    source: str | None = Field(None, max_length=2000)
+    description: str | None = Field(None, max_length=10_000)
+
+
+class RunPipelineBody(Body):
+    """Run a pipeline of operators, as its YAML has it: name, input, steps, and more."""
+
+    pipeline: dict[str, JsonValue]
+
+    def params(self) -> dict[str, Any]:
+        """Return it as the job takes it."""
+        return {"pipeline": self.pipeline}
+
+
+class DiffBody(Body):
+    """Compare two datasets by the ids of their rows."""
+
+    before: str
+    after: str

@@ -1,0 +1,186 @@
+"""The part of the client that adds datasets, looks at them, and runs operators over them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from llmos.errors import ConflictError, CorruptBlobError, DataError
+from llmos.sdk import transfer
+from llmos.sdk.asking import given
+from llmos.sdk.exporting import FORMATS, write_as
+from llmos.sdk.transfer import OnProgress
+from llmos.sdk.transport import Json, Transport
+
+SUFFIXES = frozenset({".txt", ".md", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
+"""Of the files of a folder that are added, where no format is given."""
+Format = Literal["parquet", "jsonl", "csv", "tsv", "txt"]
+
+
+class Collecting:
+    """Keeps datasets on the server behind ``transport``."""
+
+    transport: Transport
+
+    def datasets(self) -> list[Json]:
+        """Every version of every dataset, the newest first."""
+        return self.transport.list("GET", "/api/v1/datasets")
+
+    def dataset(self, ref: str) -> Json:
+        """One version: its schema, statistics and files, and how it was made.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self.transport.json("GET", _path(ref))
+
+    def dataset_head(self, ref: str, rows: int = 10) -> list[Json]:
+        """Its first rows, at most 100; long texts are cut."""
+        return self.transport.list("GET", f"{_path(ref)}/head", params={"rows": str(rows)})
+
+    def dataset_card(self, ref: str) -> str:
+        """Its card as Markdown."""
+        return self.transport.response("GET", f"{_path(ref)}/card").text
+
+    def add_dataset(
+        self,
+        path: Path | str,
+        name: str,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> Json:
+        """Upload a file, or all data files of a folder and those below, and start making a dataset
+        of them; returns the job.
+
+        Args:
+            options: ``format``, ``encoding``, ``unit``, ``columns``, ``on_bad``, ``max_bad``,
+                ``license``, ``source`` and ``description``, see docs/data.md.
+
+        Raises:
+            DataError: there is no such file, or nothing in the folder.
+        """
+        files = {
+            shown: str(transfer.upload_file(self.transport, file, on_progress)["digest"])
+            for shown, file in data_files(Path(path), options.get("format")).items()
+        }
+        body = {"name": name, "files": files, **options}
+        return self.transport.json("POST", "/api/v1/datasets", json=given(body))
+
+    def run_operators(self, pipeline: Json) -> Json:
+        """Start a pipeline of operators, ``{"name", "input", "steps"}`` as its YAML has it, which
+        makes a dataset of another; returns the job.
+
+        Raises:
+            PipelineError, DatasetNotFoundError: it could not be run.
+        """
+        transfer.check_json(pipeline, "pipeline")
+        return self.transport.json("POST", "/api/v1/datasets/run", json={"pipeline": pipeline})
+
+    def operators(self) -> list[Json]:
+        """Every operator: ``{"name", "group", "summary", "doc", "example", "options", …}``."""
+        return self.transport.list("GET", "/api/v1/operators")
+
+    def diff_datasets(self, before: str, after: str) -> Json:
+        """Start comparing two datasets by the ids of their rows; returns the job, whose result is
+        ``{"same", "changed", "added", "removed", "samples"}``."""
+        body = {"before": before, "after": after}
+        return self.transport.json("POST", "/api/v1/datasets/diff", json=body)
+
+    def remove_dataset(self, ref: str) -> Json:
+        """Remove a version (a tombstone stays; `gc` frees the space)."""
+        return self.transport.json("DELETE", _path(ref))
+
+    def export_dataset(
+        self,
+        ref: str,
+        target: Path | str,
+        format: Format | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Path:
+        """Write a dataset's rows into a new file (jsonl, csv, tsv, txt), or its files, as they are
+        kept, with its card into a new folder (parquet); each is checked against its digest.
+
+        Args:
+            format: by the target's suffix unless given, else parquet.
+
+        Raises:
+            ConflictError: the target is there.
+            DataError: the rows do not fit the format.
+        """
+        target = Path(target)
+        if target.exists():
+            raise ConflictError(f"{target} is there already: choose another name", param="target")
+        wanted = format or FORMATS.get(target.suffix.lower(), "parquet")
+        version = self.dataset(ref)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            shards = [shard["file"] for shard in version["manifest"]["shards"]]
+            names = list(version["files"]) if wanted == "parquet" else shards
+            for name in names:
+                self._download(version, name, partial, on_progress)
+            if wanted == "parquet":
+                (partial / "README.md").write_text(self.dataset_card(version["ref"]), "utf-8")
+                partial.chmod(0o755)
+                partial.replace(target)
+            else:
+                made = partial / "made"
+                write_as(wanted, [partial / name for name in shards], version["manifest"], made)
+                made.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def _download(
+        self, version: Json, name: str, directory: Path, on_progress: OnProgress | None
+    ) -> None:
+        file, hasher, done = version["files"][name], hashlib.sha256(), 0
+        url = f"{_path(version['ref'])}/files/{quote(name, safe='')}"
+        with (
+            self.transport.stream("GET", url) as response,
+            (directory / Path(name).name).open("wb") as out,
+        ):
+            for piece in response.iter_bytes(transfer.PIECE_BYTES):
+                hasher.update(piece)
+                out.write(piece)
+                done += len(piece)
+                if on_progress:
+                    on_progress(name, done, int(file["size"]))
+            out.flush()
+            os.fsync(out.fileno())
+        if "sha256:" + hasher.hexdigest() != file["digest"]:
+            raise CorruptBlobError(f"{name} of {version['ref']} was damaged on its way: try again.")
+
+
+def data_files(path: Path, format: str | None = None) -> dict[str, Path]:
+    """Return the files to add, by what each is called: a file by its name, those of a folder by
+    their place in it. Hidden files, and where no format is given those of other kinds, are left
+    out.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"There is no file {path}.", param="path")
+        return {path.name: path}
+    found = {}
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path)
+        is_hidden = any(part.startswith(".") for part in relative.parts)
+        is_data = format is not None or file.suffix.lower() in SUFFIXES
+        if file.is_file() and not is_hidden and is_data:
+            found[relative.as_posix()] = file
+    if not found:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"{path} has no data files ({kinds}): name the format", param="path")
+    return found
+
+
+def _path(ref: str) -> str:
+    return f"/api/v1/datasets/{quote(ref, safe='/:@')}"

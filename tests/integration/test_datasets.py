@@ -1,0 +1,188 @@
+"""Datasets on a real server, as clients use them: added, looked at, cleaned, compared, exported,
+trained on, removed; and nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tests.echoserver import EchoServer
+from tests.unit.training.tiny import make_recipe
+
+from llmos.errors import (
+    DataError,
+    DatasetNotFoundError,
+    InvalidRequestError,
+    JobFailedError,
+    PermissionDeniedError,
+    PipelineError,
+)
+from llmos.sdk.client import Client
+
+REVIEWS = "text,label\n" + "".join(
+    f"{'好看的电影' if n % 2 else 'A  fine film'} {n % 40},{'zh' if n % 2 else 'en'}\n"
+    for n in range(60)
+)
+CLEAN = {
+    "name": "clean",
+    "input": "reviews",
+    "steps": ["whitespace", "exact_dedup", {"regex_filter": {"pattern": "39$"}}],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    running = EchoServer(tmp_path_factory.mktemp("home"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def client(server: EchoServer) -> Iterator[Client]:
+    with Client(server.url, server.key) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reviews(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The reference of a dataset."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "reviews.csv").write_text(REVIEWS, "utf-8")
+    (folder / "notes.odt").write_bytes(b"PK not data")
+    job = client.add_dataset(folder, "reviews", license="CC0-1.0", source="made up")
+    return made(client, job)
+
+
+def made(client: Client, job: dict[str, Any]) -> str:
+    (ref,) = client.wait(job["id"])["result"]["artifacts"]
+    return str(ref)
+
+
+def test_a_folder_becomes_a_dataset_that_can_be_looked_at(client: Client, reviews: str) -> None:
+    assert reviews == "reviews:1"
+    version = client.dataset("reviews@latest")
+    assert version["ref"] == reviews and version["rows"] == 60
+    assert version["schema"] == {"id": "string", "text": "string", "label": "string"}
+    assert version["manifest"]["stats"]["fields"]["label"]["values"] == {"en": 30, "zh": 30}
+    assert version["manifest"]["stats"]["duplicates"] == 20
+    head = client.dataset_head("reviews", 2)
+    assert head[0] == {"id": "reviews.csv:2", "text": "A  fine film 0", "label": "en"}
+    assert len(head) == 2
+    card = client.dataset_card("reviews")
+    assert "# reviews:1" in card and "| licence | CC0-1.0 |" in card and "en (30)" in card
+    listed = {one["ref"]: one for one in client.datasets()}
+    assert listed[reviews]["rows"] == 60 and "manifest" not in listed[reviews]
+
+
+def test_a_pipeline_makes_another_with_its_lineage(client: Client, reviews: str) -> None:
+    job = client.wait(client.run_operators(CLEAN)["id"])
+    (ref,) = job["result"]["artifacts"]
+    version = client.dataset(ref)
+    assert version["rows"] == 40 - 1 and version["inputs"] == [f"dataset:{reviews}"]
+    assert version["manifest"]["license"] == "CC0-1.0"
+    told = {one["operator"]: one for one in job["result"]["operators"]}
+    assert told["whitespace"]["changed"] == 30
+    assert told["exact_dedup"]["dropped"] == {"duplicate": 20}
+    assert told["regex_filter"]["dropped"] == {"pattern found": 1}
+    assert "duplicate 20" in client.dataset_card(ref)
+    found = client.wait(client.diff_datasets("reviews", ref)["id"])["result"]
+    assert (found["same"], found["changed"], found["removed"]) == (19, 20, 21)
+    again = client.dataset(made(client, client.run_operators(CLEAN)))
+    assert again["number"] == version["number"] + 1 and again["digest"] == version["digest"]
+    lines = [e["data"]["line"] for e in client.job_events(job["id"]) if e["type"] == "log"]
+    assert any(line.startswith("2. exact_dedup: 60 read") for line in lines)
+
+
+def test_rows_are_exported_in_every_format(client: Client, reviews: str, tmp_path: Path) -> None:
+    path = client.export_dataset(reviews, tmp_path / "reviews.jsonl")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert len(rows) == 60 and rows[1]["text"] == "好看的电影 1"
+    folder = client.export_dataset(reviews, tmp_path / "reviews")
+    assert pq.read_table(folder / "data-00000.parquet").num_rows == 60
+    assert (folder / "README.md").read_text("utf-8") == client.dataset_card(reviews)
+    csv = client.export_dataset(reviews, tmp_path / "reviews.csv").read_text("utf-8")
+    assert csv.splitlines()[:2] == ["id,text,label", "reviews.csv:2,A  fine film 0,en"]
+    txt = client.export_dataset(reviews, tmp_path / "reviews.txt").read_text("utf-8")
+    assert txt.startswith("A  fine film 0\n\n好看的电影 1\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "reviews", "reviews.csv", "reviews.jsonl", "reviews.txt",
+    ]  # fmt: skip
+
+
+def test_a_recipe_trains_on_a_dataset(client: Client, reviews: str) -> None:
+    recipe = make_recipe("classify", data={"path": "dataset:reviews"}, evaluate={"splits": []})
+    job = client.wait(client.train(recipe, "judge-of-reviews")["id"])
+    model = client.model("judge-of-reviews")
+    assert model["manifest"]["labels"] == ["en", "zh"]
+    assert model["inputs"] == [f"dataset:{reviews}"]
+    assert job["params"]["datasets"]["dataset:reviews"]["ref"] == reviews
+    (lineage,) = client.lineage("judge-of-reviews")["versions"]
+    assert lineage["inputs"][0]["ref"] == reviews and lineage["inputs"][0]["kind"] == "dataset"
+
+
+def test_what_cannot_be_is_refused_at_once(client: Client, reviews: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFoundError, match="llmos data ls"):
+        client.dataset("nothing")
+    with pytest.raises(DatasetNotFoundError):
+        client.run_operators(CLEAN | {"input": "nothing"})
+    with pytest.raises(PipelineError, match="did you mean 'whitespace'"):
+        client.run_operators(CLEAN | {"steps": ["whitspace"]})
+    with pytest.raises(DatasetNotFoundError):
+        client.train(make_recipe("classify", data={"path": "dataset:nothing"}), "x")
+    with pytest.raises(InvalidRequestError, match="the server's to fill in"):
+        client.submit_job("data_run", {"pipeline": CLEAN, "datasets": {"input": {}}}, "x")
+    with pytest.raises(DataError, match="There is no file"):
+        client.add_dataset(tmp_path / "nothing.txt", "x")
+    with pytest.raises(DataError, match="has no data files"):
+        client.add_dataset(tmp_path, "x")
+    (tmp_path / "broken.jsonl").write_text("{broken")
+    job = client.add_dataset(tmp_path / "broken.jsonl", "broken")
+    with pytest.raises(JobFailedError, match=r"broken.jsonl:1: it is not JSON"):
+        client.wait(job["id"])
+    assert "broken" not in {one["name"] for one in client.datasets()}
+
+
+def test_datasets_are_their_owners_alone(server: EchoServer, client: Client, reviews: str) -> None:
+    key = client.create_key("bob", role="user")["key"]
+    digest = client.dataset(reviews)["files"]["data-00000.parquet"]["digest"]
+    with Client(server.url, key) as bob:
+        assert bob.datasets() == [] and bob.models(kind="dataset") == []
+        for ask in (
+            lambda: bob.dataset(reviews),
+            lambda: bob.dataset_head(reviews),
+            lambda: bob.dataset_card(reviews),
+            lambda: bob.remove_dataset(reviews),
+            lambda: bob.run_operators(CLEAN | {"name": "mine"}),
+            lambda: bob.diff_datasets(reviews, reviews),
+            lambda: bob.train(make_recipe("classify", data={"path": "dataset:reviews"}), "mine"),
+        ):
+            with pytest.raises(PermissionDeniedError, match="another owner"):
+                ask()
+        known = bob.transport.request("HEAD", f"/api/v1/blobs/{digest}").status_code
+        assert known == 404, "knowing a digest is not owning it"
+    limited = client.create_key("reader", role="admin", actions=["models.read"])["key"]
+    with Client(server.url, limited) as reader:
+        for ask in (reader.datasets, reader.operators, lambda: reader.remove_dataset(reviews)):
+            with pytest.raises(PermissionDeniedError, match="limited to other actions"):
+                ask()
+
+
+def test_every_change_is_in_the_audit_trail(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("One.")
+    ref = made(client, client.add_dataset(tmp_path / "one.txt", "short-lived"))
+    client.remove_dataset(ref)
+    with pytest.raises(DatasetNotFoundError, match="was removed"):
+        client.dataset("short-lived")
+    events = {(one["action"], one["object"]) for one in client.audit(50)}
+    assert {("datasets.create", ref), ("datasets.remove", ref)} <= events
+
+
+def test_operators_tell_of_themselves(client: Client) -> None:
+    told = {one["name"]: one for one in client.operators()}
+    assert told["length"]["options"][1]["name"] == "least"
+    assert ">>> tried(Length(" in told["length"]["example"]
