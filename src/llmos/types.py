@@ -284,6 +284,8 @@ class FileRef(msgspec.Struct, frozen=True):
 
 NESTED_FILES = {"1_Pooling--config.json": "1_Pooling/config.json"}
 """A version's files lie in one directory: name kept -> where the file lies in a model's folder."""
+VECTOR_FILES = (".txt", ".vec")
+"""How the names of files of word vectors end, where a model could be named as well."""
 
 
 class NewVersion(msgspec.Struct, frozen=True):

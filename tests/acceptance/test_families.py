@@ -90,6 +90,30 @@ def test_a_convolutional_network_classifies(llmos: Llmos) -> None:
     assert answer.split()[0] in {"negative", "neutral", "positive"}
 
 
+def test_classifiers_begin_with_word_vectors(llmos: Llmos, tmp_path: Path) -> None:
+    words = ("data.path=starter:sentiment", "data.rows=2000", "tokenizer.split_cjk=true")
+    words += ("evaluate.splits=[]", "vectors.epochs=1", "model.config.hidden_size=16")
+    sets = [part for change in words for part in ("--set", change)]
+    llmos.ok("train", "word-vectors", *sets, "--name", "my-words")
+    small = ("data.rows=200", "evaluate.splits=[]", "model.config.hidden_size=16")
+    name = trained(llmos, "text-lstm", *small, "model.vectors=my-words", "tokenizer.kind=vectors")
+    source = llmos.json("show", name)["manifest"]["source"]
+    assert (source["vectors"], source["vectors_found"]) == ("my-words:1", 1.0)
+    assert "my-words:1" in llmos.ok("lineage", name)
+    classes = {"negative", "neutral", "positive"}
+    for text in ("这家餐厅很好吃", "The soup was excellent."):
+        assert llmos.ok("classify", text, "--model", name).split()[0] in classes
+    file = tmp_path / "words.txt"
+    llmos.ok("vectors", "export", "my-words", file, "--no-header")
+    tokens = "tokenizer={kind: word, split_cjk: true, lowercase: true}"
+    begun = (tokens, f"model.vectors={file}", "model.freeze_vectors=true")
+    name = trained(llmos, "text-cnn", *small, *begun)
+    assert llmos.json("show", name)["manifest"]["source"]["vectors_found"] > 0.9
+    assert llmos.ok("classify", "我不喜欢这个", "--model", name).split()[0] in classes
+    wrong = ("--set", f"model.vectors={name}")
+    assert "has no word vectors" in llmos.refused("train", "text-lstm", *wrong)
+
+
 def test_an_adapter_is_trained_over_a_model(llmos: Llmos, play: Path, my_model: str) -> None:
     changes = (f"model.base={my_model}", "task=generate", f"data.path={play}", "block_size=32")
     name = trained(llmos, "lora-chat", *changes, "adapter.rank=2")

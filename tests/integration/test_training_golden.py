@@ -35,6 +35,7 @@ SMALLER = {
     "embed-mini": ["batch_size=8", "data.rows=300"],
     "rate-mini": ["batch_size=8", "data.rows=300"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
+    "text-lstm": ["batch_size=16", "data.rows=1000"],
     "text-autoencoder": ["batch_size=4", "data.rows=1000"],
     "text-seqgan": [
         *("batch_size=8", "data.rows=1000", "adversarial.pretrain_steps=30"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llmos.errors import InvalidRequestError, LlmosError
 from llmos.library.variants import is_quantized
 from llmos.security import policy
+from llmos.training.counted import WORD_VECTORS
+from llmos.training.jobs import makes_adapter
 
 if TYPE_CHECKING:
     from llmos.library.artifacts import Library
@@ -19,22 +21,25 @@ DATASETS = "datasets"
 """The param that the server puts datasets into."""
 
 
-def check_trainable(version: Version, *, is_adapted: bool) -> None:
-    """Refuse a version that training cannot load, or that takes no adapter where it is to have one.
+def check_trainable(version: Version, role: str, params: Mapping[str, Any]) -> None:
+    """Refuse a version that cannot have its role in the training of an unchecked request.
 
     Raises:
-        InvalidRequestError: it is one.
+        InvalidRequestError: it is quantised, has no word vectors where they are wanted, or takes no
+            adapter where it is to have one.
     """
+    refused = None
     if is_quantized(version.manifest):
-        raise InvalidRequestError(
-            f"{version.ref} is quantised and cannot be trained: name the model it was made of",
-            param="params.recipe",
+        refused = "is quantised and cannot be trained: name the model it was made of"
+    elif role == "vectors" and version.manifest.get("model_type") != WORD_VECTORS:
+        refused = (
+            "has no word vectors: name a model trained as such or imported by `llmos vectors "
+            "import`, or a file that ends in .txt or .vec"
         )
-    if is_adapted and version.manifest.get("engine") != "native":
-        raise InvalidRequestError(
-            f"{version.ref} is no base for an adapter: only models that generate text take one",
-            param="params.recipe",
-        )
+    elif role == "base" and makes_adapter(params) and version.manifest.get("engine") != "native":
+        refused = "is no base for an adapter: only models that generate text take one"
+    if refused is not None:
+        raise InvalidRequestError(f"{version.ref} {refused}", param="params.recipe")
 
 
 async def datasets_for(

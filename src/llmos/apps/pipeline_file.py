@@ -19,6 +19,7 @@ from llmos.apps.pipelines import MAX_VALUES, Lines
 from llmos.errors import PipelineError, RecipeError
 from llmos.training import recipe as recipes
 from llmos.training.recipe import DATASET, STARTER, YamlLoader
+from llmos.training.recipe_sections import named_files
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -168,13 +169,11 @@ def _with_recipe(params: dict[str, Any], path: Path, place: str, lines: Lines) -
         changed = _changed(recipe, changes)
     except RecipeError as error:
         raise lines.located(at, error) from None
-    data = changed.get("data")
-    data = data if isinstance(data, dict) else {}
-    for key in recipes.DATA_PATHS:
-        if isinstance(data.get(key), str):
-            is_ours = isinstance(named, dict) or data[key] != _data_path(recipe, key)
-            folder = path if is_ours else Path()
-            data[key] = _data_file(folder, data[key], f"{at}.data.{key}", lines)
+    found_there = {} if isinstance(named, dict) else _files_of(recipe)
+    for (section, key), value in _files_of(changed).items():
+        folder = Path() if found_there.get((section, key)) == value else path
+        own = f"{at}.{section}.{key}"
+        changed[section][key] = _data_file(folder, value, own, lines)
     return others | {RECIPE: changed}
 
 
@@ -207,9 +206,9 @@ def _recipe_path(pipeline: Path, name: str) -> Path:
     return found if found.exists() else own
 
 
-def _data_path(recipe: dict[str, Any], key: str) -> Any:
-    data = recipe.get("data")
-    return data.get(key) if isinstance(data, dict) else None
+def _files_of(recipe: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """Return what a recipe names as files, by section and key."""
+    return {(section, key): named for section, key, named in named_files(recipe)}
 
 
 def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:

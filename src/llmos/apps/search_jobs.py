@@ -107,7 +107,7 @@ def check_search(params: dict[str, Any]) -> dict[str, Any]:
         trial = trial_recipe(recipe, settings, 1.0)
         given: dict[str, Any] = {"recipe": trial.model_dump(mode="json", exclude_defaults=True)}
         given |= {"name": params.get("name"), "data": params.get("data") or {}}
-        for role in ("base", "teacher"):  # which the server fills in, for each trial
+        for role in training_jobs.ROLES:  # which the server fills in, for each trial
             if (model := training_jobs.wanted_model(given, role)) is not None:
                 given[role] = {"ref": model, "digest": "", "files": {}}
         given["datasets"] = {path: {"shards": []} for path in training_jobs.wanted_data(given)}

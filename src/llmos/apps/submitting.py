@@ -32,7 +32,7 @@ from llmos.library.quantized import DTYPES
 from llmos.library.variants import variant_name
 from llmos.security import policy
 from llmos.storage.blobs import is_digest
-from llmos.training.jobs import TRAIN, makes_adapter, wanted_data, wanted_model
+from llmos.training.jobs import ROLES, TRAIN, makes_adapter, wanted_data, wanted_model
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -51,7 +51,7 @@ MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES
 """Kinds of job whose checked ``name`` is that of the model, or dataset, they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
-FILLED_IN = frozenset({"base", "teacher", "task", "datasets"})
+FILLED_IN = frozenset({*ROLES, "task", "datasets"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
@@ -207,8 +207,8 @@ class Submitter:
         return await self._checked_target(actor, kind, params)
 
     async def _trained_on(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-        """Return ``{"base": …, "teacher": …, "datasets": …}``, the versions that a training goes on
-        from and learns from, each where there is one.
+        """Return the versions that a recipe names, by their roles in a training, each where there
+        is one, and ``datasets``.
 
         Raises:
             InvalidRequestError: the request brings one of its own, or it cannot be trained.
@@ -216,17 +216,18 @@ class Submitter:
             PermissionDeniedError: the actor may not read it.
         """
         found = await datasets_for(self._library, actor, params, wanted_data(params))
-        for role, key in (("base", "model.base"), ("teacher", "distill.teacher")):
+        for role, (section, key) in ROLES.items():
             if params.get(role) is not None:
                 raise InvalidRequestError(
-                    f"{role} is the server's to fill in: name a model in the recipe's {key}",
+                    f"{role} is the server's to fill in: "
+                    f"name a model in the recipe's {section}.{key}",
                     param=f"params.{role}",
                 )
             name = wanted_model(params, role)
             if name is None:
                 continue
             version = await self._readable(actor, name, "params.recipe")
-            check_trainable(version, is_adapted=role == "base" and makes_adapter(params))
+            check_trainable(version, role, params)
             files = msgspec.to_builtins(version.files)
             found[role] = {"ref": version.ref, "digest": version.digest, "files": files}
         return found

@@ -106,24 +106,39 @@ def train_words(
     """
     unknown = specials.unk or UNKNOWN
     tokenizer = Tokenizer(models.WordLevel({unknown: 0}, unknown))
+    _split_words(tokenizer, splitting)
+    tokenizer.train_from_iterator(
+        texts,
+        bpe_trainers.WordLevelTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_count,
+            special_tokens=list(dict.fromkeys([*specials.all(), unknown])),
+            show_progress=False,
+        ),
+    )
+    _surround(tokenizer, specials, [])
+    return tokenizer
+
+
+def given_words(words: Iterable[str], specials: Specials, splitting: Splitting) -> Tokenizer:
+    """As `train_words`, of these words, in their order behind the special tokens."""
+    unknown = specials.unk or UNKNOWN
+    special = list(dict.fromkeys([*specials.all(), unknown]))
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*special, *words]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unknown))
+    _split_words(tokenizer, splitting)
+    tokenizer.add_special_tokens(special)
+    _surround(tokenizer, specials, [])
+    return tokenizer
+
+
+def _split_words(tokenizer: Tokenizer, splitting: Splitting) -> None:
     if splitting.lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     letter = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{CJK}]]"
     words = [f"[{CJK}]" if splitting.cjk else f"[{CJK}]+", f"{letter}+(?:['’-]{letter}+)*"]
     words += [f"[{PUNCTUATION}]"] if splitting.punctuation else []
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(words)), "removed", invert=True)
-    every = list(dict.fromkeys([*specials.all(), unknown]))
-    tokenizer.train_from_iterator(
-        texts,
-        bpe_trainers.WordLevelTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_count,
-            special_tokens=every,
-            show_progress=False,
-        ),
-    )
-    _surround(tokenizer, specials, [])
-    return tokenizer
 
 
 def words_between_spaces(tokens: Sequence[str]) -> Tokenizer:

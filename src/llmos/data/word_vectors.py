@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from llmos.data.tokenizers import PAD, UNKNOWN, words_between_spaces
@@ -34,8 +34,11 @@ class WordVectors:
     matrix: FloatMatrix
 
 
-def read_text(path: Path) -> WordVectors:
+def read_text(path: Path, shown: str | None = None) -> WordVectors:
     """Read word2vec's or GloVe's text format.
+
+    Args:
+        shown: what the user calls the file, for errors.
 
     Raises:
         DataError: there is no such file, or a line of it is not a word and its numbers.
@@ -43,8 +46,9 @@ def read_text(path: Path) -> WordVectors:
     words: dict[str, int] = {}
     rows: list[FloatMatrix] = []
     expected, size = None, None
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path}, line {number}"
+    shown = shown or str(path)
+    for number, line in enumerate(_lines(path, shown), 1):
+        where = f"{shown}, line {number}"
         fields = line.rstrip(" \r\n").split(" ")
         if number == 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
             expected, size = int(fields[0]), int(fields[1])
@@ -60,10 +64,17 @@ def read_text(path: Path) -> WordVectors:
         words[word] = number
         rows.append(row)
     if not rows:
-        raise DataError(f"{path} has no vectors")
+        raise DataError(f"{shown} has no vectors")
     if expected is not None and expected != len(rows):
-        raise DataError(f"{path} says that it has {expected} words, but has {len(rows)}")
+        raise DataError(f"{shown} says that it has {expected} words, but has {len(rows)}")
     return WordVectors(list(words), np.stack(rows))
+
+
+def read_model(directory: Path) -> WordVectors:
+    """Return the words of a model's directory, as `write_model` writes it, and their vectors."""
+    vocabulary = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
+    words = sorted(vocabulary, key=vocabulary.__getitem__)
+    return WordVectors(words, load_file(directory / "model.safetensors")[WEIGHT])
 
 
 def write_text(path: Path, vectors: WordVectors, *, header: bool) -> None:
@@ -115,17 +126,17 @@ def write_model(directory: Path, tokenizer: Tokenizer, matrix: FloatMatrix) -> N
     save_file({WEIGHT: matrix}, directory / "model.safetensors", {"format": "pt"})
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, shown: str) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             yield from file
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        raise DataError(f"there is no file {shown}") from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a folder: name a file of vectors") from None
+        raise DataError(f"{shown} is a folder: name a file of vectors") from None
     except UnicodeDecodeError:
         raise DataError(
-            f"{path} is not UTF-8 text: word2vec's binary format must be saved as text first"
+            f"{shown} is not UTF-8 text: word2vec's binary format must be saved as text first"
         ) from None
 
 

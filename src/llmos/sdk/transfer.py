@@ -20,7 +20,7 @@ from llmos.errors import (
     InvalidModelError,
     InvalidRequestError,
 )
-from llmos.types import NESTED_FILES
+from llmos.types import NESTED_FILES, VECTOR_FILES
 
 if TYPE_CHECKING:
     from llmos.sdk.transport import Transport
@@ -159,12 +159,16 @@ def _download_file(
 
 
 def local_data_paths(recipe: dict[str, Any]) -> list[str]:
-    """Return the local files that a recipe's ``data`` names; ``starter:NAME`` and ``dataset:NAME``
-    are none."""
-    data = recipe.get("data")
+    """Return the local files that a recipe names: its data, where it is no ``starter:NAME`` or
+    ``dataset:NAME``, and word vectors, where they are no model."""
+    data, model = recipe.get("data"), recipe.get("model")
     named = [data.get(key) for key in ("path", "validation_path")] if isinstance(data, dict) else []
     paths = [path for path in named if isinstance(path, str) and path]
-    return [path for path in paths if not path.startswith(("starter:", "dataset:"))]
+    vectors = model.get("vectors") if isinstance(model, dict) else None
+    local = [path for path in paths if not path.startswith(("starter:", "dataset:"))]
+    if isinstance(vectors, str) and vectors.endswith(VECTOR_FILES):
+        local.append(vectors)
+    return local
 
 
 def check_json(value: Any, field: str) -> None:

@@ -14,6 +14,7 @@ from llmos.errors import RecipeError
 from llmos.library import describe
 from llmos.library.files import read_json
 from llmos.training.recipe import Recipe
+from llmos.training.vectors.given import GivenVectors
 from llmos.types import FileRef
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class Given:
     Attributes:
         base: what it goes on from.
         teacher: what its student learns from.
-        tokens: the one of them whose tokenizer and chat template are taken.
+        tokens: the one of these whose tokenizer and chat template are taken.
+        vectors: what its embeddings begin with.
     """
 
     base: BaseModel | None
     teacher: BaseModel | None
     tokens: BaseModel | None
+    vectors: GivenVectors | None
 
     @classmethod
     def of(cls, context: JobContext) -> Given:
@@ -65,16 +68,21 @@ class Given:
 
         Raises:
             RecipeError: one has no tokenizer.json.
+            DataError: a file of word vectors cannot be read.
             CorruptBlobError: a stored file was damaged.
         """
         base, teacher = _open(context, "base"), _open(context, "teacher")
         takes_teacher_s = context.params["recipe"].get("tokenizer", {}).get("kind") == "teacher"
-        return cls(base, teacher, teacher if takes_teacher_s else base)
+        vectors = GivenVectors.of(context)
+        return cls(base, teacher, teacher if takes_teacher_s else base, vectors)
 
     @property
     def refs(self) -> tuple[str, ...]:
         """What they are, for the lineage."""
-        return tuple(model.ref for model in (self.base, self.teacher) if model is not None)
+        refs = [model.ref for model in (self.base, self.teacher) if model is not None]
+        if self.vectors is not None and self.vectors.is_model:
+            refs.append(self.vectors.name)
+        return tuple(refs)
 
 
 def _open(context: JobContext, role: Literal["base", "teacher"]) -> BaseModel | None:

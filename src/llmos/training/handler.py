@@ -88,8 +88,13 @@ def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Re
             "privacy of a task generate needs running text, of which an example is a block: "
             "records would be cut into any number of them"
         )
-    prepared = prepare(recipe, data, given.tokens, context.checkpoint_dir / "prepared", context.log)
+    words = given.vectors.words if given.vectors else ()
+    directory = context.checkpoint_dir / "prepared"
+    prepared = prepare(recipe, data, given.tokens, directory, context.log, words)
     model = _model(recipe, prepared, given)
+    if given.vectors is not None:
+        share = given.vectors.share_of(prepared.tokenizer)
+        context.log(f"{share:.1%} of the words begin with their vectors of {given.vectors.name}")
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
         prepared = _with_reference(prepared, model, recipe.batch_size, context)
@@ -235,4 +240,7 @@ def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
     else:
         specials = given.tokens.specials if given.tokens else specials_for(recipe)
         model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
+    if given.vectors is not None:
+        freezes = recipe.model.freeze_vectors
+        given.vectors.put_into(model, prepared.tokenizer, freezes=freezes)
     return model.to(torch.device(find_device(os.environ.get("LLMOS_DEVICE", "cpu"))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from llmos.errors import InvalidRequestError
@@ -11,6 +12,7 @@ from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
 from llmos.training.counted import is_counted
 from llmos.training.recipe import DATA_PATHS, DATASET, Recipe, parse
+from llmos.types import VECTOR_FILES
 
 TRAIN = "train"
 """The job kind's name."""
@@ -32,6 +34,13 @@ ACTIVATIONS_PER_WIDTH = 40
 COUNTED_ENTRIES = 16 * 2**20
 """Of an n-gram model, whose size only its text tells: a guess until one like it was measured."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+ROLES = {
+    "base": ("model", "base"),
+    "teacher": ("distill", "teacher"),
+    "vectors": ("model", "vectors"),
+}
+"""Parameters that hold the files of a library model, and the recipe's section and key that name it;
+`vectors` may be a file instead."""
 
 
 @hookimpl
@@ -52,17 +61,16 @@ def llmos_job_kinds() -> list[JobKind]:
 
 
 def validate(params: dict[str, Any]) -> dict[str, Any]:
-    """Check a train request: ``{"recipe", "name", "data": {path: digest}, "base", "teacher",
-    "datasets"}``.
+    """Check a train request: ``{"recipe", "name", "data": {path: digest}}``, `ROLES`, ``datasets``.
 
     ``base`` is ``{"ref", "digest", "files": {filename: {"digest", "size"}}}`` of the version that
-    ``model.base`` names, ``teacher`` the same of ``distill.teacher``, ``datasets`` ``{path: {"ref",
-    "digest", "shards": [digest]}}`` of those that ``data`` names; the server fills them in.
+    ``model.base`` names, and so are the other roles, ``datasets`` is ``{path: {"ref", "digest",
+    "shards": [digest]}}`` of those that ``data`` names; the server fills them in.
 
     Raises:
         InvalidRequestError: something is missing, unknown or of the wrong type.
     """
-    unknown = sorted(set(params) - {"recipe", "name", "data", "base", "teacher", "datasets"})
+    unknown = sorted(set(params) - {"recipe", "name", "data", "datasets", *ROLES})
     if unknown:
         raise InvalidRequestError(
             f"unknown parameter {unknown[0][:80]} of a train job", param=unknown[0]
@@ -75,15 +83,14 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
             param="name",
         )
     data = _digests(params.get("data") or {})
-    for path in recipe.data_paths:
+    for path in filter(None, (*recipe.data_paths, recipe.model.vectors_file)):
         if path not in data:
             raise InvalidRequestError(f"data has no uploaded file for {path}", param="data")
     return {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "name": str(ref),
         "data": data,
-        "base": _model_files(recipe.model.base, "base", params),
-        "teacher": _model_files(teacher_of(recipe), "teacher", params),
+        **{role: _model_files(wanted_model(params, role), role, params) for role in ROLES},
         **_datasets(recipe, params.get("datasets")),
     }
 
@@ -98,21 +105,16 @@ def wanted_data(params: dict[str, Any]) -> dict[str, str]:
 
 
 def wanted_model(params: dict[str, Any], role: str) -> str | None:
-    """Return what the recipe of an unchecked request names as ``model.base``, or with the role
-    teacher as ``distill.teacher``; None for nothing."""
+    """Return the model that an unchecked request's recipe names in a role; None for nothing."""
     recipe = params.get("recipe")
-    section, key = ("model", "base") if role == "base" else ("distill", "teacher")
+    section, key = ROLES[role]
     values = recipe.get(section) if isinstance(recipe, dict) else None
     name = values.get(key) if isinstance(values, dict) else None
-    return name if isinstance(name, str) else None
+    is_file = role == "vectors" and isinstance(name, str) and name.endswith(VECTOR_FILES)
+    return name if isinstance(name, str) and not is_file else None
 
 
-def teacher_of(recipe: Recipe) -> str | None:
-    """Return the model that a recipe's student learns from, None for none."""
-    return recipe.distill.teacher if recipe.distill is not None else None
-
-
-def makes_adapter(params: dict[str, Any]) -> bool:
+def makes_adapter(params: Mapping[str, Any]) -> bool:
     """Whether an unchecked request is for an adapter and not for a model."""
     recipe = params.get("recipe")
     return isinstance(recipe, dict) and recipe.get("adapter") is not None
@@ -136,7 +138,10 @@ def estimate_rows_bytes(params: dict[str, Any], rows: int) -> int:
     vocab = recipe.tokenizer.vocab_size if recipe.tokenizer.kind != "character" else 1024
     if recipe.task == "word_vectors":
         return RUNTIME_BYTES + BYTES_PER_VECTOR_NUMBER * vocab * width
-    parameters = 12 * layers * width**2 + vocab * width
+    words = _num_parameters(params["vectors"]) // width if params.get("vectors") else 0
+    if recipe.tokenizer.kind == "vectors" and recipe.objective == "masked_lm":
+        vocab = max(vocab, words)
+    parameters = 12 * layers * width**2 + max(vocab, words) * width
     if is_counted(recipe.model.architecture):
         layers, parameters = 0, COUNTED_ENTRIES
     if params.get("base"):

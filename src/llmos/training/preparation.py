@@ -18,6 +18,7 @@ from llmos.data.spans import bio_labels
 from llmos.data.tokenizers import (
     Specials,
     Splitting,
+    given_words,
     specials_of,
     train_byte_bpe,
     train_character,
@@ -42,9 +43,17 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, log: Log
+    recipe: Recipe,
+    data: Data,
+    base: BaseModel | None,
+    directory: Path,
+    log: Log,
+    words: Sequence[str] = (),
 ) -> Prepared:
     """Train the tokenizer and encode both splits, or read back what an earlier attempt kept.
+
+    Args:
+        words: those of word vectors, for a tokenizer of kind `vectors`.
 
     Raises:
         DataError: the data is not usable or too short.
@@ -54,7 +63,7 @@ def prepare(
         partial = directory.with_name(f".{directory.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _build(recipe, data, base, partial, log)
+        _build(recipe, data, base, partial, log, words)
         partial.rename(directory)
     names = COLUMNS[recipe.reads]
     return Prepared(
@@ -73,7 +82,14 @@ def specials_for(recipe: Recipe) -> Specials:
     return specials_of(recipe.task, more, recipe.tokenizer.end_token)
 
 
-def _build(recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, log: Log) -> None:
+def _build(
+    recipe: Recipe,
+    data: Data,
+    base: BaseModel | None,
+    directory: Path,
+    log: Log,
+    words: Sequence[str],
+) -> None:
     if data.is_text:
         if recipe.reads != "generate":
             needs = f"task {recipe.task}"
@@ -88,7 +104,7 @@ def _build(recipe: Recipe, data: Data, base: BaseModel | None, directory: Path, 
         labels = None
     else:
         train, validation = data.split("train"), data.split("validation")
-        tokenizer = base.tokenizer if base else train_tokenizer(recipe, map(texts_of, train))
+        tokenizer = base.tokenizer if base else train_tokenizer(recipe, map(texts_of, train), words)
         labels = labels_of(recipe, [*train, *validation])
         specials = base.specials if base else specials_for(recipe)
         encoder = Encoder(recipe, tokenizer, specials, labels)
@@ -119,8 +135,10 @@ def _prepare_text(
     return tokenizer, _long_enough(recipe, splits)
 
 
-def train_tokenizer(recipe: Recipe, texts: Iterable[Iterable[str]]) -> Tokenizer:
-    """Train the tokenizer the recipe describes."""
+def train_tokenizer(
+    recipe: Recipe, texts: Iterable[Iterable[str]], words: Sequence[str] = ()
+) -> Tokenizer:
+    """Train the tokenizer the recipe describes; one of kind `vectors` is made of ``words``."""
     section = recipe.tokenizer
     pieces = (piece for text in texts for piece in text)
     specials = specials_for(recipe)
@@ -135,6 +153,8 @@ def train_tokenizer(recipe: Recipe, texts: Iterable[Iterable[str]]) -> Tokenizer
     )
     if section.kind == "word":
         return train_words(pieces, specials, section.vocab_size, section.min_count, splitting)
+    if section.kind == "vectors":
+        return given_words(words, specials, splitting)
     return train_byte_bpe(pieces, specials, section.vocab_size, splitting)
 
 

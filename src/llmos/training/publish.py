@@ -215,7 +215,7 @@ def _generation_config(recipe: Recipe, model: PreTrainedModel) -> GenerationConf
 
 
 def _tokenizer_config(recipe: Recipe, specials: Specials) -> dict[str, Any]:
-    has_unknown = recipe.tokenizer.kind in ("character", "word")
+    has_unknown = recipe.tokenizer.kind in ("character", "word", "vectors")
     named = {
         "bos_token": specials.bos,
         "eos_token": specials.eos,

@@ -19,7 +19,12 @@ from pydantic import Field, ValidationError, model_validator
 from llmos.errors import RecipeError
 from llmos.training import counted
 from llmos.training.complaints import sentence
-from llmos.training.recipe_checks import check_dataset, check_distill, check_privacy
+from llmos.training.recipe_checks import (
+    check_dataset,
+    check_distill,
+    check_privacy,
+    check_vectors,
+)
 from llmos.training.recipe_sections import (
     MOMENTUM_KINDS,
     AdapterSection,
@@ -40,6 +45,7 @@ from llmos.training.recipe_sections import (
     TokenizerSection,
     TranslationSection,
     VectorsSection,
+    named_files,
 )
 from llmos.training.recipe_sharing import check_sharing
 
@@ -184,6 +190,7 @@ class Recipe(Section):
         check_dataset(self)
         check_distill(self)
         check_privacy(self)
+        check_vectors(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
@@ -316,7 +323,7 @@ def find(path: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a recipe file; relative data paths in it are taken from the recipe's folder.
+    """Read a recipe file; relative paths in it are taken from the recipe's folder.
 
     Raises:
         RecipeError: there is no such file, or it is not a YAML mapping.
@@ -330,11 +337,8 @@ def load(path: Path) -> dict[str, Any]:
     recipe = _read_yaml(text, str(path))
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path} must be a YAML mapping of keys to values")
-    data = recipe.get("data")
-    data = data if isinstance(data, dict) else {}
-    for key in DATA_PATHS:
-        if isinstance(data.get(key), str):
-            data[key] = beside(path, data[key])
+    for section, key, named in named_files(recipe):
+        recipe[section][key] = beside(path, named)
     return recipe
 
 

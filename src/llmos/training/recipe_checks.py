@@ -1,7 +1,4 @@
-"""What a recipe with a dataset or a teacher, or one that learns in private, cannot also be.
-
-Torch-free.
-"""
+"""What a recipe with a dataset, a teacher, word vectors or privacy cannot also be. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ if TYPE_CHECKING:
 
 LABELLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classification")
 """Objectives whose loss is the cross-entropy of labels."""
+READING = ("classify", "entities", "fill_mask", "answer", "embed", "rate")
+"""Tasks that write no text, so that tokens may be words."""
 
 
 def check_dataset(recipe: Recipe) -> None:
@@ -63,3 +62,20 @@ def check_privacy(recipe: Recipe) -> None:
         )
     if recipe.processes != 1 or recipe.precision != "float32":
         raise ValueError("privacy needs processes: 1 and precision: float32")
+
+
+def check_vectors(recipe: Recipe) -> None:
+    """Raise ValueError where embeddings cannot begin with word vectors."""
+    model, kind = recipe.model, recipe.tokenizer.kind
+    if model.vectors is None:
+        if kind == "vectors":
+            raise ValueError("tokenizer.kind vectors needs model.vectors")
+        if model.freeze_vectors:
+            raise ValueError("model.freeze_vectors needs model.vectors")
+        return
+    if model.base is not None:
+        raise ValueError("model.vectors is for a network that begins anew, without a model.base")
+    if recipe.task not in READING:
+        raise ValueError(f"model.vectors is for tasks that read: {', '.join(READING)}")
+    if kind not in ("word", "vectors"):
+        raise ValueError("model.vectors are of words, and need tokenizer.kind word or vectors")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from llmos.types import VECTOR_FILES
 
 OptimizerKind = Literal["sgd", "rmsprop", "adam", "adamw", "adafactor", "lion", "muon"]
 Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plateau"]
 MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 ELEMENTWISE_KINDS = frozenset({"sgd", "rmsprop", "adam", "adamw", "lion"})
 """Those that step each weight by itself, so that they can be kept in parts."""
+FILE_KEYS = (("data", "path"), ("data", "validation_path"), ("model", "vectors"))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,11 +28,21 @@ class ModelSection(Section):
     architecture: str | None = None
     config: dict[str, Any] = {}
     base: str | None = None
+    vectors: str | None = Field(default=None, min_length=1)
+    """Word vectors that embeddings begin with: a library model, or a file of the text format."""
+    freeze_vectors: bool = False
+    """Keep the embeddings as they begin."""
     freeze: list[str] = []
     """Parameter name patterns (`*.bias`) that keep their first value."""
     train_only: list[str] = []
     """Name patterns of all that is trained, the rest keeps its first value; `head` stands for what
     the network ends in."""
+
+    @property
+    def vectors_file(self) -> str | None:
+        """The file that `vectors` names, where it does."""
+        named = self.vectors or ""
+        return named if named.endswith(VECTOR_FILES) else None
 
 
 class AdapterSection(Section):
@@ -127,9 +141,9 @@ class DistillSection(Section):
 
 class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`, `teacher` that of
-    `distill.teacher`."""
+    `distill.teacher`, `vectors` the words of `model.vectors`."""
 
-    kind: Literal["character", "word", "byte_bpe", "base", "teacher"]
+    kind: Literal["character", "word", "byte_bpe", "base", "teacher", "vectors"]
     vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
     min_count: int = Field(default=5, ge=1)
     """How often a word is there at least (kind `word`); rarer ones are unknown."""
@@ -249,3 +263,13 @@ class CardSection(Section):
     license: str = ""
     languages: list[str] = []
     recommended: list[str] = []
+
+
+def named_files(recipe: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the sections and keys of an unchecked recipe that name files, or starter text, and what
+    they name."""
+    for section, key in FILE_KEYS:
+        table = recipe.get(section)
+        named = table.get(key) if isinstance(table, dict) else None
+        if isinstance(named, str) and (key != "vectors" or named.endswith(VECTOR_FILES)):
+            yield section, key, named

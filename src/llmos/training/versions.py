@@ -58,7 +58,7 @@ def publish_version(
         points = published(points)
     name = context.params["name"]
     curve.write(directory, name, points, metrics["validation_loss"])
-    source = _source(recipe, given, progress)
+    source = _source(recipe, prepared, given, progress)
     told = described(recipe) | {"metrics": metrics, "parity": report}
     manifest: Manifest | AdapterManifest
     if recipe.adapter is not None and base is not None:
@@ -160,14 +160,17 @@ def _save_adapter(
     return report | {"merged_difference": difference}
 
 
-def _source(recipe: Recipe, given: Given, progress: Progress) -> dict[str, Any]:
+def _source(recipe: Recipe, prepared: Prepared, given: Given, progress: Progress) -> dict[str, Any]:
     best = recipe.publish == "best"
-    taught = {"teacher": given.teacher.ref} if given.teacher else {}
+    more: dict[str, Any] = {"teacher": given.teacher.ref} if given.teacher else {}
+    if given.vectors is not None:
+        found = round(given.vectors.share_of(prepared.tokenizer), 4)
+        more |= {"vectors": given.vectors.name, "vectors_found": found}
     return {
         "kind": "trained",
         "data": recipe.data.path,
         "base": given.base.ref if given.base else None,
-        **taught,
+        **more,
         "steps": progress.step,
         "published_step": progress.best_step if best else progress.step,
         "seed": recipe.seed,
@@ -200,4 +203,6 @@ def inputs_of(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, .
     datasets = (context.params.get("datasets") or {}).values()
     named = [f"{DATASET}{one['ref']}" for one in datasets]
     data = [*(digests[path] for path in recipe.data_paths), *named] or [recipe.data.path]
+    if recipe.model.vectors_file is not None:
+        data.append(digests[recipe.model.vectors_file])
     return (*data, *given.refs)

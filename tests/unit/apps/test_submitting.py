@@ -221,3 +221,26 @@ async def test_what_is_good_beside_what_waits_passes(home: Home) -> None:
     await home.submitter.check_given(ALICE, "evaluate", evaluate, {"model"})
     deploy = {"model": "train", "gates": ["x/f1 >= 1"]}
     await home.submitter.check_given(ALICE, "deploy", deploy, {"model"})
+
+
+async def test_the_word_vectors_that_a_recipe_names_are_looked_up(home: Home) -> None:
+    files = {"config.json": home.blobs.put_bytes(b"{}")}
+    manifest = {"task": "embed", "engine": "pipelines", "model_type": "word_vectors"}
+    manifest |= {"architecture": "WordVectorsModel"}
+    home.library.add(NewVersion("model", "words", files, manifest), "alice")
+
+    def asked(named: str, **more: Any) -> dict[str, Any]:
+        model = {"architecture": "convolutional", "vectors": named}
+        recipe = RECIPE | {"task": "classify", "tokenizer": {"kind": "word"}, "model": model}
+        return {"recipe": recipe, "name": "n", "data": home.data, **more}
+
+    job = await home.submit(ALICE, "train", **asked("words"))
+    assert job.params["vectors"]["ref"] == "words:1" and job.params["base"] is None
+    with pytest.raises(InvalidRequestError, match="m:1 has no word vectors"):
+        await home.submit(ALICE, "train", **asked("m"))
+    with pytest.raises(ModelNotFoundError):
+        await home.submit(ALICE, "train", **asked("nobody"))
+    with pytest.raises(InvalidRequestError, match=r"no uploaded file for glove\.txt"):
+        await home.submit(ALICE, "train", **asked("glove.txt"))
+    with pytest.raises(InvalidRequestError, match=r"name a model in the recipe's model\.vectors"):
+        await home.submit(ALICE, "train", **asked("words", vectors={"ref": "words:1"}))

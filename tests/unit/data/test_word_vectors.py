@@ -7,8 +7,14 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from llmos.data.tokenizers import Splitting, specials_of, train_words
-from llmos.data.word_vectors import WordVectors, read_text, write_imported, write_text
+from llmos.data.tokenizers import Splitting, given_words, specials_of, train_words
+from llmos.data.word_vectors import (
+    WordVectors,
+    read_model,
+    read_text,
+    write_imported,
+    write_text,
+)
 from llmos.errors import DataError
 from llmos.models.registry import register
 
@@ -104,3 +110,21 @@ def test_rare_words_are_unknown_and_frequent_ones_come_first() -> None:
     )
     assert tokenizer.encode("a b c").tokens == ["a", "b", "<unk>"]
     assert tokenizer.encode("a b c").ids == [2, 3, 1]
+
+
+def test_a_tokenizer_of_given_words_splits_as_one_that_found_them() -> None:
+    splitting = Splitting(cjk=True, lowercase=True)
+    words = ["the", "国", "王", "don't", "<unk>"]
+    tokenizer = given_words(words, specials_of("classify"), splitting)
+    read = tokenizer.encode("The 国王, don't!")
+    assert read.tokens == ["[CLS]", "the", "国", "王", "don't", "[SEP]"]
+    assert tokenizer.encode("zebra", add_special_tokens=False).tokens == ["<unk>"]
+    vocabulary = tokenizer.get_vocab()
+    assert sorted(vocabulary, key=vocabulary.__getitem__)[4:] == words[:-1]
+
+
+def test_a_directory_gives_back_what_was_written_into_it(tmp_path: Path) -> None:
+    write_imported(tmp_path, vectors())
+    read = read_model(tmp_path)
+    assert read.words == ["<pad>", "<unk>", *vectors().words]
+    assert np.array_equal(read.matrix[2:], vectors().matrix)

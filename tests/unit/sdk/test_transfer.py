@@ -157,6 +157,13 @@ def test_which_data_is_local(data: Any, paths: list[str]) -> None:
     assert local_data_paths({"data": data}) == paths
 
 
+def test_word_vectors_are_local_where_they_are_a_file() -> None:
+    recipe: dict[str, Any] = {"data": {"path": "a.tsv"}, "model": {"vectors": "glove.100d.txt"}}
+    assert local_data_paths(recipe) == ["a.tsv", "glove.100d.txt"]
+    recipe["model"]["vectors"] = "glove:2"
+    assert local_data_paths(recipe) == ["a.tsv"]
+
+
 @pytest.mark.parametrize(
     ("part", "says"),
     [

@@ -38,7 +38,7 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("steps=0", "steps is 0: input should be greater than or equal to 1"),
         ("seed=9999999999999999999999", "seed is 9999999999999999999999: input should be less"),
         ("data=3", "data must be a section (a mapping of keys to values), not 3"),
-        ("tokenizer.kind=bpe", "tokenizer.kind must be 'character', 'word', 'byte_bpe', 'base' "),
+        ("tokenizer.kind=bpe", "tokenizer.kind must be 'character', 'word', 'byte_bpe', 'base', "),
         ("tokenizer.kind=teacher", "tokenizer.kind teacher needs distill"),
         ("distill.alpha=0.5", "the recipe needs distill.teacher"),
         ("distill={teacher: a, alpha: 2}", "distill.alpha is 2"),
@@ -133,6 +133,9 @@ def test_a_data_path_in_a_file_is_beside_the_recipe(tmp_path: Path) -> None:
     assert recipe["optimizer"]["learning_rate"] == 0.001
     path.write_text("data: {path: 'starter:chat'}\n")
     assert load(path)["data"]["path"] == "starter:chat"
+    for named, found in (("v.vec", str(tmp_path / "v.vec")), ("my-vectors", "my-vectors")):
+        path.write_text(f"model: {{vectors: {named}}}\n")
+        assert load(path)["model"]["vectors"] == found
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ PRIVATE = {
     "privacy": {"noise_multiplier": 1.0, "delta": 1e-5},
 }
 
+BERT, GPT = {"architecture": "bert"}, {"architecture": "gpt2"}
+
 
 @pytest.mark.parametrize(
     ("task", "changes", "says"),
@@ -27,6 +29,15 @@ PRIVATE = {
         ("answer", {"label_smoothing": 0.1}, "label_smoothing is for labels"),
         ("generate", {"objective": "elbo", "micro_batch_size": 1}, "needs whole batches"),
         ("generate", {"objective": "elbo", "processes": 2}, "needs whole batches"),
+        ("classify", {"tokenizer": {"kind": "vectors"}}, "kind vectors needs model.vectors"),
+        ("classify", {"model": BERT | {"freeze_vectors": True}}, "freeze_vectors needs"),
+        ("classify", {"model": BERT | {"vectors": "v"}}, "need tokenizer.kind word or vectors"),
+        ("generate", {"model": GPT | {"vectors": "v"}}, "is for tasks that read: classify"),
+        (
+            "classify",
+            {"model": {"base": "b", "vectors": "v.txt"}, "tokenizer": {"kind": "base"}},
+            "begins anew, without a model.base",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(task: str, changes: dict[str, Any], says: str) -> None:

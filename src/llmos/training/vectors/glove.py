@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llmos.data.encoding import IntArray, Ragged
 from llmos.training.recipe_sections import VectorsSection
 from llmos.training.sampling import permutation
-from llmos.training.vectors.windows import chunks, contexts, known_words
+from llmos.training.vectors.windows import chunks, known_words, pairs
 
 POWER = 0.75
 STEP_CELLS = 1 << 16
@@ -112,12 +112,11 @@ def cells(
     """Return the cells that are not 0, word times ``vocab_size`` plus context, and their values."""
     keys: IntArray = np.zeros(0, dtype=np.int64)
     met: npt.NDArray[np.float64] = np.zeros(0)
-    nearness = 1.0 / np.array([*range(window, 0, -1), *range(1, window + 1)])
     for chunk in chunks(rows):
         text = known_words(rows, chunk, unknown)
-        around, near = contexts(text, window, window)
-        found = (text.words[:, None] * vocab_size + around)[near]
-        values = np.broadcast_to(nearness, near.shape)[near]
-        keys, places = np.unique(np.concatenate([keys, found]), return_inverse=True)
-        met = np.bincount(places, np.concatenate([met, values]), len(keys)).astype(np.float64)
+        places, behind = pairs(text, window, window)
+        found = text.words[places] * vocab_size + text.words[places + behind]
+        keys, cell = np.unique(np.concatenate([keys, found]), return_inverse=True)
+        values = np.concatenate([met, 1.0 / np.abs(behind)])
+        met = np.bincount(cell, values, len(keys)).astype(np.float64)
     return keys, met

@@ -1,4 +1,4 @@
-"""Which words stand near which: the windows of a text, as arrays."""
+"""Which words stand near which, as arrays."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ CHUNK_WORDS = 20_000
 """Of a step, but for the line that it ends in."""
 KEYED = 0x3EC
 """Of the random streams here, so that they are none of the samplers'."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +35,7 @@ def known_words(rows: Ragged, chunk: tuple[int, int], unknown: int) -> Text:
     """Return a chunk's words without those that are not in the vocabulary: they leave no gap."""
     first, last = chunk
     words = np.asarray(rows.flat[rows.offsets[first] : rows.offsets[last]], dtype=np.int64)
-    lines = np.repeat(np.arange(last - first), rows.lengths[first:last])
+    lines = np.repeat(np.arange(last - first), np.diff(rows.offsets[first : last + 1]))
     return Text(words[words != unknown], lines[words != unknown])
 
 
@@ -47,16 +45,22 @@ def thinned(text: Text, kept: npt.NDArray[np.float64], random: np.random.Generat
     return Text(text.words[stays], text.lines[stays])
 
 
-def contexts(text: Text, reach: int | IntArray, window: int) -> tuple[IntArray, Mask]:
-    """Return the words around each ``[words, 2 * window]``, and which of these are there: those of
-    the same line, at most ``reach`` away."""
-    offsets = np.array([*range(-window, 0), *range(1, window + 1)])
-    places = np.arange(len(text.words))[:, None] + offsets
-    inside = (places >= 0) & (places < len(text.words))
-    places = places.clip(0, max(len(text.words) - 1, 0))
-    limit = np.broadcast_to(np.asarray(reach), (len(text.words),))[:, None]
-    near = inside & (np.abs(offsets) <= limit) & (text.lines[places] == text.lines[:, None])
-    return text.words[places], near
+def pairs(text: Text, reach: int | IntArray, window: int) -> tuple[IntArray, IntArray]:
+    """Return every two words that are near each other, both ways: the place of the one, in order,
+    and how far behind it the other is, or before it where that is negative.
+
+    Both are in the same line, and at most ``reach`` apart, which may be the one's own, and at most
+    ``window``.
+    """
+    count = len(text.words)
+    limits = np.broadcast_to(np.asarray(reach), (count,))
+    near = np.zeros((count, 2 * window), dtype=np.bool_)
+    for distance in range(1, min(window, count - 1) + 1):
+        same = text.lines[distance:] == text.lines[:-distance]
+        near[distance:, window - distance] = same & (limits[distance:] >= distance)
+        near[:-distance, window + distance - 1] = same & (limits[:-distance] >= distance)
+    places, columns = np.divmod(np.flatnonzero(near), 2 * window)
+    return places, np.array([*range(-window, 0), *range(1, window + 1)])[columns]
 
 
 def generator(seed: int, epoch: int, chunk: int) -> np.random.Generator:

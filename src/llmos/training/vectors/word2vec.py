@@ -1,9 +1,9 @@
 """word2vec: skip-gram and CBOW with negative sampling (Mikolov et al., arXiv:1310.4546).
 
-As in the authors' program, the words around predict the one in the middle, each by itself
-(skip-gram) or their mean (CBOW); windows are narrowed by chance, frequent words thinned out, and
-negatives drawn by the power 3/4 of their frequency. Those of one middle word are shared by all
-around it (Ji et al., arXiv:1604.04661), so that a window is a product of matrices.
+A word predicts each of those near it (skip-gram), or their mean predicts the word (CBOW). As in the
+authors' program, windows are narrowed by chance, frequent words thinned out, and negatives drawn by
+the power 3/4 of their frequency. A few words in a row share their negatives, as those of a window
+do in Ji et al., arXiv:1604.04661: their scores and gradients are products of matrices.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, softplus
 
 from llmos.data.encoding import IntArray, Ragged
 from llmos.training.recipe_sections import VectorsSection
 from llmos.training.vectors.windows import (
     Text,
     chunks,
-    contexts,
     generator,
     known_words,
+    pairs,
     thinned,
 )
 
@@ -31,18 +32,61 @@ LAST_RATE = 1e-4
 """Of the learning rate, what is left of it at the end."""
 LOSS_EVERY = 8
 """Batches of which one is asked for its loss."""
-MAX_SCORE = 8.0
-"""Beyond which words are as sure as can be."""
+GROUP = 16
+"""Words in a row that share their negatives, which are as many, or more where more are asked for;
+each counts for so much that together they count as those asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Windows of some words: those around ``[n, 2 * window]`` and which are there, and the middle
-    word followed by its negatives ``[n, 1 + negatives]``."""
+    """Words in the order of a text, and those near each.
 
-    around: Tensor
-    mask: Tensor
-    targets: Tensor
+    Attributes:
+        words: ``[n]``, whole groups: where the text has no more, filled up by words without any
+            near them.
+        near: ``[pairs]``, those near the first of ``words`` first.
+        places: ``[pairs]``, where in ``words`` the one is that each is near to.
+        starts: ``[n + 1]``, where in ``near`` those of each word begin, and where the last's end.
+        negatives: ``[groups, drawn]``.
+    """
+
+    words: Tensor
+    near: Tensor
+    places: Tensor
+    starts: Tensor
+    negatives: Tensor
+
+    def groups(self, first: int, last: int) -> Windows:
+        """Return those of some groups."""
+        start, stop = first * GROUP, min(last * GROUP, len(self.words))
+        begin, end = int(self.starts[start]), int(self.starts[stop])
+        return Windows(
+            self.words[start:stop],
+            self.near[begin:end],
+            self.places[begin:end] - start,
+            self.starts[start : stop + 1] - begin,
+            self.negatives[first:last],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a batch's words are scored with.
+
+    Attributes:
+        found: ``[predictions]``, of words that are near.
+        mistaken: ``[groups, GROUP, drawn]``, of negatives.
+        weights: ``[groups, GROUP, 1]``, for how many predictions each of a word's negatives counts.
+    """
+
+    found: Tensor
+    mistaken: Tensor
+    weights: Tensor
+
+    def loss(self) -> float:
+        """Return the mean over predictions of one word and its negatives, in nats."""
+        wrong = softplus(-self.found).sum() + (softplus(self.mistaken) * self.weights).sum()
+        return float(wrong) / max(len(self.found), 1)
 
 
 class Word2Vec:
@@ -52,6 +96,7 @@ class Word2Vec:
         train: lines of words.
         counts: how often each word of the vocabulary is in ``train``; 0 for special tokens.
         unknown: the id of words that are not in the vocabulary.
+        batch_words: that take a step of descent together, up to whole groups.
     """
 
     def __init__(
@@ -68,8 +113,9 @@ class Word2Vec:
         self._section, self._seed, self._unknown = section, seed, unknown
         self._train, self._validation = train, validation
         self._chunks = chunks(train)
-        self._batch_words = batch_words
+        self._batch_groups = -(-batch_words // GROUP)
         self._is_cbow = section.method == "cbow"
+        self._num_drawn = max(GROUP, section.negative)
         self.num_steps = section.epochs * len(self._chunks)
         drawn = np.cumsum(counts**POWER)
         self._cumulative = drawn / drawn[-1]
@@ -93,14 +139,12 @@ class Word2Vec:
         text = known_words(self._train, self._chunks[chunk], self._unknown)
         windows = self._windows(thinned(text, self._kept, random), random)
         losses: list[float] = []
-        parts = range(0, len(windows.targets), self._batch_words)
+        parts = range(0, len(windows.negatives), self._batch_groups)
         for index, start in enumerate(parts):
             rate = self._rate((number + index / len(parts)) / self.num_steps)
-            some = slice(start, start + self._batch_words)
-            batch = Windows(windows.around[some], windows.mask[some], windows.targets[some])
-            scores = self._learn(batch, rate)
+            scores = self._learn(windows.groups(start, start + self._batch_groups), rate)
             if index % LOSS_EVERY == 0:
-                losses.append(self._loss(scores, batch))
+                losses.append(scores.loss())
         return float(np.mean(losses)) if losses else 0.0
 
     @torch.no_grad()
@@ -109,9 +153,9 @@ class Word2Vec:
         losses = []
         for index, chunk in enumerate(chunks(self._validation)[:5]):
             text = known_words(self._validation, chunk, self._unknown)
-            batch = self._windows(text, generator(self._seed, self._section.epochs, index))
-            if len(batch.targets):
-                losses.append(self._loss(self._scores(*self._looked_up(batch)), batch))
+            windows = self._windows(text, generator(self._seed, self._section.epochs, index))
+            if len(windows.near):
+                losses.append(self._learn(windows, None).loss())
         return float(np.mean(losses)) if losses else 0.0
 
     def vectors(self) -> Tensor:
@@ -130,69 +174,78 @@ class Word2Vec:
         return self._section.learning_rate * max(1 - done, LAST_RATE)
 
     def _windows(self, text: Text, random: np.random.Generator) -> Windows:
-        window = self._section.window
-        reach = random.integers(1, window + 1, len(text.words))
-        around, near = contexts(text, reach, window)
-        drawn = random.random((len(text.words), self._section.negative))
+        count = len(text.words)
+        reach = random.integers(1, self._section.window + 1, count)
+        places, behind = pairs(text, reach, self._section.window)
+        num_groups = -(-count // GROUP)
+        words = np.zeros(num_groups * GROUP, dtype=np.int64)
+        words[:count] = text.words
+        starts = np.zeros(len(words) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(places, minlength=len(words)), out=starts[1:])
+        drawn = random.random((num_groups, self._num_drawn))
         negatives = np.searchsorted(self._cumulative, drawn, side="right")
-        targets = np.concatenate([text.words[:, None], negatives], axis=1)
-        has_any = near.any(1)
-        return Windows(
-            torch.from_numpy(around[has_any]),
-            torch.from_numpy(near[has_any].astype(np.float32)),
-            torch.from_numpy(targets[has_any]),
+        arrays = (words, text.words[places + behind], places, starts, negatives)
+        return Windows(*map(torch.from_numpy, arrays))
+
+    def _read(self, batch: Windows) -> Tensor:
+        """Return the vectors that predict ``[n, size]``."""
+        if not self._is_cbow:
+            return self._inputs.index_select(0, batch.words)
+        return embedding_bag(
+            batch.near, self._inputs, batch.starts, mode="mean", include_last_offset=True
         )
 
-    def _looked_up(self, batch: Windows) -> tuple[Tensor, Tensor]:
-        """Return the vectors that predict ``[n, predictors, size]`` and those that are predicted
-        ``[n, 1 + negatives, size]``."""
-        count, size = len(batch.targets), self._inputs.shape[1]
-        around = self._inputs.index_select(0, batch.around.view(-1)).view(count, -1, size)
+    def _predicted(self, batch: Windows) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the words that are predicted, and by which vectors: as a batch's ``near``,
+        ``places`` and ``starts``."""
+        if not self._is_cbow:
+            return batch.near, batch.places, batch.starts
+        is_predicted = batch.starts.diff() > 0
+        starts = torch.zeros_like(batch.starts)
+        starts[1:] = is_predicted.cumsum(0)
+        places = is_predicted.nonzero().view(-1)
+        return batch.words[places], places, starts
+
+    def _learn(self, batch: Windows, rate: float | None) -> Scores:
+        """Take one step of gradient descent, or none; return the scores before it."""
+        read = self._read(batch)
+        wanted, places, starts = self._predicted(batch)
+        noise = self._outputs.index_select(0, batch.negatives.view(-1))
+        noise = noise.view(*batch.negatives.shape, -1)
+        grouped = read.view(len(noise), GROUP, -1)
+        sources = read.index_select(0, places)
+        scores = Scores(
+            (sources * self._outputs.index_select(0, wanted)).sum(1),
+            torch.bmm(grouped, noise.transpose(1, 2)),
+            (starts.diff() * (self._section.negative / self._num_drawn)).view(-1, GROUP, 1),
+        )
+        if rate is None:
+            return scores
+        pulls = torch.sigmoid(-scores.found).mul_(rate)
+        pushes = torch.sigmoid(scores.mistaken).mul_(scores.weights * -rate)
+        changes = embedding_bag(
+            wanted,
+            self._outputs,
+            starts,
+            mode="sum",
+            per_sample_weights=pulls,
+            include_last_offset=True,
+        )
+        changes.view_as(grouped).baddbmm_(pushes, noise)
+        noise_changes = torch.bmm(pushes.transpose(1, 2), grouped)
+        _add(self._outputs, wanted, sources.mul_(pulls[:, None]))
+        _add(self._outputs, batch.negatives.view(-1), noise_changes.view(-1, read.shape[1]))
         if self._is_cbow:
-            around = torch.bmm(self._shares(batch)[:, None], around)
-        targets = self._outputs.index_select(0, batch.targets.view(-1)).view(count, -1, size)
-        return around, targets
-
-    def _shares(self, batch: Windows) -> Tensor:
-        """Return what each word around is of their mean ``[n, 2 * window]``."""
-        return batch.mask / batch.mask.sum(1, keepdim=True)
-
-    def _scores(self, around: Tensor, targets: Tensor) -> Tensor:
-        return torch.bmm(around, targets.transpose(1, 2)).clamp_(-MAX_SCORE, MAX_SCORE)
-
-    def _weights(self, batch: Windows) -> Tensor:
-        """Return which predictions there are ``[n, predictors, 1 + negatives]``: none of the middle
-        word as its own negative, and none by words that are not there."""
-        counted = (batch.targets != batch.targets[:, :1]).float()
-        counted[:, 0] = 1.0
-        if self._is_cbow:
-            return counted[:, None]
-        return batch.mask[:, :, None] * counted[:, None]
-
-    def _learn(self, batch: Windows, rate: float) -> Tensor:
-        """Take one step of gradient descent; return the scores before it."""
-        around, targets = self._looked_up(batch)
-        scores = self._scores(around, targets)
-        errors = torch.sigmoid(scores).neg_()
-        errors[..., 0] += 1.0
-        errors *= self._weights(batch).mul_(rate)
-        changes = torch.bmm(errors, targets)
-        size = changes.shape[2]
-        if self._is_cbow:
-            # Like the authors' program: each word around moves by all of the change.
-            changes = batch.mask[:, :, None] * changes
-        target_changes = torch.bmm(errors.transpose(1, 2), around)
-        self._inputs.index_add_(0, batch.around.view(-1), changes.view(-1, size))
-        self._outputs.index_add_(0, batch.targets.view(-1), target_changes.view(-1, size))
+            # Like the authors' program: each word near moves by all of the change.
+            _add(self._inputs, batch.near, changes.index_select(0, batch.places))
+        else:
+            _add(self._inputs, batch.words, changes)
         return scores
 
-    def _loss(self, scores: Tensor, batch: Windows) -> float:
-        """Return the mean over predictions of one word and its negatives, in nats."""
-        signs = -torch.ones(scores.shape[2])
-        signs[0] = 1.0
-        weights = self._weights(batch)
-        losses = nn.functional.softplus(-scores * signs) * weights
-        return float(losses.sum() / weights[..., 0].sum())
+
+def _add(table: Tensor, places: Tensor, rows: Tensor) -> None:
+    """Add rows to those of a table; several to one are added in their order."""
+    table.scatter_add_(0, places[:, None].expand_as(rows), rows)
 
 
 def _kept(counts: IntArray, subsample: float) -> npt.NDArray[np.float64]:

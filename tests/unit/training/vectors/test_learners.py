@@ -14,8 +14,8 @@ from llmos.data.encoding import Ragged
 from llmos.training.recipe_sections import VectorsSection
 from llmos.training.vectors import windows
 from llmos.training.vectors.glove import Glove, cells
-from llmos.training.vectors.windows import chunks, contexts, known_words
-from llmos.training.vectors.word2vec import Windows, Word2Vec
+from llmos.training.vectors.windows import Text, chunks, generator, known_words, pairs
+from llmos.training.vectors.word2vec import GROUP, Word2Vec
 
 UNKNOWN, VOCAB, SIZE = 1, 12, 6
 
@@ -32,15 +32,22 @@ def learner(kind: type, rows: Ragged, **changes: Any) -> Any:
     return kind(section, rows, text(30, 9), counts, UNKNOWN, SIZE, 7, seed=3)
 
 
-def test_windows_end_with_lines_and_leave_unknown_words_out() -> None:
+def test_words_are_near_in_their_line_and_unknown_ones_leave_no_gap() -> None:
     rows = Ragged.of([[2, 3, 1, 4], [], [5, 6], [7]])
     read = known_words(rows, (0, 4), UNKNOWN)
-    around, near = contexts(read, 2, 2)
-    found = {
-        (int(word), tuple(sorted(row[mask].tolist())))
-        for word, row, mask in zip(read.words, around, near, strict=True)
-    }
-    assert found == {(2, (3, 4)), (3, (2, 4)), (4, (2, 3)), (5, (6,)), (6, (5,)), (7, ())}
+    places, behind = pairs(read, 2, 2)
+    found = [(int(a), int(b)) for a, b in zip(places, places + behind, strict=True)]
+    words = [(int(read.words[a]), int(read.words[b])) for a, b in found]
+    assert words == [(2, 3), (2, 4), (3, 2), (3, 4), (4, 2), (4, 3), (5, 6), (6, 5)]
+
+
+def test_a_word_may_reach_less_far_than_another() -> None:
+    read = Text(np.arange(5), np.zeros(5, dtype=np.int64))
+    places, behind = pairs(read, np.array([1, 2, 0, 3, 1]), 3)
+    near = {place: sorted((places + behind)[places == place].tolist()) for place in range(5)}
+    assert near == {0: [1], 1: [0, 2, 3], 2: [], 3: [0, 1, 2, 4], 4: [3]}
+    for count in (0, 1):
+        assert not len(pairs(Text(read.words[:count], read.lines[:count]), 3, 3)[0])
 
 
 def test_chunks_hold_every_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,40 +58,60 @@ def test_chunks_hold_every_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(one[1] == other[0] for one, other in pairwise(found)) and len(found) > 20
 
 
+@pytest.mark.parametrize("negative", [4, 20])
 @pytest.mark.parametrize("method", ["skip_gram", "cbow"])
-def test_a_step_is_the_gradient_of_the_paper(method: str) -> None:
-    """Of log s(v'_o v_i) + sum log s(-v'_n v_i), each prediction of its own."""
-    own = learner(Word2Vec, text(20), method=method)
+def test_a_step_is_the_gradient_of_the_paper(method: str, negative: int) -> None:
+    """Of log s(u_o v_c) + the mean over negatives, as many times as asked for, of log s(-u_n v_c);
+    each prediction of its own."""
+    own = learner(Word2Vec, text(20), method=method, negative=negative)
     torch.manual_seed(0)
     own._inputs.normal_(), own._outputs.normal_()
-    batch = Windows(
-        torch.tensor([[2, 3, 4], [5, 6, 7]]),
-        torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]),
-        torch.tensor([[8, 9, 10], [9, 11, 9]]),  # 9 is its own negative: not counted
-    )
+    read = known_words(text(12, 4), (0, 12), UNKNOWN)
+    batch = own._windows(read, generator(1, 2, 3))
+    assert len(batch.words) % GROUP == 0 and len(batch.words) > len(read.words) > 2 * GROUP
     inputs = own._inputs.clone().requires_grad_(True)
     outputs = own._outputs.clone().requires_grad_(True)
-    objective = torch.zeros(())
-    for row in range(2):
-        around = [int(w) for w, m in zip(batch.around[row], batch.mask[row], strict=True) if m]
-        predictors = [inputs[word] for word in around]
+    objective, num_predictions = torch.zeros(()), 0
+    for place, word in enumerate(read.words):
+        near = batch.near[batch.starts[place] : batch.starts[place + 1]]
+        negatives = outputs[batch.negatives[place // GROUP]]
+        predictions = [(inputs[word], outputs[other]) for other in near]
         if method == "cbow":
             # The authors' program moves each word by all of the mean's gradient.
-            mean = torch.stack(predictors)
-            predictors = [mean.mean(0).detach() + mean.sum(0) - mean.sum(0).detach()]
-        middle, *negatives = batch.targets[row].tolist()
-        for predictor in predictors:
-            objective = objective + torch.log(torch.sigmoid(outputs[middle] @ predictor))
-            for negative in negatives:
-                if negative != middle:
-                    score = outputs[negative] @ predictor
-                    objective = objective + torch.log(torch.sigmoid(-score))
+            mean = inputs[near]
+            mean = mean.mean(0).detach() + mean.sum(0) - mean.sum(0).detach()
+            predictions = [(mean, outputs[word])] if len(near) else []
+        for predictor, predicted in predictions:
+            mistaken = torch.log(torch.sigmoid(-negatives @ predictor)).mean()
+            objective = objective + torch.log(torch.sigmoid(predicted @ predictor))
+            objective = objective + negative * mistaken
+            num_predictions += 1
+    loss = -objective.item() / num_predictions
     objective.backward()
     assert inputs.grad is not None and outputs.grad is not None
     expected = inputs.detach() + 0.1 * inputs.grad, outputs.detach() + 0.1 * outputs.grad
+    before = own._inputs.clone()
+    assert own._learn(batch, None).loss() == pytest.approx(loss)
+    assert torch.equal(own._inputs, before), "asked for the loss alone"
     own._learn(batch, 0.1)
-    assert torch.allclose(own._inputs, expected[0], atol=1e-5)
-    assert torch.allclose(own._outputs, expected[1], atol=1e-5)
+    assert torch.allclose(own._inputs, expected[0], atol=1e-4)
+    assert torch.allclose(own._outputs, expected[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["skip_gram", "cbow"])
+def test_the_windows_of_a_few_words_are_those_of_all(method: str) -> None:
+    own = learner(Word2Vec, text(20), method=method)
+    own._outputs.normal_()
+    read = known_words(text(20, 4), (0, 20), UNKNOWN)
+    whole = own._windows(read, generator(1, 2, 3))
+    num_groups = len(whole.negatives)
+    assert num_groups > 3
+    parts = [whole.groups(first, first + 2) for first in range(0, num_groups, 2)]
+    scores = [own._learn(part, None) for part in parts]
+    together = own._learn(whole, None)
+    for name in ("found", "mistaken", "weights"):
+        pieces = torch.cat([getattr(one, name) for one in scores])
+        assert torch.allclose(pieces, getattr(together, name), atol=1e-6)
 
 
 def test_words_that_meet_are_counted_by_nearness_both_ways() -> None:
