@@ -138,8 +138,9 @@ class VirtualTimes:
 
     def charge(self, shares: Mapping[str, float], ms: float) -> None:
         """Add ``ms`` of compute to the flows by their shares of it."""
+        times_ms = self._times_ms
         for flow, share in shares.items():
-            self._times_ms[flow] = self.of(flow) + share * ms
+            times_ms[flow] = times_ms.get(flow, 0.0) + share * ms
 
     def of(self, flow: str) -> float:
         """Return a flow's virtual time."""

@@ -19,7 +19,7 @@ from llmos.kernel.ledger import Ledger
 from llmos.kernel.models import LEAST_TURN_S, LOADS_PER_TURN, LONGEST_TURN_S
 from llmos.kernel.scheduler import DRAIN_S
 from llmos.simulate.clock import Events, picoseconds, seconds
-from llmos.simulate.engine import BLOCK_TOKENS, ITL_TARGET_S, SimulatedEngine
+from llmos.simulate.engine import BLOCK_TOKENS, ITL_TARGET_S, SimulatedEngine, Step
 from llmos.simulate.hardware import Hardware, Hosted
 from llmos.simulate.rounds import Round, rounds_until, take_turns
 from llmos.simulate.scenario import has_targets
@@ -317,17 +317,18 @@ class Device:
         if len(working) > 1 and any(engine.num_streams for _, engine in working):
             limit_s = FILLING_SHARE * ITL_TARGET_S
         taking, until_ps = take_turns(working, now_ps)
-        steps = [(hosted, engine.begin(self._seen, limit_s)) for hosted, engine in taking]
-        current = Round(
-            now_ps,
-            sum(step.first_ps for _, step in steps),
-            sum(step.growth_ps for _, step in steps),
-            min(self._max_run, *(step.most_steps for _, step in steps)),
-            steps,
-        )
+        steps: list[tuple[Hosted, Step]] = []
+        first_ps, growth_ps, most_steps = 0, 0, self._max_run
+        for hosted, engine in taking:
+            step = engine.begin(self._seen, limit_s)
+            steps.append((hosted, step))
+            first_ps += step.first_ps
+            growth_ps += step.growth_ps
+            most_steps = min(most_steps, step.most_steps)
+            self._has_changed |= not step.is_steady
+        current = Round(now_ps, first_ps, growth_ps, most_steps, steps)
         if until_ps is not None:
             current.times = rounds_until(current, until_ps)
-        self._has_changed |= not all(step.is_steady for _, step in steps)
         self._round = current
         self._schedule(current)
 
@@ -353,7 +354,8 @@ class Device:
             assert hosted.engine is not None, "a model with work is not evicted"
             done = hosted.engine.finish(step, current.times, first_ps, now_ps)
             self._virtual.charge(step.charged_ps, 1.0)
-            ended += ((hosted, sequence) for sequence in done)
+            if done:
+                ended += ((hosted, sequence) for sequence in done)
         ended.sort(key=lambda one: one[1].request.number)
         for hosted, sequence in ended:
             self._leave(hosted, sequence, now_ps)

@@ -79,7 +79,7 @@ class SimulatedEngine:
         self._standing: Step | None = None
         """What the next step is, while all rows decode and no other comes."""
         self._standing_limit_s = 0.0
-        self._owed: list[Sequence] = []
+        self._owed: list[tuple[Sequence, int, int]] = []
         self._owed_steps = 0
         """So many steps were computed for those, and are still to be noted."""
         self._owed_ps = 0
@@ -119,9 +119,10 @@ class SimulatedEngine:
             state = self._state(virtual_times, step_limit_s, offered)
             plan = batcher.plan(state)
             self.num_plans += 1
-            num_admitted = sum(one.id not in self.running for one in plan.chunks)
+            if len(state.waiting) == len(self.waiting):
+                break
             # Who was not asked about comes after those who were: nothing else can be missing.
-            if num_admitted < offered or len(state.waiting) == len(self.waiting):
+            if sum(one.id not in self.running for one in plan.chunks) < offered:
                 break
             offered *= 4
         step = self._place(plan)
@@ -260,7 +261,9 @@ class SimulatedEngine:
             self._owe(step, step.tenants, num_steps, last_ps)
             return []
         self._note_owed()
-        charged, ended = step.charged_ps, []
+        charged: dict[str, int] = {}
+        step.charged_ps = charged
+        ended = []
         for sequence, num_tokens, took_ps in step.chunks:
             num_known = sequence.num_tokens
             if step.is_steady:
@@ -294,30 +297,29 @@ class SimulatedEngine:
             sums = tenants.setdefault(sequence.tenant, [0, 0])
             sums[0] += 1
             sums[1] += sequence.num_tokens
-        return self._again(step, tenants, num_steps)
-
-    def _again(self, step: Step, tenants: dict[str, list[int]], num_steps: int) -> Step:
         first_ps = step.first_ps + num_steps * step.growth_ps
         left = step.most_steps - num_steps
         return Step(step.chunks, first_ps, (), True, step.growth_ps, left, tenants=tenants)
 
     def _owe(self, step: Step, tenants: dict[str, list[int]], num_steps: int, last_ps: int) -> None:
         """Charge the tenants for steps in which no row ends, and leave the rows for later: where
-        another model's prompt is computed between any two steps, that is most of the work."""
+        another model's prompt is computed between any two steps, that is most of the work. What is
+        left of the step is the next one."""
         for tenant, sums in tenants.items():
             num_rows, num_tokens = sums
             step.charged_ps[tenant] = self.times.decode_all(num_rows, num_tokens, num_steps)
-            sums[1] += num_rows * num_steps
-        if not self._owed_steps:
-            self._owed = [sequence for sequence, _, _ in step.chunks]
+            sums[1] = num_tokens + num_rows * num_steps
+        self._owed = step.chunks
         self._owed_steps += num_steps
         self._owed_ps = last_ps
         self.steps_since_yield += num_steps
-        self._standing = self._again(step, tenants, num_steps)
+        step.first_ps += num_steps * step.growth_ps
+        step.most_steps -= num_steps
+        self._standing = step
 
     def _note_owed(self) -> None:
         if self._owed_steps:
-            for sequence in self._owed:
+            for sequence, _, _ in self._owed:
                 self._decode(sequence, self._owed_steps)
                 sequence.last_ps = self._owed_ps
             self._owed_steps = 0

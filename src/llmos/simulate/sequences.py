@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from llmos.engines.ordered import Ordered
@@ -86,13 +86,16 @@ class Waiting:
         self._count -= 1
 
     def best(self, virtual_times: Mapping[str, float], most: int) -> Iterator[Sequence]:
-        """Yield the first ``most`` of each class by the batcher's rank."""
+        """Yield the first ``most`` of each class by the batcher's rank, in any order."""
 
         def rank(sequence: Sequence) -> Any:
             virtual_time = virtual_times.get(sequence.tenant, 0.0)
             return (not sequence.is_promoted, virtual_time, sequence.request.number)
 
         for tenants in self._classes.values():
+            if sum(map(len, tenants.values())) <= most:
+                yield from chain.from_iterable(tenants.values())
+                continue
             yield from islice(heapq.merge(*tenants.values(), key=rank), most)
 
 

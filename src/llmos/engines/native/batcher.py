@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import msgspec
@@ -133,7 +132,8 @@ def plan(state: State) -> StepPlan:
         else:
             _plan_prefill(step, row)
     _add_drafts(step)
-    chunks = sorted(step.chunks.values(), key=lambda chunk: chunk.num_tokens > 1)
+    chunks = [chunk for chunk in step.chunks.values() if chunk.num_tokens <= 1]
+    chunks += [chunk for chunk in step.chunks.values() if chunk.num_tokens > 1]
     promotions = tuple(sorted(promoted))
     return StepPlan(tuple(chunks), tuple(step.preempted), promotions, step.has_yielded)
 
@@ -250,49 +250,46 @@ def _add_drafts(step: _Step) -> None:
             step.schedule(row, most, num_blocks, most * token_s)
 
 
-@dataclass
 class _Step:
     """The step under construction: who is alive, what is scheduled, what is left to give."""
 
-    state: State
-    promoted: set[str]
-    chunks: dict[str, Chunk] = field(default_factory=dict)
-    preempted: list[str] = field(default_factory=list)
-    takes_decodes: bool = True
-    """Of the lower classes."""
-    takes_prefills: bool = True
-    admits: bool = True
-    is_short_of_blocks: bool = False
-    """A decoding row had to preempt another: admit nobody else in this step."""
-    has_prefill: bool = False
-    has_yielded: bool = False
-
-    def __post_init__(self) -> None:
-        state, cost = self.state, self.state.cost
+    def __init__(self, state: State, promoted: set[str]) -> None:
+        cost = state.cost
+        self.state = state
+        self.promoted = promoted
+        self.chunks: dict[str, Chunk] = {}
+        self.preempted: list[str] = []
+        self.takes_decodes = True
+        """Of the lower classes."""
+        self.takes_prefills = True
+        self.admits = True
+        self.is_short_of_blocks = False
+        """A decoding row had to preempt another: admit nobody else in this step."""
+        self.has_prefill = False
+        self.has_yielded = False
         self.rows = (*state.running, *state.waiting)
-        if self.promoted:
+        if promoted:
             self.rows = tuple(
-                replace(row, is_promoted=True) if row.id in self.promoted else row
-                for row in self.rows
+                replace(row, is_promoted=True) if row.id in promoted else row for row in self.rows
             )
         self.waiting_ids = {row.id for row in state.waiting}
-        self.alive: dict[str, Row] = {}
-        self.decoding_ids: set[str] = set()
+        self.alive: dict[str, Row] = {row.id: row for row in self.rows[: len(state.running)]}
+        self.decoding_ids = {
+            row.id for row in self.alive.values() if row.num_tokens - row.num_cached == 1
+        }
         self.reserved: dict[str, float] = {}
         """Time kept for the rows with an inter-token target; for each also a token."""
         self.furthest: dict[int, float] = {}
         """By class, the highest virtual time of a running row that is not promoted."""
-        for row in self.rows[: len(state.running)]:
-            self.alive[row.id] = row
-            rank_class, is_decoding = row.rank_class, row.num_left == 1
-            if is_decoding:
-                self.decoding_ids.add(row.id)
-                if rank_class < LATENCY_CLASSES:
-                    self.reserved[row.id] = cost.decode_s(row.num_tokens)
-            if not row.is_promoted:
-                before = self.furthest.get(rank_class)
-                if before is None or before < row.virtual_time:
-                    self.furthest[rank_class] = row.virtual_time
+        for row_id, row in self.alive.items():
+            if row.is_promoted or row.priority < LATENCY_CLASSES:
+                if row_id in self.decoding_ids:
+                    self.reserved[row_id] = cost.decode_s(row.num_tokens)
+                if row.is_promoted:
+                    continue
+            before = self.furthest.get(row.priority)
+            if before is None or before < row.virtual_time:
+                self.furthest[row.priority] = row.virtual_time
         self.free_blocks = state.free_blocks
         self.tokens_left = state.max_step_tokens
         self.logits_left = state.max_step_logits
@@ -313,17 +310,15 @@ class _Step:
 
     def order(self, row: Row) -> tuple[int, bool, bool, float, int]:
         """Who is planned first: by class, there decoding rows before prompts, then by rank."""
-        is_promoted = row.is_promoted
+        is_promoted, virtual_time = row.is_promoted, row.virtual_time
         rank_class = 0 if is_promoted else row.priority
-        return rank_class, self.goes_later(row), not is_promoted, row.virtual_time, row.arrival
-
-    def goes_later(self, row: Row) -> bool:
-        """Whether the decoding rows of its class go before a row: not those of the lower classes,
-        which may fill a step, where their tenants had far more."""
-        if row.id in self.decoding_ids:
-            return False
-        lead = self.furthest.get(row.rank_class, row.virtual_time) - row.virtual_time
-        return row.rank_class < LATENCY_CLASSES or lead <= self.state.tenant_lead
+        goes_later = row.id not in self.decoding_ids
+        if goes_later and rank_class >= LATENCY_CLASSES:
+            # Not behind the decoding rows of the lower classes, which may fill a step, where their
+            # tenants had far more.
+            lead = self.furthest.get(rank_class, virtual_time) - virtual_time
+            goes_later = lead <= self.state.tenant_lead
+        return rank_class, goes_later, not is_promoted, virtual_time, row.arrival
 
     def gives_way(self, row: Row, other: Row) -> bool:
         """Whether a running row may be preempted to admit another."""
@@ -372,17 +367,18 @@ class _Step:
 
     def schedule(self, row: Row, num_tokens: int, num_new_blocks: int, seconds: float) -> None:
         """Compute (more) tokens of a row."""
-        more = Chunk(row.id, num_tokens, num_new_blocks)
-        if known := self.chunks.get(row.id):
+        row_id, known = row.id, self.chunks.get(row.id)
+        if known is None:
+            self.chunks[row_id] = Chunk(row_id, num_tokens, num_new_blocks)
+        else:
             num_blocks = known.num_new_blocks + num_new_blocks
-            more = Chunk(row.id, known.num_tokens + num_tokens, num_blocks)
-        self.chunks[row.id] = more
+            self.chunks[row_id] = Chunk(row_id, known.num_tokens + num_tokens, num_blocks)
         self.free_blocks -= num_new_blocks
         self.tokens_left -= num_tokens
         if row.wants_all_logits:
             self.logits_left -= num_tokens
-        self.spent_s += seconds - self.reserved.pop(row.id, 0.0)
-        self.charged_s[row.id] = self.charged_s.get(row.id, 0.0) + seconds
+        self.spent_s += seconds - self.reserved.pop(row_id, 0.0)
+        self.charged_s[row_id] = self.charged_s.get(row_id, 0.0) + seconds
 
     def preempt(self, row: Row) -> None:
         for block in row.blocks:
