@@ -39,8 +39,11 @@ up: $(RUNTIME) ## Install llmos, start it, and prove that it works (PORT=N picks
 down: ## Stop llmos
 	@if [ -x $(BIN)/llmos ]; then $(BIN)/llmos down; else echo "llmos is not installed here"; fi
 
+# One process a core, each with whole files: what a file's tests share is made once.
+TESTERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: check ## Run every check and test but the soak
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(TESTERS)
 
 check: $(DEV) ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check
