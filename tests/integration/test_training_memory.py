@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,43 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_rows(
     assert JobLog(f"step 4 learned from rows {rows} of the training split") in sent
     kept = [path.name for path in (tmp_path / "checkpoint" / "checkpoints").iterdir()]
     assert kept == ["step-00000002"]
+
+
+@pytest.mark.parametrize("task", ["chat", "fill_mask"])
+def test_the_first_step_that_went_wrong_is_told_though_nobody_looked_then(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of step 2 is no number, so that the loss of step 3 is none either; both are
+    looked at when step 4 reports. What stands in the log are rows, whatever else was drawn."""
+    backward = Trainer._backward
+
+    def poisoned(self: Trainer, batch: Any, num_labels: int) -> torch.Tensor:
+        loss = backward(self, batch, num_labels)
+        if self.progress.step == 1:
+            next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr("llmos.training.trainer.REPORTS", 1)
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    context, sent = make_job(tmp_path, make_recipe(task, eval_every=4, checkpoint_every=4))
+    with pytest.raises(DivergedError, match="gradient's norm became nan at step 2, of rows"):
+        handler.run(context)
+    [line] = [m.line for m in sent if isinstance(m, JobLog) and "learned from rows" in m.line]
+    rows = re.findall(r"\d+", line.partition("rows")[2])
+    assert len(rows) == 4 and max(map(int, rows)) < 60
+    assert not list((tmp_path / "checkpoint").glob("checkpoints/*")), "none of what went wrong"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_where_nothing_can_be_cut_is_said_with_the_estimate(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "_backward", full)
+    with pytest.raises(
+        OutOfMemoryError, match=r"estimated to need \d+\.\d [MG]B.*batch_size"
+    ) as told:
+        handler.run(make_job(tmp_path, make_recipe("embed"))[0])
+    assert not told.value.retryable

@@ -73,25 +73,33 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "checkpoint"
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_training_held_at_every_step_in_both_ways_reaches_the_very_weights(
-    undisturbed: Path, tmp_path: Path
+    processes: int, undisturbed: Path, tmp_path: Path
 ) -> None:
-    params = {"recipe": recipe(), "name": "tiny", "data": {}, "base": None}
+    its = recipe(processes=processes)
+    if processes > 1:
+        run(make_job(tmp_path / "together", its)[0])
+        undisturbed = tmp_path / "together" / "checkpoint"
+    params = {"recipe": its, "name": "tiny", "data": {}, "base": None}
     held = tmp_path / "held"
     held.mkdir()
     command = [sys.executable, "-c", WORKER, json.dumps(params), str(tmp_path), str(held)]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes["start_new_session"] = True  # as a job has, whose processes are held together
     said = []
     with subprocess.Popen(command, env=environment, bufsize=1, **pipes) as trainer:
         process = psutil.Process(trainer.pid)
         for line in trainer.stdout:
             said.append(line.split()[0])
             if said[-1] == "step":
-                trainer.send_signal(signal.SIGSTOP)
-                while process.status() != psutil.STATUS_STOPPED:
+                all_of_them = [process, *process.children()]
+                assert len(all_of_them) == processes
+                os.killpg(trainer.pid, signal.SIGSTOP)
+                while any(one.status() != psutil.STATUS_STOPPED for one in all_of_them):
                     pass
-                trainer.send_signal(signal.SIGCONT)
+                os.killpg(trainer.pid, signal.SIGCONT)
                 trainer.stdin.write("\n")
     assert trainer.returncode == 0
     assert said == [word for _ in range(STEPS - 1) for word in ("step", "paused")] + ["step"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.integration.killings import forker, left_by
 from tests.unit.training.tiny import make_job, make_recipe
 
 from llmos.errors import CancelledError, RecipeError
@@ -156,3 +159,45 @@ def test_a_network_that_cannot_be_split_is_refused(task: str, message: str, tmp_
     its = make_recipe(task, processes=2, parallel="tensor")
     with pytest.raises(RecipeError, match=message):
         handler.run(make_job(tmp_path, its)[0])
+
+
+def test_the_first_process_takes_the_others_with_it_and_any_number_go_on(tmp_path: Path) -> None:
+    its = recipe("generate", 2)
+    its["model"]["config"] |= {"resid_pdrop": 0.1}
+    params = {"recipe": its, "name": "tiny", "data": {}, "base": None}
+    directories = [tmp_path / name / "checkpoint" for name in ("whole", "two", "one")]
+    whole, two, one = directories
+    with forker() as forked:
+        assert forked.run(params, tmp_path, whole) == 0
+        assert forked.run(params, tmp_path, two, writing=4) == -signal.SIGKILL
+        [other] = json.loads((two / "others.json").read_text())
+        wait_until_gone(other)
+        shutil.copytree(two, one)
+        assert forked.run(params, tmp_path, two) == 0
+        fewer = params | {"recipe": its | {"processes": 1}}
+        assert forked.run(fewer, tmp_path, one) == 0
+    assert left_by(two) == left_by(whole)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "whole"), rel=0.02)
+
+
+def wait_until_gone(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(timeout=20)
+
+
+def test_processes_that_are_cancelled_all_end(tmp_path: Path) -> None:
+    context, sent = make_job(tmp_path, recipe("generate", 2))
+    metric, others = context.metric, []
+
+    def cancel(at: int, **values: float) -> None:
+        metric(at, **values)
+        if at == 3:
+            others.extend(psutil.Process().children())
+            context.cancel()
+
+    context.metric = cancel  # type: ignore[method-assign]
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    assert len(others) == 1 and not others[0].is_running()
+    assert max(m.step for m in sent if isinstance(m, JobMetric)) == 3
+    assert not torch.distributed.is_initialized()

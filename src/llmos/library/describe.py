@@ -51,15 +51,15 @@ def context_tokens(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any
     limits = (config.get(key) for key in _CONTEXT_KEYS)
     limit = next((value for value in limits if type(value) is int and value > 0), None)
     if limit is not None:
-        return limit - _position_offset(config)
+        return limit - position_offset(config)
     longest = tokenizer_config.get("model_max_length")
     if isinstance(longest, int | float) and 0 < longest <= _MAX_CONTEXT_TOKENS:
         return int(longest)
     return _UNBOUNDED_CONTEXT_TOKENS
 
 
-def _position_offset(config: Mapping[str, Any]) -> int:
-    """RoBERTa counts positions from pad_token_id + 1, so that many fewer tokens fit."""
+def position_offset(config: Mapping[str, Any]) -> int:
+    """Return how many positions no token has: RoBERTa counts them from pad_token_id + 1."""
     pad = config.get("pad_token_id")
     if config.get("model_type") in _OFFSET_POSITIONS:
         return (pad if type(pad) is int else 1) + 1

@@ -99,6 +99,11 @@ def _open(context: JobContext, role: Literal["base", "teacher"]) -> BaseModel | 
     named = describe.special_tokens(directory, config)
     eos = named.get("eos", "")
     mask = describe.mask_token(directory, config)
+    if role == "base" and "pad" not in named:
+        context.log(
+            f"{given['ref']} names no token to pad with: what fills rows up is masked by its "
+            "place, whatever its token"
+        )
     specials = Specials(named.get("pad", eos), eos, named.get("bos"), named.get("unk"), mask=mask)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return BaseModel(given["ref"], given.get("digest", ""), directory, tokenizer, specials)

@@ -20,6 +20,7 @@ from llmos.errors import RecipeError
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, distillation, networks, ranks
 from llmos.training.adversarial import adversarial_of, drop_critic
+from llmos.training.augmentation import augmented
 from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
@@ -27,7 +28,7 @@ from llmos.training.counting import Counting
 from llmos.training.distribution import Team, gathered
 from llmos.training.examples import Data
 from llmos.training.latents import latents_of
-from llmos.training.micro_batches import micro_batches_for
+from llmos.training.micro_batches import memory_errors, micro_batches_for
 from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
@@ -55,9 +56,10 @@ def run(context: JobContext) -> JobResult:
         PublishingError: the saved model differs from the trained one.
         CancelledError: the job was cancelled.
         DiskFullError: there is no room for a checkpoint or the model.
+        OutOfMemoryError: memory ran out, and nothing smaller could be tried.
     """
     os.environ.setdefault("MPLCONFIGDIR", str(context.home / "cache" / "matplotlib"))
-    with disk_errors():
+    with disk_errors(), memory_errors(context.params):
         return _run(context)
 
 
@@ -136,6 +138,8 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
     objective = _objective(recipe, model, prepared, specials)
     if recipe.distill is not None and given.teacher is not None:
         objective = _distilled(recipe, prepared, model, objective, given.teacher)
+    if recipe.robust is not None and (recipe.robust.drop or recipe.robust.shuffle):
+        objective = augmented(objective, recipe.robust, prepared.tokenizer, recipe.seed)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     if team.size > 1 and isinstance(objective, Conversations | PackedConversations):
@@ -236,7 +240,9 @@ def _data_source(context: JobContext, path: str) -> Path | tuple[Path, ...]:
 
 def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
     if given.base is not None:
-        model = networks.load_base(recipe, given.base.directory, prepared.labels)
+        pad = given.base.specials.pad
+        pad_id = prepared.tokenizer.token_to_id(pad) if pad else None
+        model = networks.load_base(recipe, given.base.directory, prepared.labels, pad_id)
     else:
         specials = given.tokens.specials if given.tokens else specials_for(recipe)
         model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)

@@ -19,24 +19,13 @@ from transformers import PreTrainedModel
 from llmos.data.encoding import Columns, IntArray
 from llmos.training.encoder import IGNORE
 from llmos.training.objectives import Batch, Examples, Measures, cross_entropy_sum
-from llmos.training.sampling import ExampleSampler, Sampler, random_bits
+from llmos.training.sampling import Draws, ExampleSampler, Sampler, random_bits
 
 SHARE = 0.15
 MASKED, REPLACED = 0.8, 0.1
 """Of those chosen."""
 MASKS, TOKENS = 3, 4
 """Streams of random numbers, beside those of the sampler."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """The rows of a sampler, each with the number of its step: ``row + (1 + step) * num_rows``."""
-
-    sampler: Sampler
-    num_rows: int
-
-    def rows(self, step: int) -> IntArray:
-        return self.sampler.rows(step) + (1 + step) * self.num_rows
 
 
 @dataclass(frozen=True, slots=True)

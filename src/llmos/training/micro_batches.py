@@ -6,10 +6,11 @@ to rounding. What was chosen is kept for the life of a job: another size would r
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
@@ -105,6 +106,23 @@ def micro_batches_for(
         free_bytes(device),
         context.log,
     )
+
+
+@contextlib.contextmanager
+def memory_errors(params: dict[str, Any]) -> Iterator[None]:
+    """Raise OutOfMemoryError, with what a train job was estimated to need, in place of whatever
+    else says that memory ran out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        needed = format_bytes(jobs.estimate_bytes(params))
+        raise OutOfMemoryError(
+            f"the training does not fit in memory: it was estimated to need {needed}. Use a "
+            "smaller batch_size, activation_checkpointing=true, fewer max_tokens or block_size, or "
+            "a smaller model."
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,10 +14,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
+from llmos.library.describe import position_offset
 from llmos.models.codes import ARCHITECTURES, CODE_TOKENS
 from llmos.models.registry import AUTO_CLASSES, register
 from llmos.training.adapters import add_adapter
 from llmos.training.counted import is_counted
+from llmos.training.network_checks import check_causal, see_to_padding
 from llmos.training.recipe import Recipe
 
 register()
@@ -43,9 +45,14 @@ def build(
     return _ready(model, recipe)
 
 
-def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> PreTrainedModel:
+def load_base(
+    recipe: Recipe, directory: Path, labels: Sequence[str] | None, pad_id: int | None
+) -> PreTrainedModel:
     """The base model in ``directory`` in float32, with a new head where the labels are new, or with
     an adapter where the recipe trains one.
+
+    Args:
+        pad_id: the token that pads where the base says none.
 
     Raises:
         RecipeError: the base cannot learn this objective, or take that adapter.
@@ -59,6 +66,8 @@ def load_base(recipe: Recipe, directory: Path, labels: Sequence[str] | None) -> 
         raise RecipeError(
             f"{recipe.model.base} cannot learn {recipe.objective}: {_first_line(error)}"
         ) from error
+    if recipe.head == "sequence_classification":
+        see_to_padding(model, pad_id)
     model = _ready(model, recipe)
     return model if recipe.adapter is None else add_adapter(model, recipe.adapter)
 
@@ -89,13 +98,19 @@ def _config(
         hint = f": did you mean {near[0]}?" if near else ": it must be a transformers model type"
         raise RecipeError(f"unknown model.architecture {architecture}{hint}")
     kind = CONFIG_MAPPING[architecture]
+    if kind not in CLASSES[recipe.head]._model_mapping:
+        raise RecipeError(
+            f"architecture {architecture} has no network for objective {recipe.objective}: "
+            "`llmos architectures` says what each is for"
+        )
     fields = set(kind().to_dict())
     _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
     values = _token_values(tokenizer, specials, fields)
     if TEXT_TOKENS in fields:
         values[TEXT_TOKENS] = recipe.max_length
     elif not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
-        values |= {name: recipe.max_length for name in POSITIONS if name in fields}
+        room = recipe.max_length + position_offset({**values, "model_type": architecture})
+        values |= {name: room for name in POSITIONS if name in fields}
     if recipe.objective == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]
     values |= _head_values(recipe, labels)
@@ -149,12 +164,15 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
     _refuse_unfit(model, recipe)
     positions = next((getattr(model.config, n) for n in POSITIONS if hasattr(model.config, n)), 0)
     positions = getattr(model.config, TEXT_TOKENS, positions)
+    if positions:
+        positions -= position_offset(model.config.to_dict())
     if 0 < (positions or 0) < recipe.max_length:
         key = "block_size" if recipe.reads == "generate" else "max_tokens"
         raise RecipeError(
             f"{key} {recipe.max_length} is more than the model's {positions} positions: "
             f"use --set {key}={positions}"
         )
+    check_causal(model, recipe)
     for pattern in recipe.model.freeze:
         chosen = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
         if not chosen:
@@ -214,5 +232,6 @@ def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told, _, _ = str(error).partition("Model type should be one of")  # hundreds follow
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     return " ".join(lines[:3]) or type(error).__name__

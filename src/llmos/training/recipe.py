@@ -23,6 +23,7 @@ from llmos.training.recipe_checks import (
     check_dataset,
     check_distill,
     check_privacy,
+    check_robust,
     check_vectors,
 )
 from llmos.training.recipe_sections import (
@@ -180,8 +181,6 @@ class Recipe(Section):
             raise ValueError("contrastive is for task embed")
         if self.label_smoothing and self.objective in UNLABELLED:
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
-        if self.robust is not None and self.objective == "regression":
-            raise ValueError("task rate takes no robust section")
         if (self.task == "word_vectors") != (self.vectors is not None):
             raise ValueError("task word_vectors needs a section vectors, and no other task does")
         has_own = self.model.base is None and self.tokenizer.kind != "teacher"
@@ -191,6 +190,7 @@ class Recipe(Section):
         check_distill(self)
         check_privacy(self)
         check_vectors(self)
+        check_robust(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
@@ -207,8 +207,6 @@ class Recipe(Section):
         if self.adapter is not None:
             self._check_adapter()
         check_sharing(self)
-        if self.precision != "float32" and self.robust is not None:
-            raise ValueError("a robust section needs precision: float32")
         if self.packing and (self.objective != "causal_lm" or self.robust is not None):
             raise ValueError("packing is for objective causal_lm, without a robust section")
         missing = sorted(set(self.evaluate.splits) - FILE_SPLITS)

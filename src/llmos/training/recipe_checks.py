@@ -1,4 +1,4 @@
-"""What a recipe with a dataset, a teacher, word vectors or privacy cannot also be. Torch-free."""
+"""Which sections and tasks of a recipe do not go together. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ LABELLED = ("causal_lm", "seq2seq", "sequence_classification", "token_classifica
 """Objectives whose loss is the cross-entropy of labels."""
 READING = ("classify", "entities", "fill_mask", "answer", "embed", "rate")
 """Tasks that write no text, so that tokens may be words."""
+AUGMENTED = ("classify", "translate")
+"""Tasks whose labels or targets hang on no place in the text."""
 
 
 def check_dataset(recipe: Recipe) -> None:
@@ -79,3 +81,19 @@ def check_vectors(recipe: Recipe) -> None:
         raise ValueError(f"model.vectors is for tasks that read: {', '.join(READING)}")
     if kind not in ("word", "vectors"):
         raise ValueError("model.vectors are of words, and need tokenizer.kind word or vectors")
+
+
+def check_robust(recipe: Recipe) -> None:
+    """Raise ValueError where what is read cannot be changed as a robust section wants."""
+    robust = recipe.robust
+    if robust is None:
+        return
+    if recipe.objective == "regression":
+        raise ValueError("task rate takes no robust section")
+    if recipe.precision != "float32":
+        raise ValueError("a robust section needs precision: float32")
+    if (robust.drop or robust.shuffle) and recipe.task not in AUGMENTED:
+        raise ValueError(
+            f"robust.drop and robust.shuffle are for tasks {' and '.join(AUGMENTED)}, whose labels "
+            "and targets hang on no place in the text"
+        )

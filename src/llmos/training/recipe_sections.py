@@ -207,6 +207,10 @@ class RobustSection(Section):
     work."""
     r_drop: float = Field(default=0.0, ge=0)
     """Weight of how far two passes with dropout are apart (1 to 5); twice the work."""
+    drop: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the tokens of a text that are left out, others each time (0.1)."""
+    shuffle: int = Field(default=0, ge=0)
+    """Places by which a token of a text moves at most (3)."""
 
 
 class VectorsSection(Section):

@@ -68,6 +68,23 @@ class StreamSampler:
         return starts
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The rows of a sampler, each with the number of its step: ``row + (1 + step) * num_rows``, for
+    what is drawn anew each time a row comes."""
+
+    sampler: Sampler
+    num_rows: int
+
+    def rows(self, step: int) -> IntArray:
+        return self.sampler.rows(step) + (1 + step) * self.num_rows
+
+
+def plain_rows(sampler: Sampler, rows: IntArray) -> IntArray:
+    """Rows that a sampler gave, without the numbers of their steps."""
+    return rows % sampler.num_rows if isinstance(sampler, Draws) else rows
+
+
 def random_bits(seed: int, counter: int, stream: int, count: int) -> np.ndarray:
     """``count`` uniform 64-bit numbers that depend on the arguments alone (Philox 4x64)."""
     philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=counter << 64)

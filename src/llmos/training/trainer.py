@@ -27,7 +27,7 @@ from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.privacy import Privacy
 from llmos.training.recipe import Recipe
-from llmos.training.sampling import Sampler
+from llmos.training.sampling import Sampler, plain_rows
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
 from llmos.training.validation import evaluation_batches, means
 from llmos.training.watching import Watch
@@ -95,7 +95,7 @@ class Trainer:
     _writer: CheckpointWriter = field(init=False)
     _sampler: Sampler = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
-    _gradient_norm: Tensor | None = None
+    _gradient_norms: list[Tensor] = field(default_factory=list)
     _tokens: int = 0
     _last: float = 0.0
 
@@ -155,7 +155,7 @@ class Trainer:
         self.team.add_gradients(self.model)
         trained = [p for p in self.model.parameters() if p.grad is not None]
         limit = (self.recipe.optimizer.grad_clip if self.privacy is None else 0) or math.inf
-        self._gradient_norm = self.team.clip(trained, limit)
+        self._gradient_norms.append(self.team.clip(trained, limit))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._losses.append(loss)
@@ -272,14 +272,14 @@ class Trainer:
 
     def _report(self, validation: list[IntArray] | None) -> None:
         step, steps = self.progress.step, self.recipe.steps
-        assert self._gradient_norm is not None, "a step came before"
+        gradient_norm = float(self._gradient_norms[-1])
         loss = self._mean_of_pending()
         seconds = max(self._now() - self._last, 1e-9)
         point = {
             "step": float(step),
             "loss": loss,
             "learning_rate": self._rate(step - 1),
-            "gradient_norm": float(self._gradient_norm),
+            "gradient_norm": gradient_norm,
             "tokens_per_s": self._tokens / seconds,
         }
         if isinstance(objective := self._objective_at(step - 1), Scheduled):
@@ -307,6 +307,7 @@ class Trainer:
         """Mean loss of the steps since the last report, each checked to be a number."""
         losses = self._check_pending()
         self._losses.clear()
+        self._gradient_norms.clear()
         self.progress.unreported.clear()
         return float(sum(losses) / len(losses))
 
@@ -314,21 +315,24 @@ class Trainer:
         """As `_pending`, each a number.
 
         Raises:
-            DivergedError: one is not.
+            DivergedError: one is not, or the norm of a gradient.
         """
         losses = self._pending()
-        first = self.progress.step - len(losses) + 1
-        for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise self._diverged("loss", loss, first + offset)
-        assert self._gradient_norm is not None, "a step came before"
-        if not math.isfinite(norm := float(self._gradient_norm)):
-            raise self._diverged("gradient's norm", norm, self.progress.step)
+        norms = torch.stack(self._gradient_norms).tolist() if self._gradient_norms else []
+        wrong = [
+            (self.progress.step - len(values) + 1 + place, what, value)
+            for what, values in (("loss", losses), ("gradient's norm", norms))
+            for place, value in enumerate(values)
+            if not math.isfinite(value)
+        ]
+        if wrong:
+            raise self._diverged(*min(wrong, key=lambda found: found[0]))
         return losses
 
-    def _diverged(self, what: str, value: float, step: int) -> DivergedError:
+    def _diverged(self, step: int, what: str, value: float) -> DivergedError:
         """Return the error of a step whose batch did that; the log has all of its rows."""
-        rows = [str(row) for own in self._rows_of(step - 1) for row in own]
+        drawn = [plain_rows(self._sampler, rows) for rows in self._rows_of(step - 1)]
+        rows = [str(row) for own in drawn for row in own]
         self.context.log(f"step {step} learned from rows {', '.join(rows)} of the training split")
         some = ", ".join(rows[:SHOWN_ROWS]) + (", …" if len(rows) > SHOWN_ROWS else "")
         return DivergedError(

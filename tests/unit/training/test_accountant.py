@@ -20,14 +20,28 @@ DELTA = 1e-5
 def test_the_published_costs_of_learning_digits(
     noise: float, epochs: int, published: float
 ) -> None:
-    """TensorFlow Privacy's table for MNIST (60,000 images, batches of 256), which turns divergences
-    into epsilon by Mironov's proposition 3 of 2017 and looks at broken orders too."""
+    """TensorFlow Privacy's table for MNIST (tutorials/README.md, commit d435fcb: 60,000 images,
+    batches of 256), which turns divergences into epsilon by Mironov's proposition 3 of 2017 and
+    looks at broken orders too."""
     rate = 256 / 60_000
     steps = epochs * 60_000 // 256
     costs = zip(ORDERS, divergences(rate, noise), strict=True)
     looser = min(steps * cost + math.log(1 / DELTA) / (order - 1) for order, cost in costs)
     assert looser == pytest.approx(published, abs=0.025)
     assert 0.8 * looser < epsilon(rate, noise, steps, DELTA) < looser
+
+
+def test_the_cost_that_opacus_tests_itself_with() -> None:
+    """Opacus (opacus/tests/accountants_test.py, commit 030b723): noise 1.5, rate 0.04, 2,250 steps,
+    by the same equations at broken orders too, so that its bound is a little lower."""
+    theirs = 7.32911117143
+    assert theirs <= epsilon(0.04, 1.5, 2250, DELTA) < 1.005 * theirs
+
+
+@pytest.mark.parametrize(("steps", "published"), [(2250, 1.416), (2000, 1.3562)])
+def test_the_noise_that_opacus_tests_itself_with(steps: int, published: float) -> None:
+    """As above: the noise that keeps epsilon 8 at a rate of 0.04, to a hundredth of epsilon."""
+    assert noise_for(8.0, 0.04, steps, DELTA) == pytest.approx(published, rel=0.005)
 
 
 def test_a_step_of_all_examples_is_the_gaussian_mechanism() -> None:
