@@ -199,6 +199,50 @@ def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
     assert "two models or more" in llmos.refused("compare", my_model)
 
 
+def test_one_encoder_does_several_tasks(llmos: Llmos) -> None:
+    rows = [f"also.{task}.data.rows=200" for task in ("entities", "rate", "answer")]
+    small = ("data.rows=200", *rows, "evaluate.splits=[]", "model.config.hidden_size=32")
+    name = trained(llmos, "multitask-mini", *small)
+    row = next(row for row in llmos.json("list") if row["name"] == name)
+    assert [*row["manifest"]["heads"]] == ["classify", "entities", "rate", "answer"]
+    assert "classify entities rate answer" in llmos.ok("list")
+    card = llmos.ok("show", name)
+    assert "rate/validation" in card and "largest difference" in card
+    label = llmos.json("classify", "这家餐厅很好吃", "--model", name)["label"]
+    assert label in {"negative", "neutral", "positive"}
+    for found in llmos.json("entities", "Alice flew to Paris.", "--model", name)["entities"]:
+        assert found["label"] in {"DATE", "LOCATION", "MONEY", "ORGANIZATION", "PERSON", "TIME"}
+    assert math.isfinite(llmos.json("rate", "The soup was excellent.", "--model", name)["score"])
+    context = "Bob is a cook. Alice lives in Paris."
+    found = llmos.json("answer", "Where does Alice live?", context, "--model", name)
+    assert found["text"] == context[found["start"] : found["end"]]
+    with llmos.client() as client:
+        model = Model(client, client.model(name))
+        assert model.classify("这家餐厅很好吃")["label"] == label
+        assert client.rate("The soup was excellent.", name)["model"] == f"{name}:1"
+    said = llmos.refused("embed", "Hello", "--model", name)
+    assert "'classify', 'entities', 'rate', 'answer', not for 'embed'" in said
+
+
+def test_texts_are_classified_by_labels_nobody_trained_for(llmos: Llmos, my_model: str) -> None:
+    small = ("data.rows=300", "evaluate.splits=[]", "model.config.hidden_size=32")
+    embedder = trained(llmos, "embed-mini", *small)
+    labels = "Where is the station?，我想喝一杯茶。,Bob 是老师。"
+    done = llmos.json("classify", "我想喝一杯茶。", "--labels", labels, "--model", embedder)
+    assert done["label"] == "我想喝一杯茶。" and sum(done["scores"].values()) == pytest.approx(1)
+    assert len(done["scores"]) == 3
+    with llmos.client() as client:
+        model = Model(client, client.model(embedder))
+        options = {"template": "It is about {}."}
+        asked = model.classify("It is about tea.", ["tea", "a station"], **options)
+        assert asked["label"] == "tea"
+        written = client.classify("ROMEO:", my_model, ["love", "war"])
+        assert {*written["scores"]} == {"love", "war"}
+    classifier = trained(llmos, "text-cnn", "data.rows=200", "evaluate.splits=[]")
+    said = llmos.refused("classify", "Hello", "--labels", "a,b", "--model", classifier)
+    assert "for 'classify', not for" in said and "need a model that embeds" in said
+
+
 def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos) -> None:
     small = ("data.rows=300", "evaluate.splits=[]", "model.config.hidden_size=32")
     encoder = trained(llmos, "encoder-mini", *small)

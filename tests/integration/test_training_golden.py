@@ -34,6 +34,10 @@ SMALLER = {
     "answer-mini": ["batch_size=4", "data.rows=300"],
     "embed-mini": ["batch_size=8", "data.rows=300"],
     "rate-mini": ["batch_size=8", "data.rows=300"],
+    "multitask-mini": [
+        *("batch_size=4", "data.rows=300", "also.answer.data.rows=300"),
+        *("also.entities.data.rows=300", "also.rate.data.rows=300"),
+    ],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
     "text-lstm": ["batch_size=16", "data.rows=1000"],
     "text-autoencoder": ["batch_size=4", "data.rows=1000"],

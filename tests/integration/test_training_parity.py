@@ -147,6 +147,7 @@ def test_rounding_may_decide_between_tokens_that_are_as_likely() -> None:
 def test_log_probabilities_of_a_search_are_those_of_one_beam() -> None:
     work = PipelineWork("seq2seq", (1, 2), {"logprobs": 1, "num_beams": 2})
     engine = PipelinesEngine()
-    engine._kind, engine._vocab_size, engine._context_tokens = "seq2seq", 10, 10
+    engine._tasks, engine._is_search = {"seq2seq": None}, True
+    engine._vocab_size, engine._context_tokens = 10, 10
     with pytest.raises(InvalidRequestError, match="num_beams 1"):
         engine.submit("a", work)

@@ -115,6 +115,7 @@ CASES = {
     "regression": Case(case("rate")),
     "span QA": Case(case("answer")),
     "contrastive": Case(case("embed")),
+    "several tasks": Case(case("multitask")),
     "autoencoder": Case(
         texts(
             "autoencoder", "autoencoder", BOTTLENECK | {"cell": "gru"}, latent={"word_dropout": 0.3}

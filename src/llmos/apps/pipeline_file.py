@@ -17,9 +17,10 @@ import yaml
 
 from llmos.apps.pipelines import MAX_VALUES, Lines
 from llmos.errors import PipelineError, RecipeError
+from llmos.sdk.recipe_data import named_files
 from llmos.training import recipe as recipes
-from llmos.training.recipe import DATASET, STARTER, YamlLoader
-from llmos.training.recipe_sections import named_files
+from llmos.training.recipe import YamlLoader
+from llmos.training.recipe_sections import DATASET, STARTER
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -169,11 +170,11 @@ def _with_recipe(params: dict[str, Any], path: Path, place: str, lines: Lines) -
         changed = _changed(recipe, changes)
     except RecipeError as error:
         raise lines.located(at, error) from None
-    found_there = {} if isinstance(named, dict) else _files_of(recipe)
-    for (section, key), value in _files_of(changed).items():
-        folder = Path() if found_there.get((section, key)) == value else path
-        own = f"{at}.{section}.{key}"
-        changed[section][key] = _data_file(folder, value, own, lines)
+    before = {} if isinstance(named, dict) else _files_of(recipe)
+    for section, table, key in named_files(changed):
+        where = f"{section}.{key}"
+        folder = Path() if before.get(where) == table[key] else path
+        table[key] = _data_file(folder, table[key], f"{at}.{where}", lines)
     return others | {RECIPE: changed}
 
 
@@ -206,9 +207,9 @@ def _recipe_path(pipeline: Path, name: str) -> Path:
     return found if found.exists() else own
 
 
-def _files_of(recipe: dict[str, Any]) -> dict[tuple[str, str], str]:
-    """Return what a recipe names as files, by section and key."""
-    return {(section, key): named for section, key, named in named_files(recipe)}
+def _files_of(recipe: dict[str, Any]) -> dict[str, str]:
+    """Return what a recipe names as files, by place and key."""
+    return {f"{place}.{key}": section[key] for place, section, key in named_files(recipe)}
 
 
 def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:

@@ -103,7 +103,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         (
             (
                 row["ref"],
-                row["manifest"]["task"],
+                " ".join(row["manifest"].get("heads") or [row["manifest"]["task"]]),
                 count(row["manifest"].get("parameters")),
                 size(row["size_bytes"]),
                 " ".join(row["manifest"].get("languages") or ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from llmos.cli.output import print_json, print_table
 from llmos.errors import InvalidRequestError, ModelNotFoundError
 
 PANEL = "Use"
+COMMA = re.compile("[,，、]")
 CJK_SHARE = 0.3
 """Share of a text's letters that are Chinese characters from which it is taken for Chinese."""
 
@@ -67,20 +69,35 @@ def translate(
 
 def classify(
     text: TextArgument = None,
-    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "sentiment",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Model to use: sentiment, or embeddings with labels."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="A,B,…", help="Choose among these, not the model's own."),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="TEXT", help="What a label describes: 'It is {}.'"),
+    ] = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Say which label fits a text, by default its sentiment.
+    """Say which label fits a text, by default its sentiment; or which of any labels.
 
     Examples:
       llmos classify "The food was great."
       llmos classify 这家餐厅很好吃
       llmos classify "I waited an hour." --json
+      llmos classify "Who won the match?" --labels "sport,politics" --model my-embedder
     """
-    with open_client(server, home) as client:
-        answer = client.classify(read_text(text), model=model)
+    wanted = None if labels is None else [label.strip() for label in COMMA.split(labels)]
+    named = model or ("sentiment" if wanted is None else "embeddings")
+    options = {} if template is None else {"template": template}
+    with open_client(server, home) as client, naming_the_way("embeddings", named):
+        answer = client.classify(read_text(text), named, wanted, **options)
     if as_json:
         print_json(answer)
     else:

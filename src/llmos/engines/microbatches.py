@@ -34,7 +34,7 @@ class Queued:
     @property
     def group(self) -> tuple[Any, ...]:
         """Equal for works that may share a batch."""
-        return self.work.priority, *sorted(self.work.options.items())
+        return self.work.priority, self.work.kind, *sorted(self.work.options.items())
 
 
 def take_batch(

@@ -49,6 +49,7 @@ from llmos.errors import (
     OutOfMemoryError,
     UnsupportedTaskError,
 )
+from llmos.models.multitask import MultitaskEncoder
 from llmos.types import PipelineOut, PipelineWork, Work, WorkOut
 
 SEQ2SEQ_ROWS, SEQ2SEQ_TOKENS = 16, 2048
@@ -66,6 +67,8 @@ AUTO_CLASSES = {
     "answer": AutoModelForQuestionAnswering,
     "rate": AutoModelForSequenceClassification,
 }
+KINDS = {"entities": "token_classify"}
+"""Of the work for a task, where it is not called the same."""
 Results = list[PipelineOut | EngineError]
 
 
@@ -94,7 +97,9 @@ class PipelinesEngine(base.Engine):
         self._step_limit_s = math.inf
         self._num_arrived = 0
         self._model: Model = None
-        self._kind = ""
+        self._tasks: dict[str, str | None] = {}
+        """Each kind of work that it does, and of a model with several heads the task of its own."""
+        self._is_search = False
         self._context_tokens = 0
         self._vocab_size = 0
         self._pad_id = 0
@@ -108,22 +113,24 @@ class PipelinesEngine(base.Engine):
     def load(self, path: Path, manifest: Mapping[str, Any], device: str, threads: int) -> int:
         """Load the model that the directory's config names, for the manifest's task."""
         set_threads(threads)
-        task = manifest.get("task")
-        self._kind = task if task in ("embed", "rate") else _kind(path)
+        self._tasks = _tasks(path, manifest)
+        self._is_search = "seq2seq" in self._tasks
+        kind = next(iter(self._tasks))
+        auto_class = MultitaskEncoder if manifest.get("heads") else AUTO_CLASSES[kind]
         try:
-            self._model = load_pretrained(AUTO_CLASSES[self._kind], path, manifest, device)
+            self._model = load_pretrained(auto_class, path, manifest, device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"The model does not fit on {device}: {error}") from error
         self._context_tokens = base.context_tokens(manifest)
         self._vocab_size = self._model.get_input_embeddings().weight.shape[0]
         self._num_types = _num_types(self._model)
         pad_id = self._model.config.pad_token_id
-        if pad_id is None and self._kind != "embed":  # nothing to pad with: one row at a time
+        if pad_id is None and kind != "embed":  # nothing to pad with: one row at a time
             self._max_rows = 1
         self._pad_id = pad_id or 0
-        if self._kind == "embed":
+        if kind == "embed":
             self._model.config.use_cache = False
-        if self._kind == "seq2seq":
+        if self._is_search:
             self._max_rows = min(self._max_rows, SEQ2SEQ_ROWS)
             config = self._model.generation_config
             self._model.generation_config = seq2seq.generation_defaults(config)
@@ -137,9 +144,9 @@ class PipelinesEngine(base.Engine):
 
     def submit(self, work_id: str, work: Work) -> None:
         """Queue a row; it is computed in a next step."""
-        if not isinstance(work, PipelineWork) or work.kind != self._kind:
+        if not isinstance(work, PipelineWork) or work.kind not in self._tasks:
             kind = work.kind if isinstance(work, PipelineWork) else "generate"
-            raise UnsupportedTaskError(f"This model does {self._kind}, not {kind}.")
+            raise UnsupportedTaskError(f"This model does {', '.join(self._tasks)}, not {kind}.")
         self._check(work)
         left_s = math.inf if work.deadline_s is None else work.deadline_s
         self._queue[work_id] = Queued(work_id, work, self._num_arrived, self._clock() + left_s)
@@ -196,8 +203,7 @@ class PipelinesEngine(base.Engine):
         return results
 
     def _take_batch(self) -> list[PipelineWork]:
-        is_search = self._kind == "seq2seq"
-        most = SEQ2SEQ_TOKENS if is_search else self._pace.max_tokens(self._step_limit_s)
+        most = SEQ2SEQ_TOKENS if self._is_search else self._pace.max_tokens(self._step_limit_s)
         self._batch = take_batch(self._queue.values(), self._max_rows, most, self._virtual_ms)
         works = [queued.work for queued in self._batch]
         self._shares = _shares(works)
@@ -206,7 +212,7 @@ class PipelinesEngine(base.Engine):
     def _fits_a_step(self) -> bool:
         """Whether the batch needs no slices."""
         seconds = self._pace.seconds(self._num_padded)
-        return self._kind != "seq2seq" and seconds <= self._step_limit_s
+        return not self._is_search and seconds <= self._step_limit_s
 
     @property
     def _num_padded(self) -> int:
@@ -224,7 +230,7 @@ class PipelinesEngine(base.Engine):
 
     def _run(self, works: list[PipelineWork], pause: Callable[[], bool]) -> Results:
         self._breaks.made_for(pause)
-        return self._generate(works) if self._kind == "seq2seq" else self._forward(works)
+        return self._generate(works) if self._is_search else self._forward(works)
 
     def _drop_batch(self) -> None:
         if self._slices is not None:
@@ -267,12 +273,12 @@ class PipelinesEngine(base.Engine):
         types = work.type_ids
         if types and (len(types) != len(ids) or min(types) < 0):
             raise InvalidRequestError("There must be one type id for each token.", param="text")
-        if self._kind == "embed":
+        if work.kind == "embed":
             embedding.check_options(work.options, self._model.config.hidden_size)
-        elif self._kind == "seq2seq":
+        elif self._is_search:
             seq2seq.check_options(work.options, self._vocab_size)
         else:
-            heads.check_options(self._kind, work.options, self._vocab_size)
+            heads.check_options(work.kind, work.options, self._vocab_size)
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> Tensor:
         """Return ``[rows, longest]``, padded at the end with ``value``."""
@@ -284,7 +290,7 @@ class PipelinesEngine(base.Engine):
         """Return what the network reads. Rows of one length need no mask, which is quicker."""
         rows = [work.input_ids for work in works]
         inputs = {"input_ids": self._pad(rows, self._pad_id)}
-        if len({len(row) for row in rows}) > 1 or self._kind == "seq2seq":
+        if len({len(row) for row in rows}) > 1 or self._is_search:
             inputs["attention_mask"] = self._pad([(1,) * len(row) for row in rows], 0)
         if self._num_types > 1 and any(work.type_ids for work in works):
             types = [work.type_ids or (0,) * len(work.input_ids) for work in works]
@@ -321,8 +327,18 @@ class PipelinesEngine(base.Engine):
 
     @torch.inference_mode()
     def _forward(self, works: list[PipelineWork]) -> Results:
-        out = self._model(**self._inputs(works))
-        return heads.results(self._kind, out, works, self._model.config)
+        kind = works[0].kind
+        task = self._tasks[kind]
+        out = self._model(**self._inputs(works), **({} if task is None else {"task": task}))
+        return heads.results(kind, out, works, self._model.config)
+
+
+def _tasks(path: Path, manifest: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return each kind of work that a model does, and of one with several heads that one's task."""
+    if named := manifest.get("heads"):
+        return {KINDS.get(task, task): task for task in named}
+    task = manifest.get("task")
+    return {task if task in ("embed", "rate") else _kind(path): None}
 
 
 def _kind(path: Path) -> str:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from llmos.errors import InvalidModelError
 
-Family = Literal["causal", "seq2seq", "classify", "entities", "embed", "fill_mask", "answer"]
+Family = Literal[
+    "causal", "seq2seq", "classify", "entities", "embed", "fill_mask", "answer", "multitask"
+]
 AskedTask = Literal["embed", "rerank", "classify", "rate"]
 """What an import may be told to make of a network that serves more than one purpose."""
 
@@ -97,6 +99,9 @@ _ENCODERS = frozenset(
 )
 """Model types of text encoders; …Model alone also names networks for images and sound."""
 
+MULTITASK = "MultitaskEncoder"
+"""Our network with a head for each of several tasks on any text encoder."""
+
 _READERS: dict[str, Family] = {"ForMaskedLM": "fill_mask", "ForQuestionAnswering": "answer"}
 """What text encoders with these heads do."""
 
@@ -172,7 +177,14 @@ def identify(config: Mapping[str, Any], task: AskedTask | None = None) -> Archit
     return Architecture(name, model_type, family, is_decoder)
 
 
+def is_encoder(model_type: str) -> bool:
+    """Whether a model type is one of a text encoder."""
+    return model_type in _ENCODERS
+
+
 def _family(name: str, model_type: str) -> Family | None:
+    if name == MULTITASK and model_type in _ENCODERS:
+        return "multitask"
     if name.endswith("ForSequenceClassification"):
         return "classify"
     if name.endswith("ForTokenClassification"):

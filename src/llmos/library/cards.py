@@ -39,7 +39,8 @@ def render(version: Version, running: Version | None = None) -> str:
     """
     read = parse_adapter if version.kind == "adapter" else parse_manifest
     manifest = read(version.manifest)
-    use = _USES.get(manifest.task, "").format(ref=version.full_name)
+    tasks = getattr(manifest, "heads", None) or [manifest.task]
+    use = "\n".join(_USES.get(task, "").format(ref=version.full_name) for task in tasks)
     sections = [
         ("", _plain(manifest.description)),
         ("", _table(("", ""), [*_facts(version, manifest), *_runs_as(version, running)])),
@@ -67,7 +68,7 @@ def format_count(count: int) -> str:
 def _facts(version: Version, manifest: Manifest | AdapterManifest) -> list[tuple[str, str]]:
     shape, limits = _shape(manifest)
     facts = [
-        ("task", manifest.task),
+        ("task", ", ".join(getattr(manifest, "heads", None) or [manifest.task])),
         *shape,
         ("parameters", format_count(manifest.parameters) if manifest.parameters else ""),
         ("size", format_bytes(version.size_bytes)),
@@ -193,7 +194,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _parity(report: Mapping[str, Any]) -> str:
     """Return what was compared between the trainer's model and the engine, and what differed."""
-    rows = [(name.replace("_", " "), _number(value)) for name, value in report.items()]
+    rows = [(name, _number(value)) for name, value in _leaves(report)]
     return _table(("compared", ""), rows)
 
 

@@ -32,6 +32,8 @@ _OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"}
 )
 _SPECIAL_TOKENS = ("bos", "eos", "pad", "unk")
+HEAD_TASKS = ("classify", "entities", "rate", "answer", "fill_mask", "embed")
+"""Of a network with several heads."""
 _USUAL_MASKS = ("[MASK]", "<mask>")
 
 
@@ -83,6 +85,30 @@ def labels(config: Mapping[str, Any]) -> list[str]:
             "config.json's id2label must number its labels 0, 1, 2, …", param="files"
         )
     return [str(label) for label in ordered]
+
+
+def heads(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the tasks of a network with several heads, in order, each with its labels.
+
+    Raises:
+        InvalidModelError: config.json does not name them well.
+    """
+    listed = config.get("heads")
+    heads = listed if isinstance(listed, list) else []
+    found = {
+        head["task"]: [str(label) for label in head["labels"]]
+        for head in heads
+        if isinstance(head, dict)
+        and head.get("task") in HEAD_TASKS
+        and isinstance(head.get("labels"), list)
+    }
+    if not found or len(found) < len(heads):
+        raise InvalidModelError(
+            'config.json\'s heads must be a list of {"task", "labels"}, each with another task '
+            f"of {', '.join(HEAD_TASKS)}",
+            param="files",
+        )
+    return found
 
 
 def chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str | None:

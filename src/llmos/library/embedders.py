@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmos.errors import InvalidModelError
-from llmos.library.architectures import AskedTask
+from llmos.library.architectures import MULTITASK, AskedTask
 from llmos.library.files import (
     MODULES_FILE,
     POOLING_FILE,
@@ -47,8 +47,8 @@ def wanted_task(
     """Return the task that was asked for, else the one that the directory was saved for."""
     names = config.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else ""
-    is_cross_encoder = name.endswith("ForSequenceClassification")
-    return asked or ("embed" if is_embedder(directory) and not is_cross_encoder else None)
+    has_heads = name.endswith("ForSequenceClassification") or name == MULTITASK
+    return asked or ("embed" if is_embedder(directory) and not has_heads else None)
 
 
 def embedding(directory: Path, config: Mapping[str, Any], *, is_decoder: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +86,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int = 0
     languages: list[str] = []
     labels: list[str] | None = None
+    heads: dict[str, list[str]] | None = None
+    """Of a model for several tasks: each task, that of ``task`` the first, and its labels."""
     chat_template: str | None = None
     special_tokens: dict[str, str] = {}
     eos_ids: list[int] = []
@@ -105,9 +107,33 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int = 0
     weights_bytes: int = 0
 
+    def made_for(self, tasks: Collection[str]) -> Manifest | None:
+        """Return the manifest of the model as one for one of ``tasks`` alone; None: it does none
+        of them."""
+        if not self.heads:
+            return self if self.task in tasks else None
+        task = next((task for task in (self.task, *self.heads) if task in tasks), None)
+        if task is None:
+            return None
+        metrics, parity = of_task(self.metrics, task), (self.parity or {}).get(task)
+        labels = self.heads[task] or None
+        return msgspec.structs.replace(
+            self, task=task, labels=labels, metrics=metrics, parity=parity
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, every key present."""
         return dict(msgspec.to_builtins(self))
+
+
+def of_task(metrics: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return the metrics of one task of several, by split: those called ``task/split``."""
+    prefix = f"{task}/"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }
 
 
 def parse_manifest(values: Mapping[str, Any]) -> Manifest:
@@ -157,11 +183,13 @@ def build_manifest(
     card = describe.read_card(directory / "README.md")
     special_tokens = describe.special_tokens(directory, tokenizer_config)
     mask = describe.mask_token(directory, tokenizer_config)
-    if architecture.family == "fill_mask" and mask is not None:
+    heads = describe.heads(config) if architecture.family == "multitask" else {}
+    tasks = {architecture.family, *heads}
+    if "fill_mask" in tasks and mask is not None:
         special_tokens["mask"] = mask
     generation_config = read_json(directory / "generation_config.json", missing_ok=True)
     values: dict[str, Any] = {
-        "task": _task(architecture, chat_template, config, task),
+        "task": next(iter(heads), None) or _task(architecture, chat_template, config, task),
         "engine": "native" if architecture.family == "causal" else "pipelines",
         "architecture": architecture.name,
         "model_type": architecture.model_type,
@@ -170,14 +198,15 @@ def build_manifest(
         "languages": list(card.languages),
         "labels": describe.labels(config)
         if architecture.family in {"classify", "entities"}
-        else None,
+        else next(iter(heads.values()), None) or None,
+        "heads": heads or None,
         "chat_template": chat_template if architecture.family == "causal" else None,
         "special_tokens": special_tokens,
         "eos_ids": describe.eos_ids(directory, generation_config, config, special_tokens),
         "generation": _generation(generation_config),
         "translation": _translation(architecture),
         "embedding": embedders.embedding(directory, config, is_decoder=architecture.is_decoder)
-        if architecture.family == "embed"
+        if "embed" in tasks
         else None,
         "license": card.license,
         "source": dict(source or {}),
@@ -256,6 +285,8 @@ def _task(
             return "translate" if architecture.model_type in TRANSLATORS else "seq2seq"
         case "classify":
             return _classifier_task(config, asked)
+        case "multitask":
+            raise AssertionError("its heads name its tasks")
         case family:
             return family
 

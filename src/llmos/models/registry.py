@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from llmos.models.families import FAMILIES
+from llmos.models.multitask import MultitaskEncoder
 
 AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
@@ -26,6 +27,7 @@ AUTO_CLASSES = {
     "masked_lm": AutoModelForMaskedLM,
     "question_answering": AutoModelForQuestionAnswering,
     "embedding": AutoModel,
+    "multitask": MultitaskEncoder,
 }
 """By what a network ends in."""
 

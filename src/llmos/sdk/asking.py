@@ -86,12 +86,24 @@ class Asking:
         body |= {"target_lang": target_lang, **given(options)}
         return self.transport.json("POST", "/api/v1/translate", json=body)
 
-    def classify(self, text: str, model: str = "sentiment", **options: Any) -> Json:
+    def classify(
+        self,
+        text: str,
+        model: str | None = None,
+        labels: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Json:
         """Label a text; returns ``{"label", "score", "scores", "model"}``.
 
-        ``options`` takes priority, deadline_ms and the constraints of a choice, see ``generate``.
+        With ``labels`` it is one of those, by a model that embeds texts or a language model; then
+        ``template``, such as "This is about {}.", says what a label stands for. Unless told the
+        model is that of the task sentiment, or embeddings.
+
+        ``options`` takes template, priority, deadline_ms and the constraints of a choice, see
+        ``generate``.
         """
-        body = {"model": model, "text": text, **given(options)}
+        named = {"model": model, "labels": None if labels is None else list(labels)}
+        body = {"text": text, **given(named), **given(options)}
         return self.transport.json("POST", "/api/v1/classify", json=body)
 
     def entities(self, text: str, model: str = "entities", **options: Any) -> Json:

@@ -73,9 +73,12 @@ class Model:
         done = self.client.translate(text, source_lang, target_lang, self.ref, **options)
         return str(done["text"])
 
-    def classify(self, text: str) -> dict[str, Any]:
-        """Return ``{"label", "score", "scores": {label: score}}``."""
-        done = self.client.classify(text, self.ref)
+    def classify(
+        self, text: str, labels: Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Return ``{"label", "score", "scores": {label: score}}``; with ``labels`` of those, by a
+        model that embeds or writes (see Client.classify)."""
+        done = self.client.classify(text, self.ref, labels, **options)
         return {name: done[name] for name in ("label", "score", "scores")}
 
     def entities(self, text: str) -> list[dict[str, Any]]:

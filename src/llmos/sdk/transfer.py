@@ -20,7 +20,8 @@ from llmos.errors import (
     InvalidModelError,
     InvalidRequestError,
 )
-from llmos.types import NESTED_FILES, VECTOR_FILES
+from llmos.sdk.recipe_data import named_files
+from llmos.types import NESTED_FILES
 
 if TYPE_CHECKING:
     from llmos.sdk.transport import Transport
@@ -161,14 +162,8 @@ def _download_file(
 def local_data_paths(recipe: dict[str, Any]) -> list[str]:
     """Return the local files that a recipe names: its data, where it is no ``starter:NAME`` or
     ``dataset:NAME``, and word vectors, where they are no model."""
-    data, model = recipe.get("data"), recipe.get("model")
-    named = [data.get(key) for key in ("path", "validation_path")] if isinstance(data, dict) else []
-    paths = [path for path in named if isinstance(path, str) and path]
-    vectors = model.get("vectors") if isinstance(model, dict) else None
-    local = [path for path in paths if not path.startswith(("starter:", "dataset:"))]
-    if isinstance(vectors, str) and vectors.endswith(VECTOR_FILES):
-        local.append(vectors)
-    return local
+    paths = [section[key] for _, section, key in named_files(recipe)]
+    return [path for path in paths if path and not path.startswith(("starter:", "dataset:"))]
 
 
 def check_json(value: Any, field: str) -> None:

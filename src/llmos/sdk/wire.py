@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -42,6 +42,8 @@ INT64 = range(-(2**63), 2**63)
 """Integers that the database and the engines' messages can hold."""
 MAX_FIELD_CHARS = 100
 MAX_N = 128
+MAX_LABELS = 256
+"""To choose from."""
 MAX_PROMPT_IDS = 2**20
 MAX_BIASES = 1024
 MAX_BIAS = 100
@@ -55,6 +57,7 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """One text or several. Not a union: an error names the place in what was given."""
+Labels = Annotated[list[str], Field(fail_fast=True, min_length=2, max_length=MAX_LABELS)]
 TokenId = Annotated[StrictInt, Field(ge=0, le=MAX_INT32)]
 TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_INT32)]
 JobNumber = Annotated[int, Field(ge=1, lt=2**63)]
@@ -170,12 +173,23 @@ class TranslateBody(Constrained):
 
 
 class ClassifyBody(Constrained):
-    """Label ``text``."""
+    """Label ``text``: with ``labels`` by one of those, each described by the ``template`` with the
+    label in the place of ``{}``."""
 
     text: str
+    labels: Labels | None = None
+    template: str = Field("{}", max_length=MAX_STOP_CHARS)
     model: str = "sentiment"
     priority: PriorityName | None = None
     deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+
+    @model_validator(mode="after")
+    def _embeds(self) -> Self:
+        if self.labels is not None and "model" not in self.model_fields_set:
+            self.model = "embeddings"
+        if self.labels is None and "template" in self.model_fields_set:
+            raise ValueError("template is for labels: give some, or leave it out")
+        return self
 
 
 class EntitiesBody(Constrained):

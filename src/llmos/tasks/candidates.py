@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llmos.engines.base import context_tokens
@@ -21,6 +21,7 @@ from llmos.library.deployed import (
     revision,
 )
 from llmos.library.evaluations import counted, data_of
+from llmos.library.manifest import of_task
 from llmos.library.versions import Version
 from llmos.storage.database import Database
 from llmos.tasks.context import Models
@@ -70,6 +71,18 @@ class Candidate:
     """What it was trained and tested on."""
     losses: Mapping[tuple[str, ...], float]
     """Of evaluations, by their data and the tokenizer, as they are per token."""
+    heads: Mapping[str, tuple[frozenset[str], Mapping[str, Any]]] = field(default_factory=dict)
+    """Of a model for several tasks: the labels and the metrics of each."""
+
+    def made_for(self, tasks: Collection[str]) -> Candidate | None:
+        """Return it as a model for one of ``tasks``; None: it does none of them."""
+        if self.task in tasks:
+            return self
+        task = next((task for task in self.heads if task in tasks), None)
+        if task is None:
+            return None
+        labels, metrics = self.heads[task]
+        return replace(self, task=task, labels=labels, metrics=metrics, losses={})
 
     @property
     def least_bytes(self) -> int:
@@ -157,6 +170,8 @@ class Candidates:
             refs = [adapter.ref]
         source = manifest.get("source") or {}
         digests = [one for one in asked.inputs if one.startswith("sha256:")]
+        metrics, heads = manifest.get("metrics") or {}, base.get("heads") or {}
+        own = of_task(metrics, str(manifest["task"])) if heads else metrics
         measured = [] if adapter else self._db.read_sync(lambda conn: counted(conn, version))
         return Candidate(
             ref="+".join(refs),
@@ -174,9 +189,12 @@ class Candidates:
             languages=frozenset(manifest.get("languages") or ()),
             pairs=frozenset((str(a), str(b)) for a, b in translation.get("pairs") or ()),
             chat_template=str(manifest.get("chat_template") or ""),
-            metrics=_with_evaluations(manifest.get("metrics") or {}, measured),
+            metrics=_with_evaluations(own, measured),
             data=(str(source["data"]), *digests) if source.get("data") else (),
             losses=_losses(version, measured),
+            heads={
+                task: (frozenset(labels), of_task(metrics, task)) for task, labels in heads.items()
+            },
         )
 
 

@@ -145,6 +145,7 @@ class Choosing:
         plan = await self.choose(actor, name, kinds, need)
         if plan is None:
             one = await self._candidates.target(name)
+            one = one.made_for(kinds) or one
             need = self._survey.expected(need, [one])
             found = self._survey.look(allowed(actor, [one]), need, actor)
             verdicts = tuple(assess(asked_of(need), replica) for replica in found.replicas)
@@ -163,8 +164,10 @@ class Choosing:
         """
         one = await self._candidates.target(ref)
         allowed(actor, [one])
-        if task is not None and one.task not in TASK_NAMES.get(task, frozenset({task})):
+        kinds = {one.task} if task is None else TASK_NAMES.get(task, frozenset({task}))
+        if (made := one.made_for(kinds)) is None:
             raise InvalidRequestError(f"{one.ref} is for {one.task!r}, not {task!r}.", param="task")
+        one = made
         await self.outcomes.judge(actor, one.ref, one.task, language, good)
         return {"model": one.ref, "task": one.task, "language": language, "good": good}
 
@@ -192,7 +195,7 @@ class Choosing:
     async def _by_measure(
         self, actor: Actor, name: str, tasks: frozenset[str], need: Need, catalog: Catalog
     ) -> Plan:
-        made_for = [one for one in catalog.candidates if one.task in tasks]
+        made_for = [made for one in catalog.candidates if (made := one.made_for(tasks))]
         open_to = [one for one in made_for if _is_open(one, actor)]
         if not open_to:
             raise ModelNotFoundError(
@@ -244,10 +247,12 @@ class Choosing:
     async def _instead(self, one: Candidate, ref: str, need: Need, actor: Actor) -> Found | None:
         """Return the version ``ref`` if it can take a request in the place of another."""
         try:
-            other = await self._candidates.target(ref)
+            other = (await self._candidates.target(ref)).made_for({one.task})
         except LlmosError:
             return None
-        if other.labels != one.labels or not _is_open(other, actor) or unsuited(other, need):
+        if other is None or other.labels != one.labels or not _is_open(other, actor):
+            return None
+        if unsuited(other, need) is not None:
             return None
         found = self._survey.look([other], need, actor)
         return found if assess(asked_of(need), found.replicas[0]).excluded is None else None
@@ -263,8 +268,9 @@ class Choosing:
         self, actor: Actor, its_route: Route, kinds: Collection[str], need: Need
     ) -> Plan:
         behind = await self._behind(its_route)
-        usable = allowed(actor, behind.there.values())
-        if wrong := [one for one in usable if one.task not in kinds]:
+        there = allowed(actor, behind.there.values())
+        usable = [made for one in there if (made := one.made_for(kinds))]
+        if wrong := [one for one in there if not one.made_for(kinds)]:
             raise UnsupportedTaskError(
                 f"{its_route.name!r} is for {wrong[0].task!r}, not for "
                 f"{' or '.join(sorted(kinds))}.",

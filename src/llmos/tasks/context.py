@@ -174,8 +174,8 @@ class TaskContext:
         """
         found = await self._find(ref)
         version, adapter = found.version, found.adapter
-        if found.manifest.task not in tasks:
-            raise _wrong_task(version.ref, found.manifest.task, tasks)
+        if (manifest := found.manifest.made_for(tasks)) is None:
+            raise _wrong_task(version.ref, found.manifest, tasks)
         try:
             tokenizer = await self.tokenizers.get(version.files)
             spec = dataclasses.replace(
@@ -188,7 +188,7 @@ class TaskContext:
             raise CorruptBlobError(
                 f"A stored file of {ref} is gone: import or pull the model again."
             ) from error
-        return Served(version, found.manifest, tokenizer, spec, adapter, ref)
+        return Served(version, manifest, tokenizer, spec, adapter, ref)
 
     async def _find(self, ref: str) -> _Found:
         """Return what a reference means, from memory where nothing has changed since."""
@@ -320,15 +320,17 @@ def _adapted(manifest: Manifest, version: Version, adapter: Version) -> Manifest
     return msgspec.structs.replace(manifest, task=own.task, chat_template=own.chat_template)
 
 
-def _wrong_task(ref: str, task: str, wanted: Collection[str]) -> UnsupportedTaskError:
+def _wrong_task(ref: str, manifest: Manifest, wanted: Collection[str]) -> UnsupportedTaskError:
+    does = manifest.heads or [manifest.task]
     advice = "`llmos list` shows each model's task"
-    if "embed" in wanted and task in {"chat", "generate"}:
+    if "embed" in wanted and manifest.task in {"chat", "generate"}:
         advice = (
             "import or pull it once more, under another name, with `--task embed` (its files are "
             "stored once)"
         )
     return UnsupportedTaskError(
-        f"{ref} is a model for {task!r}, not for {' or '.join(map(repr, sorted(wanted)))}: "
+        f"{ref} is a model for {', '.join(map(repr, does))}, "
+        f"not for {' or '.join(map(repr, sorted(wanted)))}: "
         f"{advice}.",
         param="model",
     )

@@ -11,19 +11,52 @@ from llmos.data.encoding import Columns
 from llmos.data.record import Alike, Annotated, Labelled, Pair, Question, Rated, Record
 from llmos.data.tokenizers import Specials
 from llmos.evaluation import evaluate, evaluate_readers, metrics
+from llmos.models.multitask import asked_for
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
 from llmos.training.latents import Latents, fidelity
+from llmos.training.mixture import Mixture
 from llmos.training.objectives import Objective, Surveyed
 from llmos.training.preferences import Preferences, accuracy
 from llmos.training.preparation import Prepared
 from llmos.training.recipe import BY_TEXT, Recipe
+from llmos.training.recipe_parts import parts_of
 from llmos.training.recipe_sections import ContrastiveSection
 from llmos.training.validation import evaluation_batches, means
 
 BATCH_ROWS = 64
 TESTED_BATCHES = 4
 """Of texts that are put through their codes."""
+
+
+def assess(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    objective: Objective,
+    prepared: Prepared,
+    specials: Specials,
+    data: Data,
+) -> dict[str, Any]:
+    """`validation_loss`, and one dict of metrics per split in `evaluate`.
+
+    Of several tasks the loss is the joint one, and each task has dicts of its own, `task/split`, of
+    which `task/validation` is one.
+    """
+    if not isinstance(objective, Mixture):
+        return Assessor(recipe, model, objective, prepared, specials, data).assess()
+    losses: list[float] = []
+    found: dict[str, Any] = {}
+    for part, own in zip(parts_of(recipe), data.parts, strict=True):
+        task, learned = part.task, objective.objectives[part.task]
+        asked, read = asked_for(task, model), prepared.part(task)
+        results = Assessor(part, asked, learned, read, specials, own).assess()
+        losses.append(results["validation_loss"])
+        splits = {name: value for name, value in results.items() if isinstance(value, dict)}
+        measured = {name: value for name, value in results.items() if name not in splits}
+        measured["loss"] = measured.pop("validation_loss")
+        splits["validation"] = measured | splits.get("validation", {})
+        found |= {f"{task}/{split}": values for split, values in splits.items()}
+    return {"validation_loss": objective.joint(losses), **found}
 
 
 @dataclass(frozen=True, slots=True)

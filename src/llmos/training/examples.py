@@ -31,11 +31,19 @@ class Data:
         file: where the uploaded data file lies, or the shards of the dataset; not given for
             `starter:` data.
         validation_file: where that of `data.validation_path` lies, if the recipe has one.
+        also: the data of the other tasks, where the recipe is one of several.
     """
 
     def __init__(
-        self, recipe: Recipe, file: Located = None, validation_file: Located = None
+        self,
+        recipe: Recipe,
+        file: Located = None,
+        validation_file: Located = None,
+        *,
+        also: Sequence[Data] = (),
     ) -> None:
+        self.parts = (self, *also)
+        """Of each task."""
         self._recipe = recipe
         self._source = self._read_from(file, recipe.data.path)
         self._validation = self._read_from(validation_file, recipe.data.validation_path or "")

@@ -29,6 +29,7 @@ from llmos.training.distribution import Team, gathered
 from llmos.training.examples import Data
 from llmos.training.latents import latents_of
 from llmos.training.micro_batches import memory_errors, micro_batches_for
+from llmos.training.mixture import Mixture
 from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
 from llmos.training.preferences import Preferences, with_reference
@@ -36,6 +37,7 @@ from llmos.training.preparation import Prepared, prepare, specials_for
 from llmos.training.privacy import private
 from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
+from llmos.training.recipe_parts import parts_of, weights_of
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
 from llmos.training.trainer import Trainer
 from llmos.training.vectors import job as vectors
@@ -80,8 +82,7 @@ def _opened(context: JobContext) -> tuple[Given, Recipe, Data]:
     recipe = given.tokens.with_template(recipe) if given.tokens else recipe
     settle(recipe.seed, context.threads)
     context.progress(0, recipe.steps, "reading the data")
-    data = Data(recipe, *(_data_source(context, path) for path in recipe.read_paths))
-    return given, recipe, data
+    return given, recipe, _data(context, recipe)
 
 
 def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Ready:
@@ -169,6 +170,11 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
 def _objective(
     recipe: Recipe, model: PreTrainedModel, prepared: Prepared, specials: Specials
 ) -> Objective:
+    if recipe.also is not None:
+        own: dict[str, Objective] = {
+            part.task: _objective(part, model, prepared, specials) for part in parts_of(recipe)
+        }
+        return Mixture(own, weights_of(recipe), recipe.steps, recipe.accumulate)
     if recipe.packing:
         return packed_objective(recipe, model, prepared.train)
     if recipe.objective == "dpo":
@@ -228,6 +234,15 @@ def settle(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
+def _data(context: JobContext, recipe: Recipe) -> Data:
+    def of(part: Recipe, *also: Data) -> Data:
+        sources = [_data_source(context, path) for path in part.read_paths]
+        return Data(part, *sources, also=also)
+
+    own, *others = parts_of(recipe)
+    return of(own, *map(of, others))
+
+
 def _data_source(context: JobContext, path: str) -> Path | tuple[Path, ...]:
     """Return where a data file lies, or the shards of a dataset."""
     known = context.params.get("datasets") or {}
@@ -239,13 +254,14 @@ def _data_source(context: JobContext, path: str) -> Path | tuple[Path, ...]:
 
 
 def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
+    labels = prepared.heads or prepared.labels
     if given.base is not None:
         pad = given.base.specials.pad
         pad_id = prepared.tokenizer.token_to_id(pad) if pad else None
-        model = networks.load_base(recipe, given.base.directory, prepared.labels, pad_id)
+        model = networks.load_base(recipe, given.base.directory, labels, pad_id)
     else:
         specials = given.tokens.specials if given.tokens else specials_for(recipe)
-        model = networks.build(recipe, prepared.tokenizer, specials, prepared.labels)
+        model = networks.build(recipe, prepared.tokenizer, specials, labels)
     if given.vectors is not None:
         freezes = recipe.model.freeze_vectors
         given.vectors.put_into(model, prepared.tokenizer, freezes=freezes)

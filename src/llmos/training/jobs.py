@@ -10,8 +10,10 @@ from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
+from llmos.sdk.recipe_data import DATA_KEYS, data_sections
 from llmos.training.counted import is_counted
-from llmos.training.recipe import DATA_PATHS, DATASET, Recipe, parse
+from llmos.training.recipe import Recipe, parse
+from llmos.training.recipe_sections import DATASET
 from llmos.types import VECTOR_FILES
 
 TRAIN = "train"
@@ -98,8 +100,8 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
 def wanted_data(params: dict[str, Any]) -> dict[str, str]:
     """Return the datasets that the recipe of an unchecked request names, by its data paths."""
     recipe = params.get("recipe")
-    data = recipe.get("data") if isinstance(recipe, dict) else None
-    named = [data.get(key) for key in DATA_PATHS] if isinstance(data, dict) else []
+    sections = data_sections(recipe).values() if isinstance(recipe, dict) else ()
+    named = [data.get(key) for data in sections for key in DATA_KEYS]
     paths = [path for path in named if isinstance(path, str) and path.startswith(DATASET)]
     return {path: path.removeprefix(DATASET) for path in paths}
 
@@ -164,7 +166,8 @@ def subject(params: dict[str, Any]) -> str:
     if params.get("base"):
         return f"{recipe.objective} {params['base']['ref']}"
     width, layers = _width(recipe.model.config), _layers(recipe.model.config)
-    return f"{recipe.objective} {str(recipe.model.architecture)[:80]} {layers}x{width}"
+    what = recipe.objective if recipe.also is None else recipe.head
+    return f"{what} {str(recipe.model.architecture)[:80]} {layers}x{width}"
 
 
 def _passes(recipe: Recipe) -> int:

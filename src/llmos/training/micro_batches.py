@@ -20,6 +20,7 @@ from llmos.errors import OutOfMemoryError
 from llmos.kernel.ledger import format_bytes
 from llmos.training import jobs
 from llmos.training.recipe import Recipe
+from llmos.training.recipe_parts import parts_of
 from llmos.training.recipe_sharing import WHOLE_BATCH
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def micro_batches_for(
     context: JobContext, recipe: Recipe, device: torch.device
 ) -> MicroBatches | None:
     """Return how a job cuts its batches; None where their rows are compared with one another."""
-    if recipe.objective in WHOLE_BATCH:
+    if any(part.objective in WHOLE_BATCH for part in parts_of(recipe)):
         return None
     return MicroBatches(
         context.checkpoint_dir / "micro_batch.json",

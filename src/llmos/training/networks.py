@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
+from llmos.library.architectures import is_encoder
 from llmos.library.describe import position_offset
 from llmos.models.codes import ARCHITECTURES, CODE_TOKENS
 from llmos.models.registry import AUTO_CLASSES, register
@@ -27,10 +28,12 @@ CLASSES: dict[str, Any] = AUTO_CLASSES
 POSITIONS = ("max_position_embeddings", "n_positions")
 TEXT_TOKENS = "max_text_tokens"
 """Of a network that reads a text before it writes one: its positions follow from it."""
+Labels = Sequence[str] | Mapping[str, Sequence[str]]
+"""Of the classes or tags of a network; of one with several heads those of each, by task."""
 
 
 def build(
-    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Sequence[str] | None
+    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Labels | None
 ) -> PreTrainedModel:
     """A fresh float32 model; draw on torch's generator, so seed it first.
 
@@ -46,7 +49,7 @@ def build(
 
 
 def load_base(
-    recipe: Recipe, directory: Path, labels: Sequence[str] | None, pad_id: int | None
+    recipe: Recipe, directory: Path, labels: Labels | None, pad_id: int | None
 ) -> PreTrainedModel:
     """The base model in ``directory`` in float32, with a new head where the labels are new, or with
     an adapter where the recipe trains one.
@@ -89,7 +92,7 @@ def load_teacher(recipe: Recipe, directory: Path) -> PreTrainedModel:
 
 
 def _config(
-    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Sequence[str] | None
+    recipe: Recipe, tokenizer: Tokenizer, specials: Specials, labels: Labels | None
 ) -> PreTrainedConfig:
     architecture = recipe.model.architecture
     assert architecture is not None
@@ -147,8 +150,11 @@ def _token_values(tokenizer: Tokenizer, specials: Specials, fields: set[str]) ->
     return {name: value for name, value in values.items() if name in fields}
 
 
-def _head_values(recipe: Recipe, labels: Sequence[str] | None) -> dict[str, Any]:
-    """What a config says of the head: the names of its outputs, or that it is one number."""
+def _head_values(recipe: Recipe, labels: Labels | None) -> dict[str, Any]:
+    """What a config says of the head: the names of its outputs, or that it is one number; of
+    several, for which task each is."""
+    if isinstance(labels, Mapping):
+        return {"heads": [{"task": task, "labels": [*own]} for task, own in labels.items()]}
     if recipe.objective == "regression":
         return {"id2label": {0: "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
     if labels is None:
@@ -223,6 +229,8 @@ def _freeze_others(model: PreTrainedModel, patterns: Sequence[str]) -> None:
 def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:
     """Refuse an objective for a network that is not made for it."""
     kind = model.config.model_type
+    if recipe.also is not None and not is_encoder(kind):
+        raise RecipeError(f"architecture {kind} is no encoder: also needs one, such as modernbert")
     wanted = ARCHITECTURES.get(recipe.objective)
     if wanted is not None and kind != wanted:
         raise RecipeError(f"objective {recipe.objective} needs model.architecture {wanted}")

@@ -18,8 +18,8 @@ from llmos.training.recipe_sections import OptimizerSection
 
 MUON_MOMENTUM = 0.95
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-CLASSIFIERS = frozenset({"classifier", "score"})
-"""What the heads of classifiers are called."""
+CLASSIFIERS = frozenset({"classifier", "score", "heads"})
+"""What the heads of classifiers, and those of a network for several tasks, are called."""
 
 
 def build_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:

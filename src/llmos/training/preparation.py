@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +29,35 @@ from llmos.models.codes import CODE_TOKENS
 from llmos.training.base_model import BaseModel
 from llmos.training.encoder import COLUMNS, Encoder, Log
 from llmos.training.examples import Data, texts_of
+from llmos.training.mixture import columns_of
 from llmos.training.recipe import LATENT, MIN_BLOCK_SIZE, Recipe
+from llmos.training.recipe_parts import parts_of
+
+Splits = dict[str, Columns]
+"""By their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What training reads. ``labels`` are the classes or BIO tags, in the order of the logits."""
+    """What training reads. ``labels`` are the classes or BIO tags, in the order of the logits; of
+    several tasks those of each are in ``heads``, and columns are called ``task.column``."""
 
     tokenizer: Tokenizer
     labels: list[str] | None
     train: Columns
     validation: Columns
+    heads: dict[str, list[str]] = field(default_factory=dict)
+
+    def part(self, task: str) -> Prepared:
+        """What is read for one task; all of it where there is no other."""
+        if not self.heads:
+            return self
+        return Prepared(
+            self.tokenizer,
+            self.heads[task] or None,
+            columns_of(task, self.train),
+            columns_of(task, self.validation),
+        )
 
 
 def prepare(
@@ -66,11 +84,15 @@ def prepare(
         _build(recipe, data, base, partial, log, words)
         partial.rename(directory)
     names = COLUMNS[recipe.reads]
+    if recipe.also is not None:
+        names = tuple(f"{p.task}.{name}" for p in parts_of(recipe) for name in COLUMNS[p.reads])
+    labels = json.loads((directory / "labels.json").read_text())
     return Prepared(
         Tokenizer.from_file(str(directory / "tokenizer.json")),
-        json.loads((directory / "labels.json").read_text()),
+        labels if recipe.also is None else None,
         encoding.load(directory, "train", names),
         encoding.load(directory, "validation", names),
+        {} if recipe.also is None else labels,
     )
 
 
@@ -79,7 +101,9 @@ def specials_for(recipe: Recipe) -> Specials:
     more = list(recipe.tokenizer.special_tokens)
     if recipe.objective in LATENT:
         more = [*CODE_TOKENS, *more]
-    return specials_of(recipe.task, more, recipe.tokenizer.end_token)
+    is_masked = recipe.also is not None and recipe.also.fill_mask is not None
+    task = "fill_mask" if is_masked else recipe.task
+    return specials_of(task, more, recipe.tokenizer.end_token)
 
 
 def _build(
@@ -90,28 +114,26 @@ def _build(
     log: Log,
     words: Sequence[str],
 ) -> None:
+    parts = [*zip(parts_of(recipe), data.parts, strict=True)]
+    for part, own in parts:
+        if own.is_text:
+            _check_text(part)
+    labels: list[str] | dict[str, list[str]] | None = None
     if data.is_text:
-        if recipe.reads != "generate":
-            needs = f"task {recipe.task}"
-            if recipe.reads == "texts":
-                needs = f"objective {recipe.objective}"
-            raise RecipeError(f"{recipe.data.path} is plain text: {needs} needs records")
-        if recipe.data.validation_path is not None:
-            raise RecipeError(
-                "data.validation_path is for records: of plain text, the end validates"
-            )
         tokenizer, splits = _prepare_text(recipe, data.text(), base)
-        labels = None
     else:
-        train, validation = data.split("train"), data.split("validation")
-        tokenizer = base.tokenizer if base else train_tokenizer(recipe, map(texts_of, train), words)
-        labels = labels_of(recipe, [*train, *validation])
+        read = [(part, own.split("train"), own.split("validation")) for part, own in parts]
+        texts = (texts_of(record) for _, train, _ in read for record in train)
+        tokenizer = base.tokenizer if base else train_tokenizer(recipe, texts, words)
         specials = base.specials if base else specials_for(recipe)
-        encoder = Encoder(recipe, tokenizer, specials, labels)
-        splits = {
-            "train": encoder.encode("train", train, log),
-            "validation": encoder.encode("validation", validation, log),
-        }
+        made = [
+            _encoded(part, tokenizer, specials, train, validation, log)
+            for part, train, validation in read
+        ]
+        if recipe.also is None:
+            ((labels, splits),) = made
+        else:
+            labels, splits = _together(parts_of(recipe), made)
         if recipe.reads == "generate":
             splits = _long_enough(recipe, splits)
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -120,15 +142,56 @@ def _build(
         encoding.save(columns, directory, name)
 
 
-def _prepare_text(
-    recipe: Recipe, text: str, base: BaseModel | None
-) -> tuple[Tokenizer, dict[str, Columns]]:
+def _check_text(recipe: Recipe) -> None:
+    """Refuse running text where it is of no use. Raises RecipeError."""
+    if recipe.reads != "generate":
+        needs = f"task {recipe.task}"
+        if recipe.reads == "texts":
+            needs = f"objective {recipe.objective}"
+        raise RecipeError(f"{recipe.data.path} is plain text: {needs} needs records")
+    if recipe.data.validation_path is not None:
+        raise RecipeError("data.validation_path is for records: of plain text, the end validates")
+
+
+def _encoded(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    specials: Specials,
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    log: Log,
+) -> tuple[list[str] | None, Splits]:
+    """The labels of one task, and the columns of its splits."""
+    labels = labels_of(recipe, [*train, *validation])
+    encoder = Encoder(recipe, tokenizer, specials, labels)
+    return labels, {
+        "train": encoder.encode("train", train, log),
+        "validation": encoder.encode("validation", validation, log),
+    }
+
+
+def _together(
+    parts: Sequence[Recipe], made: Sequence[tuple[list[str] | None, Splits]]
+) -> tuple[dict[str, list[str]], Splits]:
+    """The labels of several tasks, and their columns as one split."""
+    labels: dict[str, list[str]] = {
+        part.task: own or [] for part, (own, _) in zip(parts, made, strict=True)
+    }
+    splits: Splits = {"train": {}, "validation": {}}
+    for part, (_, own_splits) in zip(parts, made, strict=True):
+        for split, columns in own_splits.items():
+            named = {f"{part.task}.{name}": column for name, column in columns.items()}
+            splits[split] |= named
+    return labels, splits
+
+
+def _prepare_text(recipe: Recipe, text: str, base: BaseModel | None) -> tuple[Tokenizer, Splits]:
     """The last share of a running text validates. Characters are taken from all of it."""
     cut = int(len(text) * (1 - recipe.data.validation))
     is_character = recipe.tokenizer.kind == "character"
     learn_from = text if is_character else text[:cut]
     tokenizer = base.tokenizer if base else train_tokenizer(recipe, [_lines(learn_from)])
-    splits: dict[str, Columns] = {
+    splits: Splits = {
         name: {"tokens": encoding.encode_stream(tokenizer, [part], None)}
         for name, part in (("train", text[:cut]), ("validation", text[cut:]))
     }
@@ -187,7 +250,7 @@ def _lines(text: str) -> Iterator[str]:
     return iter(text.splitlines(keepends=True))
 
 
-def _long_enough(recipe: Recipe, splits: dict[str, Columns]) -> dict[str, Columns]:
+def _long_enough(recipe: Recipe, splits: Splits) -> Splits:
     """Both streams with at least one block each, moving the border where one is too short.
 
     Raises:

@@ -22,6 +22,7 @@ from llmos.training import readers
 from llmos.training.examples import Data
 from llmos.training.networks import CLASSES
 from llmos.training.recipe import Recipe, dump
+from llmos.training.recipe_parts import parts_of
 
 CHECK_TOKENS = 16
 """Most tokens of a prompt, and most to go on with; no more than fit the model."""
@@ -65,7 +66,7 @@ def save(
                 shutil.copyfile(base / name, directory / name)
     if recipe.chat_template is not None:
         (directory / "chat_template.jinja").write_text(recipe.chat_template, "utf-8")
-    if recipe.task == "embed":
+    if "embed" in [part.task for part in parts_of(recipe)]:
         readers.write_modules(recipe, model, directory)
     (directory / "recipe.yaml").write_text(dump(recipe), "utf-8")
 

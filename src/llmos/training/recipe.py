@@ -17,19 +17,26 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from llmos.errors import RecipeError
+from llmos.sdk.recipe_data import named_files
 from llmos.training import counted
 from llmos.training.complaints import sentence
 from llmos.training.recipe_checks import (
+    check_adapter,
     check_dataset,
     check_distill,
+    check_dpo,
+    check_mixture,
     check_privacy,
     check_robust,
     check_vectors,
 )
 from llmos.training.recipe_sections import (
+    DATASET,
     MOMENTUM_KINDS,
+    STARTER,
     AdapterSection,
     AdversarialSection,
+    AlsoSection,
     CardSection,
     ContrastiveSection,
     DataSection,
@@ -46,7 +53,6 @@ from llmos.training.recipe_sections import (
     TokenizerSection,
     TranslationSection,
     VectorsSection,
-    named_files,
 )
 from llmos.training.recipe_sharing import check_sharing
 
@@ -58,6 +64,7 @@ Head = Literal[
     "masked_lm",
     "question_answering",
     "embedding",
+    "multitask",
 ]
 Objective = (
     Head
@@ -103,10 +110,6 @@ HEADS: dict[str, Head] = {
     "regression": "sequence_classification",
 }
 """What a network ends in, where the objective is not named after it."""
-STARTER, DATASET = "starter:", "dataset:"
-"""How a data path begins that names no file."""
-DATA_PATHS = ("path", "validation_path")
-"""The keys of `data` that name files."""
 MIN_BLOCK_SIZE = 2
 UNLABELLED = frozenset({"contrastive", "regression", "question_answering"})
 FILE_SPLITS = frozenset({"train", "validation"})
@@ -124,6 +127,7 @@ class Recipe(Section):
     tokenizer: TokenizerSection
     data: DataSection
     labels: list[str] | None = None
+    also: AlsoSection | None = None
     chat_template: str | None = None
     translation: TranslationSection | None = None
     steps: int = Field(ge=1)
@@ -173,11 +177,9 @@ class Recipe(Section):
         if self.objective not in (own, *OTHER_OBJECTIVES.get(self.task, ())):
             raise ValueError(f"task {self.task} needs objective {own}")
         self._check_by_text()
-        if self.objective == "dpo":
-            self._check_dpo()
-        elif self.dpo is not None:
-            raise ValueError("dpo is for objective dpo")
-        if self.contrastive is not None and self.objective != "contrastive":
+        check_dpo(self)
+        embeds = self.task == "embed" or (self.also is not None and self.also.embed is not None)
+        if self.contrastive is not None and not embeds:
             raise ValueError("contrastive is for task embed")
         if self.label_smoothing and self.objective in UNLABELLED:
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
@@ -187,6 +189,7 @@ class Recipe(Section):
         if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")
         check_dataset(self)
+        check_mixture(self)
         check_distill(self)
         check_privacy(self)
         check_vectors(self)
@@ -204,8 +207,7 @@ class Recipe(Section):
             )
         if self.data.validation_path is not None and self.starter is not None:
             raise ValueError("data.validation_path is for a file as data.path")
-        if self.adapter is not None:
-            self._check_adapter()
+        check_adapter(self)
         check_sharing(self)
         if self.packing and (self.objective != "causal_lm" or self.robust is not None):
             raise ValueError("packing is for objective causal_lm, without a robust section")
@@ -216,27 +218,6 @@ class Recipe(Section):
                 "--set evaluate.splits=[]"
             )
         return self
-
-    def _check_adapter(self) -> None:
-        if self.model.base is None or self.tokenizer.kind != "base":
-            raise ValueError("an adapter is for a model.base, and needs tokenizer.kind base")
-        if self.head != "causal_lm":
-            raise ValueError(f"an adapter is for a task that writes, generate or chat: {self.task}")
-        if self.model.freeze or self.model.train_only:
-            raise ValueError(
-                "an adapter leaves all of its base as it is: "
-                "leave model.freeze and model.train_only out"
-            )
-
-    def _check_dpo(self) -> None:
-        if self.model.base is None:
-            raise ValueError("objective dpo goes on from a model.base, which it is measured by")
-        if self.robust is not None:
-            raise ValueError("objective dpo takes no robust section")
-        if self.starter is not None:
-            raise ValueError("objective dpo needs a file of pairs of answers as data.path")
-        if self.evaluate.splits:
-            raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
 
     def _check_by_text(self) -> None:
         if self.latent is not None and self.objective not in LATENT:
@@ -256,7 +237,8 @@ class Recipe(Section):
     @property
     def head(self) -> Head:
         """What the network ends in."""
-        return cast(Head, HEADS.get(self.objective, self.objective))
+        own = cast(Head, HEADS.get(self.objective, self.objective))
+        return own if self.also is None else "multitask"
 
     @property
     def reads(self) -> str:
@@ -274,9 +256,9 @@ class Recipe(Section):
     @property
     def read_paths(self) -> list[str]:
         """The files and datasets that it reads, what is trained on first."""
-        data = self.data
-        named = [None if self.starter is not None else data.path, data.validation_path]
-        return [path for path in named if path is not None]
+        others = [] if self.also is None else self.also.sections.values()
+        sections = (self.data, *(one.data for one in others))
+        return [path for data in sections for path in data.read_paths]
 
     @property
     def data_paths(self) -> list[str]:
@@ -335,8 +317,8 @@ def load(path: Path) -> dict[str, Any]:
     recipe = _read_yaml(text, str(path))
     if not isinstance(recipe, dict):
         raise RecipeError(f"{path} must be a YAML mapping of keys to values")
-    for section, key, named in named_files(recipe):
-        recipe[section][key] = beside(path, named)
+    for _, section, key in named_files(recipe):
+        section[key] = beside(path, section[key])
     return recipe
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmos.training.recipe_sections import DATASET, STARTER
+
 if TYPE_CHECKING:
     from llmos.training.recipe import Recipe
 
@@ -13,13 +15,80 @@ READING = ("classify", "entities", "fill_mask", "answer", "embed", "rate")
 """Tasks that write no text, so that tokens may be words."""
 AUGMENTED = ("classify", "translate")
 """Tasks whose labels or targets hang on no place in the text."""
+LABELS_OF = ("classify", "entities")
+"""Tasks that know a set of labels."""
+
+
+def check_mixture(recipe: Recipe) -> None:
+    """Raise ValueError where one encoder cannot learn all of the tasks."""
+    if recipe.also is None:
+        return
+    others = recipe.also.sections
+    able = ", ".join(type(recipe.also).model_fields)
+    if not others or recipe.task in others:
+        raise ValueError(f"also names other tasks than {recipe.task}, one or more of: {able}")
+    if recipe.task not in type(recipe.also).model_fields:
+        raise ValueError(f"also is for tasks of an encoder ({able}), not for {recipe.task}")
+    for name in ("robust", "adapter", "distill", "privacy"):
+        if getattr(recipe, name) is not None:
+            raise ValueError(f"also takes no {name} section")
+    if recipe.label_smoothing:
+        raise ValueError("also takes no label_smoothing: not all tasks have labels")
+    if recipe.processes != 1:
+        raise ValueError("several tasks are learned in one process: processes: 1")
+    if recipe.micro_batch_size is not None and "embed" in (recipe.task, *others):
+        raise ValueError("task embed needs whole batches: no micro_batch_size")
+    for task, section in others.items():
+        if section.labels is not None and task not in LABELS_OF:
+            raise ValueError(f"also.{task} takes no labels")
+        data = section.data
+        missing = sorted(set(recipe.evaluate.splits) - {"train", "validation"})
+        if missing and data.read_paths:
+            raise ValueError(
+                f"evaluate.splits names {missing[0]}, but the data of also.{task} has only train "
+                "and validation: --set evaluate.splits=[]"
+            )
+        if data.validation_path is not None and data.path.startswith(STARTER):
+            raise ValueError(f"also.{task}.data.validation_path is for a file as data.path")
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Raise ValueError where an adapter cannot be trained over the base."""
+    if recipe.adapter is None:
+        return
+    if recipe.model.base is None or recipe.tokenizer.kind != "base":
+        raise ValueError("an adapter is for a model.base, and needs tokenizer.kind base")
+    if recipe.head != "causal_lm":
+        raise ValueError(f"an adapter is for a task that writes, generate or chat: {recipe.task}")
+    if recipe.model.freeze or recipe.model.train_only:
+        raise ValueError(
+            "an adapter leaves all of its base as it is: "
+            "leave model.freeze and model.train_only out"
+        )
+
+
+def check_dpo(recipe: Recipe) -> None:
+    """Raise ValueError where there is nothing to learn preferences from, or with."""
+    if recipe.objective != "dpo":
+        if recipe.dpo is not None:
+            raise ValueError("dpo is for objective dpo")
+        return
+    if recipe.model.base is None:
+        raise ValueError("objective dpo goes on from a model.base, which it is measured by")
+    if recipe.robust is not None:
+        raise ValueError("objective dpo takes no robust section")
+    if recipe.starter is not None:
+        raise ValueError("objective dpo needs a file of pairs of answers as data.path")
+    if recipe.evaluate.splits:
+        raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
 
 
 def check_dataset(recipe: Recipe) -> None:
     """Raise ValueError where the data is a dataset and is told how to be read, as files are."""
-    data = recipe.data
-    if data.path.startswith("dataset:") and (data.format or data.columns):
-        raise ValueError("data.format and data.columns are for files: a dataset has its own")
+    others = [] if recipe.also is None else recipe.also.sections.values()
+    for data in (recipe.data, *(one.data for one in others)):
+        if data.path.startswith(DATASET) and (data.format or data.columns):
+            raise ValueError("data.format and data.columns are for files: a dataset has its own")
 
 
 def check_distill(recipe: Recipe) -> None:
@@ -53,7 +122,7 @@ def check_privacy(recipe: Recipe) -> None:
             "privacy needs a model.base with tokenizer.kind base: "
             "a tokenizer made from the examples would tell of it"
         )
-    if recipe.task in ("classify", "entities") and recipe.labels is None:
+    if recipe.task in LABELS_OF and recipe.labels is None:
         raise ValueError("privacy needs labels: those found in the examples would tell of them")
     if "train" in recipe.evaluate.splits:
         raise ValueError("privacy needs evaluate.splits without train: it would tell of examples")

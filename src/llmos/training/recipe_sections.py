@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +13,8 @@ Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plate
 MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 ELEMENTWISE_KINDS = frozenset({"sgd", "rmsprop", "adam", "adamw", "lion"})
 """Those that step each weight by itself, so that they can be kept in parts."""
-FILE_KEYS = (("data", "path"), ("data", "validation_path"), ("model", "vectors"))
+STARTER, DATASET = "starter:", "dataset:"
+"""How a data path begins that names no file."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -173,6 +173,38 @@ class DataSection(Section):
     rows: int | None = Field(default=None, ge=1)
     validation_rows: int = Field(default=500, ge=1)
 
+    @property
+    def read_paths(self) -> list[str]:
+        """The files and datasets that it names."""
+        named = [None if self.path.startswith(STARTER) else self.path, self.validation_path]
+        return [path for path in named if path is not None]
+
+
+class TaskSection(Section):
+    """Another task that the encoder learns, and from what."""
+
+    data: DataSection
+    labels: list[str] | None = None
+    weight: float = Field(default=1.0, gt=0)
+    """Steps of it for each of the recipe's own task."""
+
+
+class AlsoSection(Section):
+    """What one encoder learns beside the recipe's own task, each with a head of its own."""
+
+    classify: TaskSection | None = None
+    entities: TaskSection | None = None
+    rate: TaskSection | None = None
+    answer: TaskSection | None = None
+    fill_mask: TaskSection | None = None
+    embed: TaskSection | None = None
+
+    @property
+    def sections(self) -> dict[str, TaskSection]:
+        """Those that there are, by task."""
+        named = {task: getattr(self, task) for task in type(self).model_fields}
+        return {task: section for task, section in named.items() if section is not None}
+
 
 class OptimizerSection(Section):
     """The optimizer, and its learning rate: a linear warm-up, then a schedule."""
@@ -267,13 +299,3 @@ class CardSection(Section):
     license: str = ""
     languages: list[str] = []
     recommended: list[str] = []
-
-
-def named_files(recipe: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the sections and keys of an unchecked recipe that name files, or starter text, and what
-    they name."""
-    for section, key in FILE_KEYS:
-        table = recipe.get(section)
-        named = table.get(key) if isinstance(table, dict) else None
-        if isinstance(named, str) and (key != "vectors" or named.endswith(VECTOR_FILES)):
-            yield section, key, named

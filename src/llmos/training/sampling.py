@@ -91,13 +91,13 @@ def random_bits(seed: int, counter: int, stream: int, count: int) -> np.ndarray:
     return np.atleast_1d(philox.random_raw(count))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def permutation(seed: int, epoch: int, count: int) -> IntArray:
     """The order of ``count`` rows in an epoch."""
     return np.argsort(random_bits(seed, epoch, ORDER, count), kind="stable").astype(np.int64)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _batches(sampler: ExampleSampler, window: int) -> IntArray:
     """The batches of a window, ``[WINDOW_STEPS, batch_size]``."""
     size, count = sampler.batch_size, len(sampler.lengths)

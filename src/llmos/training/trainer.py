@@ -22,12 +22,13 @@ from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.distribution import Team, alone
 from llmos.training.micro_batches import MicroBatches, is_out_of_memory
+from llmos.training.mixture import named
 from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
 from llmos.training.optimizers import build_optimizer, set_learning_rate
 from llmos.training.privacy import Privacy
 from llmos.training.recipe import Recipe
-from llmos.training.sampling import Sampler, plain_rows
+from llmos.training.sampling import Sampler
 from llmos.training.schedules import learning_rate, num_no_better, validation_losses
 from llmos.training.validation import evaluation_batches, means
 from llmos.training.watching import Watch
@@ -331,8 +332,7 @@ class Trainer:
 
     def _diverged(self, step: int, what: str, value: float) -> DivergedError:
         """Return the error of a step whose batch did that; the log has all of its rows."""
-        drawn = [plain_rows(self._sampler, rows) for rows in self._rows_of(step - 1)]
-        rows = [str(row) for own in drawn for row in own]
+        rows = [name for own in self._rows_of(step - 1) for name in named(self._sampler, own)]
         self.context.log(f"step {step} learned from rows {', '.join(rows)} of the training split")
         some = ", ".join(rows[:SHOWN_ROWS]) + (", …" if len(rows) > SHOWN_ROWS else "")
         return DivergedError(

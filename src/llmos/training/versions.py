@@ -11,16 +11,19 @@ from transformers import PreTrainedModel
 
 from llmos.library.adapters import AdapterManifest
 from llmos.library.manifest import Manifest, build_manifest
+from llmos.models.multitask import asked_for
 from llmos.training import checkpoint, curve, distillation, parity, publish
 from llmos.training.adapters import adapter_manifest, load_adapted, merged, save_adapter
-from llmos.training.assessment import Assessor
+from llmos.training.assessment import assess
 from llmos.training.base_model import BaseModel, Given
 from llmos.training.checkpoint import Progress
 from llmos.training.counting import Counting
 from llmos.training.examples import Data
 from llmos.training.preparation import Prepared, specials_for
 from llmos.training.privacy import published
-from llmos.training.recipe import DATASET, Recipe
+from llmos.training.recipe import Recipe
+from llmos.training.recipe_parts import parts_of
+from llmos.training.recipe_sections import DATASET
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 
@@ -50,8 +53,7 @@ def publish_version(
     else:
         report = _save_model(recipe, model, prepared, given.tokens, data, directory)
     context.progress(progress.step, recipe.steps, "testing the model")
-    assessor = Assessor(recipe, model, trainer.objective, prepared, specials, data)
-    metrics = assessor.assess()
+    metrics = assess(recipe, model, trainer.objective, prepared, specials, data)
     points = progress.curve
     if isinstance(trainer, Trainer) and trainer.privacy is not None:
         metrics["privacy"] = trainer.privacy.report(progress.step)
@@ -109,22 +111,29 @@ def _save_model(
     specials = tokens.specials if tokens else specials_for(recipe)
     tokens_directory = tokens.directory if tokens else None
     publish.save(recipe, model, prepared.tokenizer, specials, directory, tokens_directory)
-    prompts = publish.prompts(recipe, prepared.validation)
-    publish.check(recipe, model, publish.load(recipe, directory), prompts)
-    if tokens is None:
-        publish.check_tokenizer(prepared.tokenizer, directory, prompts)
-    return parity.check(
-        parity.Trained(
-            recipe=recipe,
-            model=model,
-            tokenizer=prepared.tokenizer,
-            specials=specials,
-            directory=directory,
-            manifest=build_manifest(directory, extra=described(recipe)),
-            samples=publish.samples(data),
-            rows=prompts,
+    whole = build_manifest(directory, extra=described(recipe))
+    fresh = publish.load(recipe, directory)
+    reports: dict[str, Any] = {}
+    for part, own in zip(parts_of(recipe), data.parts, strict=True):
+        asked, manifest = asked_for(part.task, model), whole.made_for({part.task})
+        assert manifest is not None, "it was trained for the task"
+        prompts = publish.prompts(part, prepared.part(part.task).validation)
+        publish.check(part, asked, asked_for(part.task, fresh), prompts)
+        if tokens is None:
+            publish.check_tokenizer(prepared.tokenizer, directory, prompts)
+        reports[part.task] = parity.check(
+            parity.Trained(
+                recipe=part,
+                model=asked,
+                tokenizer=prepared.tokenizer,
+                specials=specials,
+                directory=directory,
+                manifest=manifest,
+                samples=publish.samples(own),
+                rows=prompts,
+            )
         )
-    )
+    return reports if recipe.also is not None else reports[recipe.task]
 
 
 def _save_adapter(
@@ -202,7 +211,8 @@ def inputs_of(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, .
     digests: dict[str, str] = context.params["data"]
     datasets = (context.params.get("datasets") or {}).values()
     named = [f"{DATASET}{one['ref']}" for one in datasets]
-    data = [*(digests[path] for path in recipe.data_paths), *named] or [recipe.data.path]
+    starters = [p.data.path for p in parts_of(recipe) if not p.data.read_paths]
+    data = [*(digests[path] for path in recipe.data_paths), *named, *starters]
     if recipe.model.vectors_file is not None:
         data.append(digests[recipe.model.vectors_file])
     return (*data, *given.refs)

@@ -122,7 +122,10 @@ class StubClient:
         self.asked.append((text, source, target, model))
         return {"text": "你好"}
 
-    def classify(self, text: str, model: str) -> dict[str, Any]:
+    def classify(
+        self, text: str, model: str, labels: list[str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        self.asked.append((text, model, labels, options))
         return {"label": "positive", "score": 0.987, "scores": {"positive": 0.987}}
 
     def entities(self, text: str, model: str) -> dict[str, Any]:
@@ -349,6 +352,11 @@ def test_classify_and_entities_print_what_they_found(
     label, _, row = capsys.readouterr().out.splitlines()
     assert label == "positive (98.7%)"
     assert row.split() == ["Paris", "LOCATION", "0", "5", "0.990"]
+    assert client.asked == [("good", "sentiment", None, {})]
+    labels = ["classify", "who won?", "--labels", "sport, 政治，news", "--template", "about {}"]
+    assert main.invoke(labels) == 0
+    expected = ("who won?", "embeddings", ["sport", "政治", "news"], {"template": "about {}"})
+    assert client.asked[1:] == [expected]
 
 
 def test_embed_prints_a_vector_a_line_of_texts_given_or_piped_in(

@@ -47,6 +47,11 @@ def test_only_works_with_equal_options_share_a_batch() -> None:
     assert ids(take_batch([*mixed, other], 9, 100)) == ["0", "1", "9"]
 
 
+def test_works_of_other_kinds_do_not_share_a_batch() -> None:
+    mixed = [*queued(2, 2), Queued("9", PipelineWork("classify", (1, 1)), 9)]
+    assert ids(take_batch(mixed, 9, 100)) == ["0", "1"]
+
+
 def test_the_best_priority_goes_first_alone_then_the_earliest() -> None:
     late = Queued("now", PipelineWork("seq2seq", (1, 1), {}, Priority.INTERACTIVE), 9)
     waiting = [*queued(2, 2), late]

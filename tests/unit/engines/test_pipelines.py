@@ -20,6 +20,7 @@ from llmos.errors import (
     InvalidRequestError,
     UnsupportedTaskError,
 )
+from llmos.models.multitask import MultitaskEncoder
 from llmos.types import GenerateWork, PipelineOut, PipelineWork, SamplingParams
 
 VOCAB = 61
@@ -245,7 +246,7 @@ class Timed:
 
     def _tick(self, layer: Any, inputs: tuple[Any, ...]) -> None:
         num_tokens = inputs[0].shape[0] * inputs[0].shape[1]
-        self.now += LAYER_S if self.engine._kind == "seq2seq" else LAYER_S * num_tokens / LONGEST
+        self.now += LAYER_S if self.engine._is_search else LAYER_S * num_tokens / LONGEST
 
     def steps(self, limit_s: float) -> tuple[list[float], dict[str, Any]]:
         """What each step took until all is done, and the results."""
@@ -403,6 +404,32 @@ def test_a_batch_mate_of_bad_work_is_computed(bert: Path) -> None:
 def test_bad_work_is_refused(bart: Path, work: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         loaded(bart).submit("a", work)
+
+
+def test_a_model_of_several_tasks_does_each_kind_of_work(tmp_path: Path) -> None:
+    heads = {"classify": ["a", "b", "c"], "entities": ["O", "B-X"], "rate": [], "embed": []}
+    listed = [{"task": task, "labels": labels} for task, labels in heads.items()]
+    model = save(tmp_path, MultitaskEncoder, "BertConfig", {**BERT, "heads": listed})
+    engine = PipelinesEngine()
+    engine.load(tmp_path, {**MANIFEST, "task": "classify", "heads": heads}, "cpu", 1)
+    kinds = {"classify": "classify", "token_classify": "entities", "rate": "rate", "embed": "embed"}
+    works = {
+        f"{kind} {number}": PipelineWork(kind, row)  # type: ignore[arg-type]
+        for number, row in enumerate(rows(4))
+        for kind in kinds
+    }
+    outs = run(engine, works)
+    for name, work in works.items():
+        with torch.inference_mode():
+            alone = model(input_ids=torch.tensor([work.input_ids]), task=kinds[work.kind])
+        if work.kind == "embed":
+            assert len(outs[name].vector) == 4 * BERT["hidden_size"]
+            continue
+        logits = alone.logits.reshape(-1, alone.logits.shape[-1])
+        expected = logits if work.kind == "rate" else logits.softmax(-1)
+        assert torch.allclose(torch.tensor(outs[name].scores), expected, atol=1e-5)
+    with pytest.raises(UnsupportedTaskError, match="does classify, token_classify, rate, embed"):
+        engine.submit("x", PipelineWork("answer", (4,)))
 
 
 def test_code_beside_a_model_is_never_run(bert: Path, tmp_path: Path) -> None:

@@ -213,6 +213,15 @@ async def test_answers_are_read_off_the_event_loop(
         ("classify", {"model": "judge", "text": ""}, 400, "empty"),
         ("classify", {"model": "judge", "text": "x" * 300}, 400, "300 tokens"),
         ("entities", {"model": "nobody", "text": "x"}, 404, "nobody"),
+        (
+            "classify",
+            {"model": "judge", "text": "x", "labels": ["a", "b"]},
+            400,
+            "Labels of your own need a model that embeds",
+        ),
+        ("classify", {"text": "x", "labels": ["a", "b"]}, 404, "no model for embed"),
+        ("classify", {"model": "judge", "text": "x", "labels": ["a"]}, 400, "'labels'"),
+        ("classify", {"model": "judge", "text": "x", "template": "a {}"}, 400, "is for labels"),
         ("classify", [], 400, "not valid"),
     ],
 )

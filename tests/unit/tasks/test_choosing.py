@@ -196,6 +196,35 @@ async def test_a_request_is_given_to_the_models_of_its_task(world: World) -> Non
     assert (await world.plan("embed", text, "embed")).order[0].ref == "vectors:1"
 
 
+async def test_a_model_for_several_tasks_is_chosen_for_each_by_its_own_numbers(
+    world: World,
+) -> None:
+    heads = {"classify": ["a", "b"], "rate": [], "embed": []}
+    metrics = {"validation_loss": 0.1, "rate/validation": {"spearman": 0.4}}
+    metrics |= {"classify/validation": {"accuracy": 0.9}, "rate/test": {"spearman": 0.3}}
+    world.add("several", "classify", labels=["a", "b"], heads=heads, metrics=metrics)
+    world.add("rater", "rate", metrics={"test": {"spearman": 0.5}})
+    text = Need(20)
+    plan = await world.plan("classify", text, "classify")
+    assert (plan.order[0].ref, plan.order[0].metrics) == (
+        "several:1",
+        {"validation": {"accuracy": 0.9}},
+    )
+    plan = await world.plan("rate", text, "rate")
+    rated = {one.ref: one for one in plan.order}
+    assert {*rated} == {"several:1", "rater:1"}
+    several = rated["several:1"]
+    assert (several.task, several.labels) == ("rate", frozenset())
+    assert several.metrics == {"validation": {"spearman": 0.4}, "test": {"spearman": 0.3}}
+    assert await world.refs("embed", text, "embed") == ["several:1"]
+    with pytest.raises(ModelNotFoundError, match="no model for rerank"):
+        await world.plan("rerank", text, "rerank")
+    noted = await world.choosing.judge(ADMIN, "several", "rate", "", good=True)
+    assert noted["task"] == "rate"
+    explained = await world.choosing.explain(ADMIN, "several", {"rate"}, text)
+    assert explained["model"] == "several:1"
+
+
 async def test_a_task_asked_at_the_wrong_address_or_without_a_model_is_refused(
     world: World,
 ) -> None:

@@ -114,6 +114,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": {"path": "starter:ratings", **STARTER},
     },
 }
+ALSO = ("entities", "rate", "answer", "fill_mask", "embed")
+RECIPES["multitask"] = {
+    **RECIPES["classify"],
+    "also": {task: {"data": RECIPES[task]["data"]} for task in ALSO},
+}
 
 
 def make_recipe(task: str, **changes: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from llmos.errors import UnsupportedTaskError
 from llmos.sdk.conversation import GenerateBody
 from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
 from llmos.security.actors import Actor
@@ -24,6 +25,7 @@ from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.generate import GENERATE_TASKS, generate
 from llmos.tasks.suitability import Need, expected_tokens, tokens_of
 from llmos.tasks.translate import TRANSLATE_TASKS, translate
+from llmos.tasks.zero_shot import ZERO_SHOT_TASKS, classify_by_labels
 from llmos.types import Chunk, Message, TokenLogprob, Usage
 
 if TYPE_CHECKING:
@@ -118,18 +120,32 @@ def router(system: System) -> APIRouter:
     async def classify_text(
         body: ClassifyBody, request: Request, actor: Annotated[Actor, allow("generate")]
     ) -> Response:
-        """Label a text."""
+        """Label a text: with the labels that a model was trained for, or with any others."""
+        is_open = body.labels is not None
 
         async def answering(served: Served, explained: Explained) -> Response:
             terms = terms_for(actor, body.priority, body.deadline_ms)
-            work = classify(system.tasks, served, body.text, terms)
+            if body.labels is None:
+                work = classify(system.tasks, served, body.text, terms)
+            else:
+                work = classify_by_labels(
+                    system.tasks, served, body.text, body.labels, body.template, terms
+                )
             done = await answer(request, work)
             return JSONResponse({**head(served, explained), **dataclasses.asdict(done)})
 
         def need() -> Need:
             return need_of(actor, body.constraints(), body.priority, [body.text])
 
-        return await answered(system, request, actor, body, CLASSIFY_TASKS, need, answering)
+        kinds = ZERO_SHOT_TASKS if is_open else CLASSIFY_TASKS
+        try:
+            return await answered(system, request, actor, body, kinds, need, answering)
+        except UnsupportedTaskError as error:
+            if is_open:
+                error.message += (
+                    " Labels of your own need a model that embeds, or a language model."
+                )
+            raise
 
     @routes.post("/entities")
     async def find_entities(
