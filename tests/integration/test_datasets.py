@@ -125,6 +125,22 @@ def test_a_recipe_trains_on_a_dataset(client: Client, reviews: str) -> None:
     assert lineage["inputs"][0]["ref"] == reviews and lineage["inputs"][0]["kind"] == "dataset"
 
 
+def test_a_pipeline_of_jobs_cleans_and_trains(client: Client, reviews: str) -> None:
+    recipe = make_recipe(
+        "classify", data={"path": "dataset:${clean.model}"}, evaluate={"splits": []}
+    )
+    steps = {
+        "clean": {"kind": "data_run", "params": {"pipeline": CLEAN | {"name": "cleaner"}}},
+        "train": {"kind": "train", "params": {"recipe": recipe, "name": "of-clean"}},
+    }
+    run = client.run_pipeline({"name": "whole", "steps": steps})
+    last = list(client.follow_pipeline(run["id"]))[-1]
+    assert last["state"] == "succeeded", last
+    assert client.model("of-clean")["inputs"] == ["dataset:cleaner:1"]
+    (lineage,) = client.lineage("of-clean")["versions"]
+    assert lineage["inputs"][0]["inputs"][0]["ref"] == reviews
+
+
 def test_what_cannot_be_is_refused_at_once(client: Client, reviews: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="llmos data ls"):
         client.dataset("nothing")

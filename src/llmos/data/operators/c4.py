@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from llmos.data.operators.words import is_symbols, words_of
+from llmos.data.operators.words import HAN
 from llmos.data.pipeline.operator import Operator, TextOptions
 from llmos.data.pipeline.record import Record
 
@@ -84,7 +84,7 @@ class C4Lines(Operator[C4Options]):
             return False
         if any(len(word) > options.max_word_length for word in line.split()):
             return False
-        if sum(not is_symbols(word) for word in words_of(line)) < options.min_words:
+        if len(line.split()) < options.min_words and len(HAN.findall(line)) < options.min_words:
             return False
         lowered = line.lower()
         if options.code and "javascript" in lowered:
@@ -93,7 +93,8 @@ class C4Lines(Operator[C4Options]):
 
 
 def _without_citations(line: str) -> str:
-    while (shorter := _CITATION.sub("", line).strip()) != line:
+    line = line.strip()
+    while "[" in line and (shorter := _CITATION.sub("", line).strip()) != line:
         line = shorter  # what stood around one may be another
     return line
 

@@ -104,7 +104,7 @@ class GopherQuality(Filter[QualityOptions]):
     def _of_language(
         self, words: Sequence[str], spoken: Sequence[str], language: str
     ) -> str | None:
-        lettered = sum(any(map(str.isalpha, word)) for word in spoken)
+        lettered = sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in spoken)
         if lettered < self.options.min_letters * len(words):
             return f"too few words with letters: {lettered / len(words):.0%}"
         stop_words = STOP_WORDS[language]
@@ -161,7 +161,10 @@ class GopherRepetition(Filter[RepetitionOptions]):
             if share > most:
                 return f"repeated {n}-grams: {share:.0%}"
         for n, most in DUPLICATE_SHARES:
-            share = _duplicate_characters(words, n) / len(text)
+            grams = _grams(words, n)
+            if len(set(grams)) == len(grams):
+                break  # then no longer one is there twice
+            share = _duplicate_characters(grams, n) / len(text)
             if share > most:
                 return f"repeated {n}-grams: {share:.0%}"
         return None
@@ -181,17 +184,21 @@ def _repeated(pieces: Sequence[str]) -> tuple[int, int]:
 
 def _top_characters(words: Sequence[str], n: int) -> int:
     """Return the characters of all places of the commonest n-gram; of one that is there once, 0."""
-    counts = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    counts = Counter(_grams(words, n))
     gram, count = max(counts.items(), key=lambda one: one[1], default=((), 0))
     return sum(map(len, gram)) * count if count > 1 else 0
 
 
-def _duplicate_characters(words: Sequence[str], n: int) -> int:
+def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(words[start:] for start in range(n)), strict=False))
+
+
+def _duplicate_characters(grams: Sequence[tuple[str, ...]], n: int) -> int:
     """Return the characters of n-grams that were there before, none counted twice."""
     seen: set[tuple[str, ...]] = set()
     characters = place = 0
-    while place + n <= len(words):
-        gram = tuple(words[place : place + n])
+    while place < len(grams):
+        gram = grams[place]
         if gram in seen:
             characters += sum(map(len, gram))
             place += n

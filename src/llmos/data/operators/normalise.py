@@ -13,8 +13,11 @@ from llmos.data.pipeline.operator import Mapper, TextOptions
 _BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
-_SPACES = re.compile(r"[^\S\n]+")
-_EDGES = re.compile(r" ?\n ?")
+_SPACES = re.compile(r"(?: [^\S\n]|[^\S\n ])[^\S\n]*")
+"""Runs of spaces that are more, or other, than one plain one."""
+_EDGES = re.compile(r" \n ?|\n ")
+_PLAIN_ASCII = re.compile(r"[\t\n -%'-~]*")
+"""What ftfy leaves as it is."""
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -54,6 +57,8 @@ class FixText(Mapper[FixTextOptions]):
 
     def change(self, text: str) -> str:
         """Return the mended text."""
+        if text.isascii() and _PLAIN_ASCII.fullmatch(text):
+            return text
         return str(self._fix(text, self._config))
 
 
@@ -122,7 +127,7 @@ class ControlCharacters(Mapper[ControlOptions]):
     def change(self, text: str) -> str:
         """Return the text without them."""
         text = _CONTROL.sub("", _BREAKS.sub("\n", text))
-        return _INVISIBLE.sub("", text) if self.options.invisible else text
+        return text if text.isascii() or not self.options.invisible else _INVISIBLE.sub("", text)
 
 
 class LowerCase(Mapper[TextOptions]):

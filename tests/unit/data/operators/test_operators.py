@@ -9,9 +9,11 @@ import random
 from typing import Any
 
 import pytest
+from ftfy import TextFixerConfig, fix_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmos.data.operators import words
 from llmos.data.pipeline import steps
 from llmos.data.pipeline.operator import Comparer, Mapper
 from llmos.data.pipeline.record import Record
@@ -139,6 +141,18 @@ def test_a_pattern_that_takes_forever_rejects_the_text_and_no_other() -> None:
     assert [row["id"] for row in found.outcome.rejected] == ["r1"]
     assert "TimeoutError" in found.outcome.rejected[0]["reason"]
     assert [one.id for one in found.records] == ["r0"] and found.outcome.dropped[0]["id"] == "r2"
+
+
+ASCII = st.text(st.characters(max_codepoint=127), max_size=30)
+
+
+@given(text=ASCII)
+@settings(max_examples=300, deadline=None)
+def test_the_short_ways_for_ascii_are_the_same(text: str) -> None:
+    config = TextFixerConfig(uncurl_quotes=False, fix_character_width=False, explain=False)
+    (fixed,) = tried(find_operator("fix_text")(), text)
+    assert fixed == fix_text(text, config)
+    assert words.words_of(text) == words.words_of(text + " 中")[:-1]
 
 
 def test_messages_are_changed_and_judged_as_texts_are() -> None:
