@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.unit.data.data_jobs import Home, only
 
@@ -252,6 +254,23 @@ def test_bad_rows_stop_or_are_borne(tmp_path: Path) -> None:
         home.add({"a.txt": "\n \n"})
     with pytest.raises(DataError, match=r"picture.txt is a picture"):
         home.add({"good.txt": "text", "picture.txt": b"\x89PNG\r\n\x1a\n"})
+
+
+def test_a_small_file_that_holds_too_much_fails_alone(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.parquet"
+    huge = pa.array(["x" * 2**25], pa.large_string())
+    pq.write_table(pa.table({"text": huge.take(pa.array([0] * 200))}), path, compression="zstd")
+    assert path.stat().st_size < 2**20
+    home = Home(tmp_path)
+    with pytest.raises(DataError, match="rows take more than the 2 GB"):
+        home.add({"bomb.parquet": path.read_bytes()})
+    assert only(home.add({"a.txt": "One."})).manifest["rows"] == 1
+
+
+def test_names_that_are_values_are_refused(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({f"key {number}": 1}) for number in range(2100))
+    with pytest.raises(DataError, match="2,101 different fields"):
+        Home(tmp_path).add({"a.jsonl": lines})
 
 
 def test_a_damaged_shard_stops_a_pipeline(tmp_path: Path) -> None:

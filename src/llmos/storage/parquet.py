@@ -27,6 +27,8 @@ Schema = dict[str, str]
 PACKAGES = {"pyarrow": "pyarrow"}
 """Modules that datasets need, beyond what llmos always has -> the packages they come from."""
 JSON = "json"
+MAX_COLUMNS = 2000
+"""Of a dataset: what has more fields has values for names."""
 ROW_GROUP_ROWS = 4096
 BATCH_ROWS = 512
 _KIND = b"llmos.kind"
@@ -73,12 +75,18 @@ def write_rows(path: Path, rows: Sequence[Row], schema: Schema | None = None) ->
         schema: columns that hold the rows; found from them unless given.
 
     Raises:
+        DataError: they have too many fields.
         DiskFullError: there is no room.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     wanted = schema_of(rows) if schema is None else schema
+    if len(wanted) > MAX_COLUMNS:
+        raise DataError(
+            f"the rows have {len(wanted):,} different fields, over the {MAX_COLUMNS:,} that a "
+            "dataset may have: put what varies into one field, as a mapping"
+        )
     arrow = _arrow_schema(wanted)
     columns = [_column(rows, name, kind) for name, kind in wanted.items()]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, arrow, strict=True)]

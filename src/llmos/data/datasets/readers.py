@@ -278,6 +278,8 @@ def _parquet(source: Source) -> Iterator[Row | Bad]:
                         continue
                     kept = {name: value for name, value in plain.items() if value is not None}
                     yield _checked(kept, where, str(kept)[:200])
+    except MemoryError:  # one of Arrow's is an ArrowException, too
+        raise
     except pa.ArrowException as error:
         raise DataError(f"{source.shown} is not a Parquet file that can be read: {error}") from None
 

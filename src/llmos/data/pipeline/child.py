@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import threading
 import traceback
 
@@ -14,10 +15,13 @@ import msgspec
 
 from llmos.data.datasets.reading import ReadTask, run_read
 from llmos.data.pipeline.shard import CompareTask, ShardTask, run_compare, run_shard
-from llmos.errors import LlmosError
+from llmos.errors import DataError, LlmosError
 from llmos.kernel.worker import die_with_server
 
 Task = ShardTask | CompareTask | ReadTask
+MEMORY_BYTES = 2 * 2**30
+"""That a process may take; a shard takes a tenth of it. What would take more, as a file does that
+holds next to nothing many million times, fails alone."""
 
 
 class Answer(msgspec.Struct):
@@ -30,6 +34,7 @@ class Answer(msgspec.Struct):
 def main() -> None:
     """Do the tasks."""
     die_with_server()
+    limit_memory(MEMORY_BYTES)
     answers = os.dup(1)
     os.dup2(2, 1)  # what an operator prints is no answer
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -51,10 +56,22 @@ def perform(task: Task) -> Answer:
                 run_read(task)
     except LlmosError as error:
         return Answer(error.code, error.message)
+    except MemoryError:
+        told = (
+            f"rows take more than the {MEMORY_BYTES // 2**30} GB of memory that there are for them"
+        )
+        return Answer(DataError.code, told)
     except Exception as error:  # the top loop of a process
         traceback.print_exc()
         return Answer(LlmosError.code, f"{type(error).__name__}: {error}")
     return Answer()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Have this process get no more memory than that, where the system keeps to it."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    least = num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, most))
 
 
 def _read(lines: queue.SimpleQueue[bytes]) -> None:
