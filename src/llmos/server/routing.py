@@ -141,6 +141,12 @@ async def answered(
     return await answering(await served_for(system.tasks, actor, name, kinds), None)
 
 
+def head(served: Served, explained: Explained) -> dict[str, Any]:
+    """Return which model answers, and why where it was chosen."""
+    said = {"model": served.ref}
+    return said if explained is None else {**said, "route": explained}
+
+
 class _Attempts:
     """Asks the models of a plan, one after the other, until one answers."""
 

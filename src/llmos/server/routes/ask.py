@@ -1,8 +1,7 @@
-"""Asking a model, native style: generate, translate, classify, entities."""
+"""Asking a model that writes, native style: generate, translate."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +10,17 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from llmos.errors import UnsupportedTaskError
 from llmos.sdk.conversation import GenerateBody
-from llmos.sdk.wire import ClassifyBody, EntitiesBody, TranslateBody
+from llmos.sdk.wire import TranslateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
 from llmos.server.asking import Answer, Prompt, collect, generate_request
 from llmos.server.bodies import BodyRoute
-from llmos.server.routing import Explained, answered, chat_need, need_of
+from llmos.server.routing import Explained, answered, chat_need, head, need_of
 from llmos.server.sse import Event, EventStream, answer
-from llmos.tasks.classify import CLASSIFY_TASKS, classify
-from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.generate import GENERATE_TASKS, generate
 from llmos.tasks.suitability import Need, expected_tokens, tokens_of
 from llmos.tasks.translate import TRANSLATE_TASKS, translate
-from llmos.tasks.zero_shot import ZERO_SHOT_TASKS, classify_by_labels
 from llmos.types import Chunk, Message, TokenLogprob, Usage
 
 if TYPE_CHECKING:
@@ -116,54 +111,6 @@ def router(system: System) -> APIRouter:
 
         return await answered(system, request, actor, body, TRANSLATE_TASKS, need, answering)
 
-    @routes.post("/classify")
-    async def classify_text(
-        body: ClassifyBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> Response:
-        """Label a text: with the labels that a model was trained for, or with any others."""
-        is_open = body.labels is not None
-
-        async def answering(served: Served, explained: Explained) -> Response:
-            terms = terms_for(actor, body.priority, body.deadline_ms)
-            if body.labels is None:
-                work = classify(system.tasks, served, body.text, terms)
-            else:
-                work = classify_by_labels(
-                    system.tasks, served, body.text, body.labels, body.template, terms
-                )
-            done = await answer(request, work)
-            return JSONResponse({**head(served, explained), **dataclasses.asdict(done)})
-
-        def need() -> Need:
-            return need_of(actor, body.constraints(), body.priority, [body.text])
-
-        kinds = ZERO_SHOT_TASKS if is_open else CLASSIFY_TASKS
-        try:
-            return await answered(system, request, actor, body, kinds, need, answering)
-        except UnsupportedTaskError as error:
-            if is_open:
-                error.message += (
-                    " Labels of your own need a model that embeds, or a language model."
-                )
-            raise
-
-    @routes.post("/entities")
-    async def find_entities(
-        body: EntitiesBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> Response:
-        """Find the names in a text; offsets count characters."""
-
-        async def answering(served: Served, explained: Explained) -> Response:
-            terms = terms_for(actor, body.priority, body.deadline_ms)
-            work = entities(system.tasks, served, body.text, terms)
-            found = [dataclasses.asdict(one) for one in await answer(request, work)]
-            return JSONResponse({**head(served, explained), "entities": found})
-
-        def need() -> Need:
-            return need_of(actor, body.constraints(), body.priority, [body.text])
-
-        return await answered(system, request, actor, body, ENTITIES_TASKS, need, answering)
-
     return routes
 
 
@@ -176,12 +123,6 @@ def _prompt(body: GenerateBody) -> Prompt:
 def _parts(prompt: Prompt) -> list[str | int]:
     parts = (prompt,) if isinstance(prompt, str) else prompt
     return [part for part in parts if not isinstance(part, Message)]
-
-
-def head(served: Served, explained: Explained) -> Event:
-    """Return which model answers, and why where it was chosen."""
-    said = {"model": served.ref}
-    return said if explained is None else {**said, "route": explained}
 
 
 async def _events(

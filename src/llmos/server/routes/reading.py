@@ -1,86 +1,153 @@
-"""Asking a model that reads, native style: fill masks, answer from a context, rate."""
+"""Asking a model that reads, native style: classify, entities, fill masks, answer from a context,
+rate."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from llmos.sdk.wire import AnswerBody, FillMaskBody, RateBody
+from llmos.errors import UnsupportedTaskError
+from llmos.sdk.wire import AnswerBody, ClassifyBody, EntitiesBody, FillMaskBody, RateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
 from llmos.server.bodies import BodyRoute
-from llmos.server.routes.ask import head
-from llmos.server.routing import Explained, answered, need_of
-from llmos.server.sse import answer
+from llmos.server.routing import Explained, answered, head, need_of
+from llmos.server.sse import Event, answer
 from llmos.tasks.answer import ANSWER_TASKS
 from llmos.tasks.answer import answer as find_answer
+from llmos.tasks.classify import CLASSIFY_TASKS, classify
+from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.fill_mask import FILL_MASK_TASKS, fill_mask
 from llmos.tasks.rate import RATE_TASKS, rate
+from llmos.tasks.rows import Terms
 from llmos.tasks.suitability import Need
+from llmos.tasks.zero_shot import ZERO_SHOT_TASKS, classify_by_labels
 
 if TYPE_CHECKING:
     from llmos.system import System
     from llmos.tasks.context import Served
 
+ReadBody = ClassifyBody | EntitiesBody | FillMaskBody | AnswerBody | RateBody
+Asker = Annotated[Actor, allow("generate")]
+T = TypeVar("T")
+
 
 def router(system: System) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/api/v1", tags=["ask a model"], route_class=BodyRoute)
+    tasks = system.tasks
+
+    async def told(
+        request: Request,
+        actor: Actor,
+        body: ReadBody,
+        kinds: Collection[str],
+        texts: Sequence[str],
+        work: Callable[[Served, Terms], Coroutine[Any, Any, T]],
+        say: Callable[[T], Event],
+    ) -> Response:
+        """Return what a model says of ``texts``.
+
+        Args:
+            kinds: tasks whose models can be asked.
+            work: asks one of them.
+            say: makes JSON of its answer.
+        """
+
+        async def answering(served: Served, explained: Explained) -> Response:
+            terms = terms_for(actor, body.priority, body.deadline_ms)
+            found = await answer(request, work(served, terms))
+            return JSONResponse({**head(served, explained), **say(found)})
+
+        def need() -> Need:
+            return need_of(actor, body.constraints(), body.priority, texts)
+
+        return await answered(system, request, actor, body, kinds, need, answering)
+
+    @routes.post("/classify")
+    async def classify_text(body: ClassifyBody, request: Request, actor: Asker) -> Response:
+        """Label a text: with the labels that a model was trained for, or with any others."""
+        labels = body.labels
+        if labels is None:
+            return await told(
+                request,
+                actor,
+                body,
+                CLASSIFY_TASKS,
+                [body.text],
+                lambda served, terms: classify(tasks, served, body.text, terms),
+                dataclasses.asdict,
+            )
+        try:
+            return await told(
+                request,
+                actor,
+                body,
+                ZERO_SHOT_TASKS,
+                [body.text],
+                lambda served, terms: classify_by_labels(
+                    tasks, served, body.text, labels, body.template, terms
+                ),
+                dataclasses.asdict,
+            )
+        except UnsupportedTaskError as error:
+            error.message += " Labels of your own need a model that embeds, or a language model."
+            raise
+
+    @routes.post("/entities")
+    async def find_entities(body: EntitiesBody, request: Request, actor: Asker) -> Response:
+        """Find the names in a text; offsets count characters."""
+        return await told(
+            request,
+            actor,
+            body,
+            ENTITIES_TASKS,
+            [body.text],
+            lambda served, terms: entities(tasks, served, body.text, terms),
+            lambda found: {"entities": [dataclasses.asdict(one) for one in found]},
+        )
 
     @routes.post("/fill_mask")
-    async def fill_masks(
-        body: FillMaskBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> Response:
+    async def fill_masks(body: FillMaskBody, request: Request, actor: Asker) -> Response:
         """Fill each ``[MASK]`` of a text: its likeliest tokens, and the text with each."""
-
-        async def answering(served: Served, explained: Explained) -> Response:
-            terms = terms_for(actor, body.priority, body.deadline_ms)
-            work = fill_mask(system.tasks, served, body.text, body.top_k, terms)
-            masks = [
-                [dataclasses.asdict(one) for one in mask] for mask in await answer(request, work)
-            ]
-            return JSONResponse({**head(served, explained), "masks": masks})
-
-        def need() -> Need:
-            return need_of(actor, body.constraints(), body.priority, [body.text])
-
-        return await answered(system, request, actor, body, FILL_MASK_TASKS, need, answering)
+        return await told(
+            request,
+            actor,
+            body,
+            FILL_MASK_TASKS,
+            [body.text],
+            lambda served, terms: fill_mask(tasks, served, body.text, body.top_k, terms),
+            lambda masks: {"masks": [[dataclasses.asdict(one) for one in mask] for mask in masks]},
+        )
 
     @routes.post("/answer")
-    async def answer_question(
-        body: AnswerBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> Response:
+    async def answer_question(body: AnswerBody, request: Request, actor: Asker) -> Response:
         """Find the answer to a question in a context; offsets count characters."""
-
-        async def answering(served: Served, explained: Explained) -> Response:
-            terms = terms_for(actor, body.priority, body.deadline_ms)
-            work = find_answer(system.tasks, served, body.question, body.context, terms)
-            found = dataclasses.asdict(await answer(request, work))
-            return JSONResponse({**head(served, explained), **found})
-
-        def need() -> Need:
-            read = [body.question, body.context]
-            return need_of(actor, body.constraints(), body.priority, read)
-
-        return await answered(system, request, actor, body, ANSWER_TASKS, need, answering)
+        return await told(
+            request,
+            actor,
+            body,
+            ANSWER_TASKS,
+            [body.question, body.context],
+            lambda served, terms: find_answer(tasks, served, body.question, body.context, terms),
+            dataclasses.asdict,
+        )
 
     @routes.post("/rate")
-    async def rate_text(
-        body: RateBody, request: Request, actor: Annotated[Actor, allow("generate")]
-    ) -> Response:
+    async def rate_text(body: RateBody, request: Request, actor: Asker) -> Response:
         """Give a text a number."""
-
-        async def answering(served: Served, explained: Explained) -> Response:
-            terms = terms_for(actor, body.priority, body.deadline_ms)
-            score = await answer(request, rate(system.tasks, served, body.text, terms))
-            return JSONResponse({**head(served, explained), "score": score})
-
-        def need() -> Need:
-            return need_of(actor, body.constraints(), body.priority, [body.text])
-
-        return await answered(system, request, actor, body, RATE_TASKS, need, answering)
+        return await told(
+            request,
+            actor,
+            body,
+            RATE_TASKS,
+            [body.text],
+            lambda served, terms: rate(tasks, served, body.text, terms),
+            lambda score: {"score": score},
+        )
 
     return routes
