@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -127,16 +128,40 @@ def test_it_tells_what_happened(ai: openai.OpenAI, pirate: Any) -> None:
     assert metrics[-1]["step"] == 72
     assert metrics[-1]["train_loss"] < 0.5 * metrics[0]["train_loss"]
     assert metrics[-1]["valid_loss"] < metrics[0]["train_loss"]
-    content = ai.files.content(pirate.result_files[0]).text
-    assert json.loads(content)["points"][-1]["step"] == 72
-    assert ai.files.retrieve(pirate.result_files[0]).purpose == "fine-tune-results"
 
 
-def test_checkpoints_are_models(ai: openai.OpenAI, pirate: Any) -> None:
-    made = list(ai.fine_tuning.jobs.checkpoints.list(pirate.id))
-    assert made[0].fine_tuned_model_checkpoint == pirate.fine_tuned_model
-    assert made[0].step_number == 72 and made[0].metrics.valid_loss is not None
-    assert made[0].fine_tuning_job_id == pirate.id
+def test_its_steps_are_a_table(ai: openai.OpenAI, pirate: Any) -> None:
+    (file_id,) = pirate.result_files
+    file = ai.files.retrieve(file_id)
+    assert (file.purpose, file.filename) == ("fine-tune-results", f"{pirate.id}_step_metrics.csv")
+    rows = [*csv.DictReader(ai.files.content(file_id).text.splitlines())]
+    assert [*rows[0]][:4] == ["step", "train_loss", "valid_loss", "valid_mean_token_accuracy"]
+    assert [int(row["step"]) for row in rows] == sorted({int(row["step"]) for row in rows})
+    events = ai.fine_tuning.jobs.list_events(pirate.id, limit=100)
+    told = {event.data["step"]: event.data for event in events if event.type == "metrics"}
+    for row in rows:
+        data = told[int(row["step"])]
+        assert float(row["train_loss"]) == data["train_loss"]
+        assert row["valid_loss"] == ("" if "valid_loss" not in data else str(data["valid_loss"]))
+    assert rows[-1]["step"] == "72" and float(rows[-1]["valid_mean_token_accuracy"]) > 0.9
+
+
+def test_the_last_epochs_are_models_that_answer(ai: openai.OpenAI, pirate: Any) -> None:
+    made = list(ai.fine_tuning.jobs.checkpoints.list(pirate.id, limit=2))
+    assert [one.step_number for one in made] == [72, 60, 48], "pages are gone through"
+    names = [one.fine_tuned_model_checkpoint for one in made]
+    assert names[0] == pirate.fine_tuned_model and len(set(names)) == 3
+    assert {one.fine_tuning_job_id for one in made} == {pirate.id}
+    for one in made:
+        metrics = one.metrics
+        assert metrics.step == one.step_number
+        assert metrics.train_loss and metrics.valid_loss and metrics.full_valid_loss
+        assert metrics.full_valid_mean_token_accuracy is not None
+        assert metrics.valid_mean_token_accuracy is not None
+    assert made[0].metrics.full_valid_loss != made[-1].metrics.full_valid_loss
+    for name in names:
+        assert said(ai, name, QUESTIONS[3]) == ANSWER
+    assert ai.models.retrieve(names[-1]).id == names[-1]
 
 
 def test_jobs_are_listed_by_metadata_and_in_pages(ai: openai.OpenAI, pirate: Any) -> None:

@@ -57,7 +57,7 @@ def trial_row(
         "state": job["state"],
         "steps": job["params"]["recipe"]["steps"],
         "value": metric_of(result.get("metrics", {}), metric) if is_good else None,
-        "version": next(iter(result.get("artifacts", [])), None),
+        "version": next(reversed(result.get("artifacts", [])), None),
         "seconds": result.get("seconds"),
         "error": job["error"]["message"] if job["error"] and not is_good else None,
     }

@@ -164,7 +164,7 @@ def _lookup(done: Mapping[str, list[Job]]) -> Lookup:
                 raise PipelineError(
                     f"{reference}: step {reference.step} (job {jobs[0].id}) made no artifact"
                 )
-            return refs[0]
+            return refs[-1]
         values = [_value(job, reference) for job in jobs]
         return values if reference.field in OF_ALL else values[0]
 

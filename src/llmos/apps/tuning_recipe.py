@@ -24,6 +24,8 @@ RANK, ALPHA = 8, 16
 WARMUP_SHARE = 0.05
 VALIDATIONS = 20
 """In a whole training, where it has so many steps."""
+CHECKPOINTS = 3
+"""The last epochs whose models are kept, as OpenAI does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Plan:
     steps: int
     learning_rate: float
     is_adapter: bool
+    keep_at: tuple[int, ...]
+    """Steps before the last that end an epoch whose model is kept."""
 
     def told(self) -> dict[str, Any]:
         """Return the hyperparameters by OpenAI's names."""
@@ -76,16 +80,25 @@ def plan(
     batch_size = _or_auto(wanted.batch_size, auto_batch_size(num_examples))
     n_epochs = _or_auto(wanted.n_epochs, auto_epochs(num_examples) if method != "dpo" else 1)
     multiplier = float(_or_auto(wanted.learning_rate_multiplier, 1.0))
+    steps = epoch_steps(n_epochs, num_examples, batch_size)
     return Plan(
         method,
         n_epochs,
         batch_size,
         multiplier,
         float(_or_auto(wanted.beta, BETA)),
-        steps=max(1, math.ceil(n_epochs * num_examples / batch_size)),
+        steps=steps[-1],
         learning_rate=multiplier * base_rate(method, num_parameters, is_adapter=is_adapter),
         is_adapter=is_adapter,
+        keep_at=tuple(steps[:-1]),
     )
+
+
+def epoch_steps(n_epochs: int, num_examples: int, batch_size: int) -> list[int]:
+    """Return the steps that end an epoch, each once, of the last `CHECKPOINTS` epochs."""
+    first = max(1, n_epochs - CHECKPOINTS + 1)
+    ends = (math.ceil(epoch * num_examples / batch_size) for epoch in range(first, n_epochs + 1))
+    return sorted({max(1, end) for end in ends})
 
 
 def auto_epochs(num_examples: int) -> int:
@@ -153,6 +166,7 @@ def recipe_of(
         "eval_batches": 20,
         "checkpoint_every": max(1, plan.steps // VALIDATIONS),
         "save_dtype": _save_dtype(base, plan),
+        "keep_at": [*plan.keep_at],
         "card": {
             "description": f"{base.ref}, fine-tuned ({plan.method}).",
             "limits": "It is as able as its base, and answers in the manner of its examples.",

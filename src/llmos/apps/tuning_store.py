@@ -21,6 +21,7 @@ from llmos.kernel.transitions import KERNEL_ACTOR
 from llmos.sdk.wire import JobBody
 from llmos.security import audit
 from llmos.storage.schema import fine_tunings, job_events, jobs
+from llmos.training.curve import STEP_METRICS
 from llmos.training.jobs import TRAIN
 from llmos.types import JobResult
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from llmos.security.actors import Actor
     from llmos.storage.database import Database
 
-CURVE_FILE = "loss.json"
-"""Of what was trained: its losses, which are also the result file."""
 TOLD_EVENTS = ("state", "log", "metric")
 RESULT_KEPT_S = 30 * 86400.0
 
@@ -219,16 +218,16 @@ class Tunings:
 
 def commit_tuning(conn: sa.Connection, job: Job, result: JobResult, now: float) -> None:
     """Complete a fine-tuning, where the train job is that of one, in the transaction that completes
-    it: its curve becomes a file of the owner's."""
+    it: the table of its steps becomes a file of the owner's."""
     own = fine_tunings.c.job_id == job.id
     tuning_id = conn.scalar(sa.select(fine_tunings.c.id).where(own))
     if tuning_id is None:
         return
     values: dict[str, Any] = {"trained_tokens": result.summary["tokens"]}
-    curve = result.artifacts[-1].files.get(CURVE_FILE)
-    if curve is not None:
-        name = f"{tuning_id}_{CURVE_FILE}"
-        upload = new_upload(name, "fine-tune-results", curve, job.owner, now, RESULT_KEPT_S)
+    table = result.artifacts[-1].files.get(STEP_METRICS)
+    if table is not None:
+        name = f"{tuning_id}_{STEP_METRICS}"
+        upload = new_upload(name, "fine-tune-results", table, job.owner, now, RESULT_KEPT_S)
         insert_upload(conn, upload, KERNEL_ACTOR)
         values["result_file"] = upload.id
     conn.execute(fine_tunings.update().where(own).values(values))

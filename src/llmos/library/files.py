@@ -64,6 +64,7 @@ _KEPT = frozenset(
         "NOTICE",
         "loss.json",
         "loss.png",
+        "step_metrics.csv",
         "recipe.yaml",
     }
 )

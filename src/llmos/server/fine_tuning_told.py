@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobState
+from llmos.training.curve import OPENAI_NAMES
 
 if TYPE_CHECKING:
     from llmos.apps.tuning_store import Tuning
@@ -22,8 +23,6 @@ _STATES = {
     JobState.FAILED: "Fine-tuning job failed",
     JobState.CANCELLED: "Fine-tuning job was cancelled",
 }
-_METRICS = {"loss": "train_loss", "validation_loss": "valid_loss"}
-"""OpenAI's names of ours; the others are told by ours."""
 
 
 def tuning_json(tuning: Tuning, now: float) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def checkpoint_json(tuning: Tuning, made: dict[str, Any]) -> dict[str, Any]:
 
 def metrics_json(values: dict[str, Any]) -> dict[str, Any]:
     """Return measurements by OpenAI's names where it has one."""
-    return {_METRICS.get(name, name): value for name, value in values.items()}
+    return {OPENAI_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def _state_told(event: JobEvent, tuning: Tuning) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,14 @@ def save(
     write(root, snapshot(model, optimizer, progress))
 
 
-def write(root: Path, taken: Snapshot) -> None:
-    """Write a snapshot under ``root``, whole or not at all, and keep the newest two.
+def write(root: Path, taken: Snapshot, keep_at: Collection[int] = ()) -> None:
+    """Write a snapshot under ``root``, whole or not at all; keep the newest two, and those of the
+    steps ``keep_at``.
 
     Those of later steps are what a run could not go on from: they go.
     """
     root.mkdir(parents=True, exist_ok=True)
-    final = root / f"step-{taken.step:08d}"
+    final = root / _name(taken.step)
     temporary = root / f".{final.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -143,10 +144,22 @@ def write(root: Path, taken: Snapshot) -> None:
         shutil.rmtree(final)
     temporary.rename(final)
     sync_directory(root)
-    kept = [path for path in _checkpoints(root) if path.name <= final.name][-KEEP:]
+    earlier = [path for path in _checkpoints(root) if path.name <= final.name]
+    pinned = {_name(step) for step in keep_at}
+    kept = [*earlier[-KEEP:], *(path for path in earlier if path.name in pinned)]
     for old in _checkpoints(root):
         if old not in kept:
             shutil.rmtree(old)
+
+
+def kept_weights(root: Path, step: int) -> Weights | None:
+    """Return the weights of a step whose checkpoint was kept, or their moving average where there
+    is one; None where it is damaged."""
+    directory = root / _name(step)
+    if not _is_whole(directory):
+        return None
+    average = directory / AVERAGE
+    return dict(load_file(average if average.exists() else directory / WEIGHTS))
 
 
 def load_latest(
@@ -254,6 +267,10 @@ def _save_tensors(tensors: Weights, path: Path) -> None:
         if f"os error {errno.ENOSPC}" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checkpoints(root: Path) -> list[Path]:

@@ -7,7 +7,7 @@ cost several times the copy. One checkpoint is written at a time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -23,10 +23,12 @@ class CheckpointWriter:
 
     Args:
         writes: whether this process writes; others only give their parts of the weights.
+        keep_at: steps whose checkpoint stays.
     """
 
-    def __init__(self, root: Path, *, writes: bool = True) -> None:
+    def __init__(self, root: Path, *, writes: bool = True, keep_at: Collection[int] = ()) -> None:
         self._root = root
+        self._keep_at = frozenset(keep_at)
         self._writes = writes
         self._copies: dict[str, Weights] = {}
         self._thread: threading.Thread | None = None
@@ -59,7 +61,7 @@ class CheckpointWriter:
         self.wait()
         taken = self._copied(checkpoint.snapshot(model, optimizer, progress))
         if self._writes:
-            self._begin(lambda: checkpoint.write(self._root, taken))
+            self._begin(lambda: checkpoint.write(self._root, taken, self._keep_at))
 
     def save_last(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
@@ -73,7 +75,8 @@ class CheckpointWriter:
         taken = checkpoint.snapshot(model, optimizer, progress)
         files = {name: gathered(own) for name, own in taken.files.items()}
         if self._writes:
-            checkpoint.write(self._root, Snapshot(taken.step, files, taken.state))
+            last = Snapshot(taken.step, files, taken.state)
+            checkpoint.write(self._root, last, self._keep_at)
 
     def wait(self) -> None:
         """Return once nothing is being written.

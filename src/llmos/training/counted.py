@@ -30,6 +30,7 @@ UNUSED = (
     "ema",
     "adapter",
     "eval_every",
+    "keep_at",
     "save_dtype",
 )
 

@@ -1,7 +1,8 @@
-"""The loss curve of a run as JSON and as a picture."""
+"""The loss curve of a run as JSON, as a table and as a picture."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +18,39 @@ WATCHED = (
 """What is drawn below the losses of a run, with its title."""
 CHECKED: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 4}
 """How validation losses are drawn."""
+STEP_METRICS = "step_metrics.csv"
+"""The table, named as OpenAI names that of a fine-tuning."""
+OPENAI_NAMES = {
+    "loss": "train_loss",
+    "validation_loss": "valid_loss",
+    "validation_token_accuracy": "valid_mean_token_accuracy",
+    "full_validation_loss": "full_valid_loss",
+    "full_validation_token_accuracy": "full_valid_mean_token_accuracy",
+}
+"""Of what is measured, where it has one; the others are told by ours."""
 
 
 def write(directory: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
-    """Write loss.json (`{"points": […], "validation_loss"}`) and loss.png into ``directory``."""
+    """Write loss.json (`{"points": […], "validation_loss"}`), step_metrics.csv and loss.png into
+    ``directory``."""
     content: dict[str, Any] = {"points": points, "validation_loss": final_loss}
     (directory / "loss.json").write_text(json.dumps(content, indent=1))
+    write_table(directory / STEP_METRICS, points)
     draw(directory / "loss.png", name, points, final_loss)
+
+
+def write_table(path: Path, points: list[dict[str, float]]) -> None:
+    """Write a row for each point: the step, what OpenAI has a name for, and what else there is;
+    empty where something was not measured."""
+    measured = dict.fromkeys(name for point in points for name in point)
+    names = ["step", *(n for n in OPENAI_NAMES if n in measured)]
+    names += [name for name in measured if name not in names]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow([OPENAI_NAMES.get(name, name) for name in names])
+        for point in points:
+            told = {**point, "step": int(point["step"])}
+            rows.writerow([told.get(name, "") for name in names])
 
 
 def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:

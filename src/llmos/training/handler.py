@@ -135,7 +135,7 @@ def _trained(context: JobContext, ready: _Ready, team: Team) -> tuple[Trainer | 
 
 def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counting:
     recipe, prepared, model, given = ready.recipe, ready.prepared, ready.model, ready.given
-    specials = given.tokens.specials if given.tokens else specials_for(recipe)
+    specials = specials_for(recipe, given.tokens)
     objective = _objective(recipe, model, prepared, specials)
     if recipe.distill is not None and given.teacher is not None:
         objective = _distilled(recipe, prepared, model, objective, given.teacher)
@@ -260,7 +260,7 @@ def _model(recipe: Recipe, prepared: Prepared, given: Given) -> PreTrainedModel:
         pad_id = prepared.tokenizer.token_to_id(pad) if pad else None
         model = networks.load_base(recipe, given.base.directory, labels, pad_id)
     else:
-        specials = given.tokens.specials if given.tokens else specials_for(recipe)
+        specials = specials_for(recipe, given.tokens)
         model = networks.build(recipe, prepared.tokenizer, specials, labels)
     if given.vectors is not None:
         freezes = recipe.model.freeze_vectors

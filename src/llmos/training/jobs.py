@@ -182,7 +182,8 @@ def _bytes_per_parameter(recipe: Recipe) -> int:
     kind, momentum = recipe.optimizer.kind, recipe.optimizer.momentum
     state_bytes = STATE_BYTES[kind] + (4 if momentum and kind in ("sgd", "rmsprop") else 0)
     state_bytes += 4 if recipe.ema is not None else 0
-    copied = WEIGHT_BYTES + state_bytes if recipe.checkpoint_every < recipe.steps else 0
+    is_copied = recipe.keep_at or recipe.checkpoint_every < recipe.steps
+    copied = WEIGHT_BYTES + state_bytes if is_copied else 0
     return BYTES_PER_PARAMETER + state_bytes + copied
 
 

@@ -62,6 +62,18 @@ class Batch:
         return {"loss": (float(self.loss_sum(model)), self.num_labels)}
 
 
+@dataclass(frozen=True, slots=True)
+class Turns(Batch):
+    """Conversations."""
+
+    def measures(self, model: PreTrainedModel) -> Measures:
+        """The loss, and the share of the labelled tokens that the model finds likeliest."""
+        logits, labels = self.labelled_logits(model)
+        right = int(((logits.argmax(-1) == labels) & (labels != IGNORE)).sum())
+        loss, count = float(cross_entropy_sum(logits, labels)), self.num_labels
+        return {"loss": (loss, count), "token_accuracy": (right, count)}
+
+
 class Objective(Protocol):
     """Makes batches out of token arrays."""
 
@@ -159,7 +171,7 @@ class Conversations(Examples):
         labels = np.where(learned[:, 1:] == 1, ids[:, 1:], IGNORE)
         # Padding stands right of every real token, so causal attention needs no mask against it.
         inputs = {"input_ids": torch.from_numpy(ids[:, :-1].copy()), "use_cache": False}
-        return Batch(inputs, torch.from_numpy(labels), sparse=self.plain_head)
+        return Turns(inputs, torch.from_numpy(labels), sparse=self.plain_head)
 
 
 @dataclass(frozen=True, slots=True)

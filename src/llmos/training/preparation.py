@@ -96,8 +96,10 @@ def prepare(
     )
 
 
-def specials_for(recipe: Recipe) -> Specials:
-    """The special tokens of a recipe that trains its own tokenizer."""
+def specials_for(recipe: Recipe, tokens: BaseModel | None) -> Specials:
+    """The special tokens of a recipe: those of the model whose tokenizer it takes, else its own."""
+    if tokens is not None:
+        return tokens.specials
     more = list(recipe.tokenizer.special_tokens)
     if recipe.objective in LATENT:
         more = [*CODE_TOKENS, *more]
@@ -125,7 +127,7 @@ def _build(
         read = [(part, own.split("train"), own.split("validation")) for part, own in parts]
         texts = (texts_of(record) for _, train, _ in read for record in train)
         tokenizer = base.tokenizer if base else train_tokenizer(recipe, texts, words)
-        specials = base.specials if base else specials_for(recipe)
+        specials = specials_for(recipe, base)
         made = [
             _encoded(part, tokenizer, specials, train, validation, log)
             for part, train, validation in read
@@ -204,7 +206,7 @@ def train_tokenizer(
     """Train the tokenizer the recipe describes; one of kind `vectors` is made of ``words``."""
     section = recipe.tokenizer
     pieces = (piece for text in texts for piece in text)
-    specials = specials_for(recipe)
+    specials = specials_for(recipe, None)
     if section.kind == "character":
         return train_character(pieces, specials)
     splitting = Splitting(

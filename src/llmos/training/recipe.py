@@ -25,6 +25,7 @@ from llmos.training.recipe_checks import (
     check_dataset,
     check_distill,
     check_dpo,
+    check_kept,
     check_mixture,
     check_privacy,
     check_robust,
@@ -164,6 +165,8 @@ class Recipe(Section):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Of a moving average of the weights (0.999), which is what is validated and published."""
     publish: Literal["last", "best"] = "last"
+    keep_at: list[Annotated[int, Field(ge=1)]] = Field(default=[], max_length=64)
+    """Steps before the last one whose model becomes a version too."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     generation: GenerationSection = GenerationSection()
     evaluate: EvaluateSection = EvaluateSection()
@@ -194,6 +197,7 @@ class Recipe(Section):
         check_privacy(self)
         check_vectors(self)
         check_robust(self)
+        check_kept(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:

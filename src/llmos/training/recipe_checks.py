@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from llmos.training.recipe_sections import DATASET, STARTER
@@ -166,3 +167,10 @@ def check_robust(recipe: Recipe) -> None:
             f"robust.drop and robust.shuffle are for tasks {' and '.join(AUGMENTED)}, whose labels "
             "and targets hang on no place in the text"
         )
+
+
+def check_kept(recipe: Recipe) -> None:
+    """Raise ValueError where the steps to keep are not in order, or there are none such."""
+    steps = [0, *recipe.keep_at, recipe.steps]
+    if recipe.keep_at and any(one >= other for one, other in pairwise(steps)):
+        raise ValueError("keep_at must be steps below `steps`, each above the one before it")

@@ -101,7 +101,9 @@ class Trainer:
     _last: float = 0.0
 
     def __post_init__(self) -> None:
-        self._writer = CheckpointWriter(self.directory, writes=self.team.is_first)
+        self._writer = CheckpointWriter(
+            self.directory, writes=self.team.is_first, keep_at=self.recipe.keep_at
+        )
 
     def run(self) -> Progress:
         """Train to the last step, going on from the newest checkpoint where there is one.
@@ -251,8 +253,9 @@ class Trainer:
         """Report, validate and checkpoint where it is time."""
         recipe, step = self.recipe, self.progress.step
         is_last = step == recipe.steps
-        validates = is_last or step % recipe.eval_every == 0
-        checkpoints = is_last or step % recipe.checkpoint_every == 0
+        is_version = is_last or step in recipe.keep_at
+        validates = is_version or step % recipe.eval_every == 0
+        checkpoints = is_version or step % recipe.checkpoint_every == 0
         if validates or checkpoints or step == 1 or step % _report_every(recipe.steps) == 0:
             self._report(validation if validates else None)
         if not is_last and self._is_over():

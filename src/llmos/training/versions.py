@@ -1,8 +1,10 @@
-"""What a training ends with: a version, saved, compared with serving, tested and described."""
+"""What a training ends with: a version, saved, compared with serving, tested and described; and one
+of each step that the recipe wants kept."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,14 @@ from llmos.types import JobResult, NewVersion
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
+TOLD = ("loss", "validation_loss", "validation_token_accuracy")
+"""Of the curve, what the result tells of each version."""
+FULL = {
+    "validation_loss": "full_validation_loss",
+    "token_accuracy": "full_validation_token_accuracy",
+}
+"""Of the metrics, and how it tells them: they are of all that was held back."""
+
 
 def publish_version(
     context: JobContext,
@@ -39,59 +49,147 @@ def publish_version(
     data: Data,
     progress: Progress,
 ) -> JobResult:
-    """Save, check, test and describe the model; nothing is committed before all of it is done."""
-    recipe, model, base = trainer.recipe, trainer.model, given.base
-    if recipe.publish == "best" and progress.best_weights is not None:
+    """Save, check, test and describe the model, and those of the steps to keep; nothing is
+    committed before all of it is done."""
+    recipe, model = trainer.recipe, trainer.model
+    is_best = recipe.publish == "best"
+    if is_best and progress.best_weights is not None:
         checkpoint.set_weights(model, progress.best_weights)
     distillation.forget_maps(model)
-    specials = given.tokens.specials if given.tokens else specials_for(recipe)
-    directory = context.checkpoint_dir / "model"
-    shutil.rmtree(directory, ignore_errors=True)
-    context.progress(progress.step, recipe.steps, "comparing the model with what will be served")
-    if recipe.adapter is not None and base is not None:
-        report = _save_adapter(recipe, model, prepared, base, data, directory)
-    else:
-        report = _save_model(recipe, model, prepared, given.tokens, data, directory)
-    context.progress(progress.step, recipe.steps, "testing the model")
-    metrics = assess(recipe, model, trainer.objective, prepared, specials, data)
-    points = progress.curve
-    if isinstance(trainer, Trainer) and trainer.privacy is not None:
-        metrics["privacy"] = trainer.privacy.report(progress.step)
-        points = published(points)
-    name = context.params["name"]
-    curve.write(directory, name, points, metrics["validation_loss"])
-    source = _source(recipe, prepared, given, progress)
-    told = described(recipe) | {"metrics": metrics, "parity": report}
-    manifest: Manifest | AdapterManifest
-    if recipe.adapter is not None and base is not None:
-        told |= {"source": source, "chat_template": recipe.chat_template}
-        manifest = adapter_manifest(directory, base, told)
-    else:
-        manifest = build_manifest(directory, source=source, extra=told)
-    version = NewVersion(
-        kind="model" if recipe.adapter is None else "adapter",
-        name=name,
-        files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
-        manifest=manifest.to_dict(),
-        inputs=inputs_of(context, recipe, given),
-    )
+    publisher = _Publisher(context, trainer, prepared, given, data, progress)
+    last_step = progress.best_step if is_best else progress.step
+    last = publisher.published("model", progress.step, last_step)
+    made = [*publisher.kept(context.checkpoint_dir / "checkpoints"), last]
+    manifest = last.version.manifest
     summary = {
-        "parameters": manifest.parameters,
-        "seconds": source["seconds"],
+        "parameters": manifest["parameters"],
+        "seconds": manifest["source"]["seconds"],
         "tokens": progress.tokens,
-        "metrics": metrics,
-        "checkpoints": [_measured_at(progress, source["published_step"])],
+        "metrics": manifest["metrics"],
+        "checkpoints": [one.told for one in made],
     }
-    return JobResult(summary=summary, artifacts=(version,))
+    return JobResult(summary=summary, artifacts=tuple(one.version for one in made))
 
 
-def _measured_at(progress: Progress, step: int) -> dict[str, Any]:
-    """Return ``{"step", "loss", "validation_loss"}``, as far as they were measured up to a step."""
-    told: dict[str, Any] = {}
-    for point in progress.curve:
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A version, and ``{"step", "loss", …}`` of it."""
+
+    version: NewVersion
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Publisher:
+    """Makes versions of what a training's model holds."""
+
+    context: JobContext
+    trainer: Trainer | Counting
+    prepared: Prepared
+    given: Given
+    data: Data
+    progress: Progress
+
+    def kept(self, checkpoints: Path) -> list[_Made]:
+        """Return the versions of the steps that the recipe wants kept; the model is left with the
+        weights of the last of these."""
+        made = []
+        for step in self.trainer.recipe.keep_at:
+            if step >= self.progress.step:  # it ended before that
+                break
+            weights = checkpoint.kept_weights(checkpoints, step)
+            if weights is None:
+                self.context.log(f"the checkpoint of step {step} is damaged: no version is made")
+                continue
+            checkpoint.set_weights(self.trainer.model, weights)
+            made.append(self.published(f"model-{step}", step, step))
+        return made
+
+    def published(self, folder: str, steps: int, step: int) -> _Made:
+        """Save what the model holds under the job's ``folder``, and see that it is what is served.
+
+        Args:
+            steps: that were taken.
+            step: of these, the one that the weights are of.
+        """
+        context, trainer, recipe = self.context, self.trainer, self.trainer.recipe
+        directory = context.checkpoint_dir / folder
+        shutil.rmtree(directory, ignore_errors=True)
+        self._tell(f"comparing the model of step {step} with what will be served")
+        report = self._saved(directory)
+        self._tell(f"testing the model of step {step}")
+        metrics = self._assessed()
+        points = [point for point in self.progress.curve if point["step"] <= steps]
+        if isinstance(trainer, Trainer) and trainer.privacy is not None:
+            metrics["privacy"] = trainer.privacy.report(steps)
+            points = published(points)
+        curve.write(directory, context.params["name"], points, metrics["validation_loss"])
+        about = {
+            **described(recipe),
+            "metrics": metrics,
+            "parity": report,
+            "source": self._source(steps, step),
+        }
+        version = NewVersion(
+            kind="model" if recipe.adapter is None else "adapter",
+            name=context.params["name"],
+            files={path.name: context.blobs.put_file(path) for path in sorted(directory.iterdir())},
+            manifest=self._manifest(directory, about).to_dict(),
+            inputs=inputs_of(context, recipe, self.given),
+        )
+        return _Made(version, _told(points, step, metrics))
+
+    def _tell(self, message: str) -> None:
+        self.context.progress(self.progress.step, self.trainer.recipe.steps, message)
+
+    def _saved(self, directory: Path) -> dict[str, Any]:
+        """Write the files; return what was compared with serving."""
+        recipe, model, given = self.trainer.recipe, self.trainer.model, self.given
+        if recipe.adapter is not None and given.base is not None:
+            return _save_adapter(recipe, model, self.prepared, given.base, self.data, directory)
+        return _save_model(recipe, model, self.prepared, given.tokens, self.data, directory)
+
+    def _assessed(self) -> dict[str, Any]:
+        recipe, model, objective = self.trainer.recipe, self.trainer.model, self.trainer.objective
+        specials = specials_for(recipe, self.given.tokens)
+        return assess(recipe, model, objective, self.prepared, specials, self.data)
+
+    def _source(self, steps: int, step: int) -> dict[str, Any]:
+        recipe, given, progress = self.trainer.recipe, self.given, self.progress
+        source: dict[str, Any] = {
+            "kind": "trained",
+            "data": recipe.data.path,
+            "base": given.base.ref if given.base else None,
+        }
+        if given.teacher is not None:
+            source["teacher"] = given.teacher.ref
+        if given.vectors is not None:
+            found = round(given.vectors.share_of(self.prepared.tokenizer), 4)
+            source |= {"vectors": given.vectors.name, "vectors_found": found}
+        source |= {"steps": steps, "published_step": step, "seed": recipe.seed}
+        source["threads"] = torch.get_num_threads()
+        if steps == progress.step:
+            source["seconds"] = round(progress.seconds, 3)
+        return source
+
+    def _manifest(self, directory: Path, about: dict[str, Any]) -> Manifest | AdapterManifest:
+        recipe, base = self.trainer.recipe, self.given.base
+        if recipe.adapter is not None and base is not None:
+            about["chat_template"] = recipe.chat_template
+            return adapter_manifest(directory, base, about)
+        source = about.pop("source")
+        return build_manifest(directory, source=source, extra=about)
+
+
+def _told(points: list[dict[str, float]], step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured up to a step, and of all that was held back."""
+    told: dict[str, Any] = {"step": step}
+    for point in points:
         if point["step"] <= step:
-            told |= {name: point[name] for name in ("loss", "validation_loss") if name in point}
-    return {**told, "step": step}
+            told |= {name: point[name] for name in TOLD if name in point}
+    return told | {
+        name: metrics[measured] for measured, name in FULL.items() if measured in metrics
+    }
 
 
 def _save_model(
@@ -108,7 +206,7 @@ def _save_model(
     Args:
         tokens: the model whose tokenizer it has.
     """
-    specials = tokens.specials if tokens else specials_for(recipe)
+    specials = specials_for(recipe, tokens)
     tokens_directory = tokens.directory if tokens else None
     publish.save(recipe, model, prepared.tokenizer, specials, directory, tokens_directory)
     whole = build_manifest(directory, extra=described(recipe))
@@ -167,25 +265,6 @@ def _save_adapter(
         )
     )
     return report | {"merged_difference": difference}
-
-
-def _source(recipe: Recipe, prepared: Prepared, given: Given, progress: Progress) -> dict[str, Any]:
-    best = recipe.publish == "best"
-    more: dict[str, Any] = {"teacher": given.teacher.ref} if given.teacher else {}
-    if given.vectors is not None:
-        found = round(given.vectors.share_of(prepared.tokenizer), 4)
-        more |= {"vectors": given.vectors.name, "vectors_found": found}
-    return {
-        "kind": "trained",
-        "data": recipe.data.path,
-        "base": given.base.ref if given.base else None,
-        **more,
-        "steps": progress.step,
-        "published_step": progress.best_step if best else progress.step,
-        "seed": recipe.seed,
-        "threads": torch.get_num_threads(),
-        "seconds": round(progress.seconds, 3),
-    }
 
 
 def described(recipe: Recipe) -> dict[str, Any]:

@@ -85,6 +85,13 @@ def test_after_a_failure_nothing_more_is_wanted_and_what_runs_is_waited_for(
     assert not look(pipeline, jobs).is_active
 
 
+def test_of_several_versions_the_last_is_the_step_s_model(make_job: MakeJob) -> None:
+    steps = {"train": {"kind": "k"}, "next": {"kind": "k", "params": {"p": "${train.model}"}}}
+    done = make_job(1, result={"artifacts": ["mine:1", "mine:2"]})
+    pipeline = parse({"name": "p", "steps": steps})
+    assert wanted(pipeline, {"train": {0: done}}) == [("next", {"p": "mine:2"})]
+
+
 @pytest.mark.parametrize(
     ("params", "result", "says"),
     [

@@ -12,6 +12,7 @@ from llmos.apps.tuning_recipe import (
     auto_batch_size,
     auto_epochs,
     base_rate,
+    epoch_steps,
     plan,
     recipe_of,
 )
@@ -44,6 +45,22 @@ def test_rates_fall_with_the_size_and_for_all_weights_and_preferences() -> None:
     assert base_rate("dpo", 10**9, is_adapter=True) == pytest.approx(2e-5)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "examples", "size", "steps"),
+    [
+        (1, 10, 4, [3]),
+        (3, 10, 4, [3, 5, 8]),
+        (6, 48, 4, [48, 60, 72]),
+        (25, 2, 4, [12, 13]),
+        (3, 1, 1, [1, 2, 3]),
+    ],
+)
+def test_the_last_epochs_end_at_steps(
+    epochs: int, examples: int, size: int, steps: list[int]
+) -> None:
+    assert epoch_steps(epochs, examples, size) == steps
+
+
 def base(dtype: str = "bfloat16") -> Version:
     manifest: dict[str, Any] = {"dtype": dtype, "license": "mit", "languages": ["en", "zh"]}
     facts: dict[str, Any] = {"id": 1, "kind": "model", "namespace": "", "name": "b", "number": 3}
@@ -56,11 +73,12 @@ def base(dtype: str = "bfloat16") -> Version:
 def test_what_is_planned_is_a_recipe_that_can_be_trained(method: Method, is_adapter: bool) -> None:
     wanted = Hyperparameters(n_epochs=2, batch_size=4, learning_rate_multiplier=0.5, beta=0.2)
     planned = plan(method, wanted, 10, 10**9, is_adapter=is_adapter)
-    assert planned.steps == 5
+    assert (planned.steps, planned.keep_at) == (5, (3,))
     recipe = parse(recipe_of(planned, base(), "mine", 9, ("a.jsonl", FILE), ("b.jsonl", FILE)))
     assert recipe.data_paths == ["a.jsonl", "b.jsonl"]
     assert (recipe.seed, recipe.max_tokens, recipe.model.base) == (9, 120, "b:3")
     assert (recipe.adapter is not None) == is_adapter
+    assert (recipe.steps, recipe.keep_at) == (5, [3])
     assert recipe.save_dtype == ("float32" if is_adapter else "bfloat16")
     assert (recipe.dpo.beta if recipe.dpo else None) == (0.2 if method == "dpo" else None)
     assert recipe.optimizer.learning_rate == planned.learning_rate

@@ -327,7 +327,7 @@ async def test_how_it_stands_is_what_its_job_says(client: httpx.AsyncClient, sys
     assert (await client.post(f"{at}/resume")).json()["status"] == "running"
     curve = FileRef("sha256:" + "0" * 64, 3)
     told = [{"step": 25, "loss": 0.5, "validation_loss": 0.6}]
-    version = NewVersion("adapter", job.params["name"], {"loss.json": curve}, {})
+    version = NewVersion("adapter", job.params["name"], {"step_metrics.csv": curve}, {})
     result = JobResult({"tokens": 77, "checkpoints": told}, (version,))
     system.database.write_sync(lambda conn: commit_tuning(conn, job, result, time.time()))
     row = (await client.get(at)).json()

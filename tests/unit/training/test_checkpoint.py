@@ -102,3 +102,25 @@ def test_damaged_checkpoints_do_not_push_out_the_next_good_one(tmp_path: Path) -
     checkpoint.save(tmp_path, model, optimizer, Progress(step=2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
     assert checkpoint.load_latest(tmp_path, model, optimizer, pytest.fail) == Progress(step=2)
+
+
+def test_checkpoints_of_chosen_steps_stay(tmp_path: Path) -> None:
+    model = Tied()
+    optimizer = build_optimizer(model, SECTION)
+    kept = {}
+    for number in range(1, 7):
+        step(model, optimizer)
+        kept[number] = {name: w.clone() for name, w in checkpoint.weights_of(model).items()}
+        average = {name: 2 * weight for name, weight in kept[number].items()}
+        progress = Progress(step=number, average=average if number == 4 else None)
+        checkpoint.write(tmp_path, checkpoint.snapshot(model, optimizer, progress), {2, 4})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"step-0000000{number}" for number in (2, 4, 5, 6)]
+    for number, times in ((2, 1), (4, 2)):
+        found = checkpoint.kept_weights(tmp_path, number)
+        assert found is not None and found.keys() == kept[number].keys()
+        assert all(torch.equal(found[n], times * weight) for n, weight in kept[number].items())
+    damaged = tmp_path / "step-00000002" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
+    assert checkpoint.kept_weights(tmp_path, 2) is None
+    assert checkpoint.kept_weights(tmp_path, 3) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def test_a_checkpoint_is_of_the_moment_it_was_taken_whatever_training_does_meanw
 ) -> None:
     may_write, write = threading.Event(), checkpoint.write
 
-    def write_later(root: Path, taken: Snapshot) -> None:
+    def write_later(root: Path, taken: Snapshot, keep_at: Collection[int]) -> None:
         may_write.wait()
-        write(root, taken)
+        write(root, taken, keep_at)
 
     monkeypatch.setattr(checkpoint, "write", write_later)
     model, optimizer = trained()

@@ -119,3 +119,20 @@ def test_a_head_that_does_more_than_multiply_is_noticed() -> None:
     )
     torch.manual_seed(0)
     assert not has_plain_head(Gemma2ForCausalLM(config))
+
+
+@pytest.mark.parametrize("plain_head", [False, True])
+def test_conversations_are_measured_by_the_tokens_that_are_learned(plain_head: bool) -> None:
+    model = tiny_llama()
+    columns = {
+        "input_ids": Ragged.of([[5, 6, 0], [5, 6, 7, 8, 0]]),
+        "learned": Ragged.of([[0, 1, 1], [0, 0, 1, 1, 1]]),
+    }
+    batch = Conversations(plain_head).batch(columns, ROWS)
+    with torch.inference_mode():
+        likeliest = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[0].argmax(-1).tolist()
+        short = model(input_ids=torch.tensor([[5, 6]])).logits[0].argmax(-1).tolist()
+        measured = batch.measures(model)
+    right = [*zip(likeliest[1:], [7, 8, 0], strict=True), *zip(short, [6, 0], strict=True)]
+    assert measured["token_accuracy"] == (sum(ours == theirs for ours, theirs in right), 5)
+    assert measured["loss"] == (pytest.approx(float(batch.loss_sum(model).detach())), 5)

@@ -38,6 +38,9 @@ BERT, GPT = {"architecture": "bert"}, {"architecture": "gpt2"}
             {"model": {"base": "b", "vectors": "v.txt"}, "tokenizer": {"kind": "base"}},
             "begins anew, without a model.base",
         ),
+        ("generate", {"keep_at": [2, 4]}, "keep_at must be steps below"),
+        ("generate", {"keep_at": [3, 2]}, "each above the one before"),
+        ("generate", {"keep_at": [0]}, "keep_at"),
     ],
 )
 def test_options_that_do_not_go_together(task: str, changes: dict[str, Any], says: str) -> None:
@@ -45,14 +48,17 @@ def test_options_that_do_not_go_together(task: str, changes: dict[str, Any], say
         parse(make_recipe(task, **changes))
 
 
-def test_what_counts_takes_no_teacher() -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("distill", {"teacher": "other"}), ("keep_at", [1])], ids=["distill", "keep"]
+)
+def test_what_counts_takes_no_teacher_and_has_no_steps_to_keep(key: str, value: Any) -> None:
     recipe = {
         "name": "n",
         "task": "generate",
         "model": {"architecture": "ngram"},
         "tokenizer": {"kind": "character"},
         "data": {"path": "starter:tales"},
-        "distill": {"teacher": "other"},
+        key: value,
     }
-    with pytest.raises(RecipeError, match="takes no distill"):
+    with pytest.raises(RecipeError, match=f"takes no {key}"):
         parse(recipe)
