@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness import Llmos
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmos.models.registry import register
 from llmos.sdk.models import Model
+from llmos.starter import sentiment
 
 QUICK = ("steps=20", "batch_size=8", "eval_every=10", "eval_batches=1", "optimizer.warmup_steps=5")
 
@@ -19,6 +25,19 @@ def trained(llmos: Llmos, recipe: str, *changes: str) -> str:
     sets = [part for change in (*QUICK, *changes) for part in ("--set", change)]
     llmos.ok("train", recipe, *sets, "--name", f"my-{recipe}")
     return f"my-{recipe}"
+
+
+def evaluated(
+    llmos: Llmos, model: str, folder: Path, rows: Sequence[dict[str, Any]] | str
+) -> dict[str, Any]:
+    """Return what `llmos evaluate` measures of a model, on rows or on a plain text."""
+    path = folder / ("held-out.txt" if isinstance(rows, str) else "held-out.jsonl")
+    text = rows if isinstance(rows, str) else "".join(f"{json.dumps(row)}\n" for row in rows)
+    path.write_text(text, "utf-8")
+    metrics: dict[str, Any] = llmos.json("evaluate", model, path)["result"]["metrics"]
+    card = llmos.ok("show", model)
+    assert all(f"| held-out/{name} |" in card for name in metrics), card
+    return metrics
 
 
 def test_an_ngram_model_is_counted_and_writes(llmos: Llmos, play: Path, tmp_path: Path) -> None:
@@ -33,6 +52,13 @@ def test_an_ngram_model_is_counted_and_writes(llmos: Llmos, play: Path, tmp_path
         told = client.transport.json("POST", "/v1/completions", json=asked)
     assert told["choices"][0]["text"] == ":"
     assert sum(map(math.exp, told["choices"][0]["logprobs"]["top_logprobs"][0].values())) > 0.9
+    metrics = evaluated(llmos, "my-ngram", tmp_path, "ROMEO:\nO Romeo, wherefore art thou?\n")
+    assert metrics["bits_per_character"] == pytest.approx(metrics["loss"] / math.log(2))
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+    limit = metrics["bits_per_character"]
+    for bound, deploy in ((limit - 0.1, llmos.refused), (limit + 0.1, llmos.ok)):
+        said = deploy("deploy", "my-ngram:1", "--gate", f"held-out/bits_per_character <= {bound}")
+        assert ("does not pass" in said) == (bound < limit)
     spring = tmp_path / "spring.txt"
     spring.write_text("春天来了，花都开了。\n小鸟在树上唱着歌。\n" * 30, "utf-8")
     llmos.ok("train", "char-ngram", "--set", f"data.path={spring}", "--name", "my-spring")
@@ -60,6 +86,13 @@ def test_word_vectors_tell_what_is_alike(llmos: Llmos, tmp_path: Path) -> None:
         king, both = model.embed(["king", "king queen"], normalize=False)
         queen = model.vectors.vector("queen")
         assert both == pytest.approx(((np.array(king) + queen) / 2).tolist(), abs=1e-6)
+    asked = ": capitals\nFrance Paris Japan Tokyo\nFrance Paris Zzz Tokyo\n"
+    metrics = evaluated(llmos, "my-vectors", tmp_path, asked)
+    assert metrics["known"] == 1 and metrics["accuracy"] == float(capital[0]["word"] == "tokyo")
+    pairs = [("国王", "王后", 9), ("国王", "法国", 1), ("king", "queen", 8), ("king", "paris", 0)]
+    rows = [dict(zip(("anchor", "positive", "score"), pair, strict=True)) for pair in pairs]
+    metrics = evaluated(llmos, "my-vectors", tmp_path, rows)
+    assert metrics["known"] == 4 and metrics["spearman"] > 0.5
     for header, name in (("--header", "word2vec"), ("--no-header", "glove")):
         text = tmp_path / f"{name}.txt"
         llmos.ok("vectors", "export", "my-vectors", text, header)
@@ -144,7 +177,7 @@ def test_a_recurrent_encoder_and_decoder_translates(llmos: Llmos) -> None:
 SMALL_CODES = ("data.rows=400", "evaluate.splits=[]", "model.config.hidden_size=32")
 
 
-def test_an_autoencoder_writes_codes_and_reads_them(llmos: Llmos) -> None:
+def test_an_autoencoder_writes_codes_and_reads_them(llmos: Llmos, tmp_path: Path) -> None:
     name = trained(llmos, "text-autoencoder", *SMALL_CODES, "model.config.latent_size=6")
     text = "这家餐厅很好吃"
     code = llmos.ok("encode", text, "--model", name).strip()
@@ -154,15 +187,45 @@ def test_an_autoencoder_writes_codes_and_reads_them(llmos: Llmos) -> None:
     with llmos.client() as client:
         assert client.reconstruct(text, name) == written.rstrip("\n")
         assert client.encode(text, name) == bytes.fromhex(code)
+    metrics = evaluated(llmos, name, tmp_path, f"{text}\nThe soup was great.\n")
+    with llmos.client() as client:
+        again = [client.reconstruct(one, name) for one in (text, "The soup was great.")]
+    assert metrics["exact"] == sum(map(str.__eq__, again, (text, "The soup was great."))) / 2
+    assert (metrics["code_bytes"], metrics["texts"]) == (6, 2) and "kl" not in metrics
+    assert 0 <= metrics["token_accuracy"] <= 1
     assert "6 bytes, not 1" in llmos.refused("decode", "00", "--model", name)
     assert "hexadecimal" in llmos.refused("decode", "xy", "--model", name)
 
 
-def test_a_vae_draws_texts_and_goes_from_one_to_another(llmos: Llmos, my_model: str) -> None:
+def divergence(llmos: Llmos, name: str, texts: Sequence[str], folder: Path) -> float:
+    """Return KL of texts' vectors from the prior, in closed form (Kingma and Welling, appendix B),
+    nats a text, of the model's files in torch."""
+    with llmos.client() as client:
+        files = client.export_model(name, folder / "files")
+    register()
+    network = AutoModelForCausalLM.from_pretrained(files).eval()
+    tokenizer = AutoTokenizer.from_pretrained(files)
+    total = 0.0
+    with torch.inference_mode():
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+            mean, deviation = network.encode(ids, torch.ones_like(ids))
+            variance = deviation**2
+            total += float(0.5 * (mean**2 + variance - 1 - variance.log()).sum())
+    return total / len(texts)
+
+
+def test_a_vae_draws_texts_and_goes_from_one_to_another(
+    llmos: Llmos, my_model: str, tmp_path: Path
+) -> None:
     changes = (*SMALL_CODES, "model.config.latent_size=4", "model.config.cell=mlp")
     name = trained(llmos, "text-vae", *changes)
     metrics = llmos.json("show", name)["manifest"]["metrics"]
     assert metrics["elbo"] <= -metrics["kl"] <= 0
+    texts = [row["text"] for row in sentiment.records("test_combinations", 0, 60)]
+    served = evaluated(llmos, name, tmp_path, "".join(f"{text}\n" for text in texts))
+    assert served["kl"] == pytest.approx(divergence(llmos, name, texts, tmp_path), abs=1.0)
+    assert served["elbo"] == pytest.approx(metrics["elbo"], rel=0.2)
     with llmos.client() as client:
         drawn = [
             client.generate(name, "", temperature=1.0, seed=seed)["text"] for seed in (1, 1, 2)
@@ -243,27 +306,46 @@ def test_texts_are_classified_by_labels_nobody_trained_for(llmos: Llmos, my_mode
     assert "for 'classify', not for" in said and "need a model that embeds" in said
 
 
-def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos) -> None:
+def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos, tmp_path: Path) -> None:
     small = ("data.rows=300", "evaluate.splits=[]", "model.config.hidden_size=32")
     encoder = trained(llmos, "encoder-mini", *small)
     done = llmos.json("fill-mask", "I drink [MASK] and 我喝[MASK]。", "--model", encoder)
     assert [len(fills) for fills in done["masks"]] == [5, 5]
     assert all(0 < fill["score"] < 1 for fills in done["masks"] for fill in fills)
     assert "no [MASK]" in llmos.refused("fill-mask", "I drink tea.", "--model", encoder)
+    metrics = evaluated(llmos, encoder, tmp_path, "I drink tea.\n我喝茶。\nShe lives in Paris.\n")
+    assert metrics["masked"] >= 3 and 0 <= metrics["accuracy"] <= metrics["accuracy_at_5"] <= 1
     base = (f"model.base={encoder}", "model.architecture=null", "model.config={}")
     small = (*base, "tokenizer.kind=base", "data.rows=200", "evaluate.splits=[]")
     reader = trained(llmos, "answer-mini", *small, "max_tokens=96")
     context = "Bob is a cook. Alice lives in Paris."
     found = llmos.json("answer", "Where does Alice live?", context, "--model", reader)
     assert found["text"] == context[found["start"] : found["end"]]
+    asked = {"question": "Where does Alice live?", "context": context}
+    rows = [asked | {"answer": found["text"]}, asked | {"answer": "a cook"}]
+    metrics = evaluated(llmos, reader, tmp_path, rows)
+    assert metrics["exact_match"] >= 0.5 and metrics["f1"] >= metrics["exact_match"]
     embedder = trained(llmos, "embed-mini", *small)
     vectors = llmos.ok("embed", "你好", "Hello", "--model", embedder).splitlines()
     assert [len(json.loads(vector)) for vector in vectors] == [32, 32]
+    rows = [{"anchor": text, "positive": text} for text in ("你好", "Hello", "I drink tea.")]
+    assert evaluated(llmos, embedder, tmp_path, rows) == {
+        "accuracy": 1.0,
+        "recall_at_5": 1.0,
+        "recall_at_10": 1.0,
+        "mrr": 1.0,
+    }
+    rows = [{**rows[0], "score": 5}, {"anchor": "你好", "positive": "I drink tea.", "score": 1}]
+    assert evaluated(llmos, embedder, tmp_path, rows)["spearman"] == 1.0
     rater = trained(llmos, "rate-mini", *small)
     stars = float(llmos.ok("rate", "The soup was excellent.", "--model", rater))
     assert llmos.json("rate", "The soup was excellent.", "--model", rater)["score"] == (
         pytest.approx(stars, abs=1e-3)
     )
+    rows = [{"text": "The soup was excellent.", "score": stars + 1}, {"text": "差", "score": 2}]
+    other = llmos.json("rate", "差", "--model", rater)["score"]
+    metrics = evaluated(llmos, rater, tmp_path, rows)
+    assert metrics["mse"] == pytest.approx((1 + (other - 2) ** 2) / 2, abs=0.01)
     kinds = {row["name"]: row["manifest"]["task"] for row in llmos.json("list")}
     assert [kinds[name] for name in (encoder, reader, embedder, rater)] == [
         "fill_mask",

@@ -12,9 +12,12 @@ from llmos.apps.pipelines import Pipeline, Step, expanded, run_budget, unresolve
 from llmos.apps.references import EACH, OF_ALL, Budget, Reference, whole
 from llmos.compression.jobs import QUANTIZE
 from llmos.errors import InvalidRequestError
-from llmos.evaluation.jobs import EVALUATE, METRICS, dataset_of
+from llmos.evaluation.jobs import EVALUATE, METRICS, asked_of, dataset_of
 from llmos.library.gates import parse_gates
 from llmos.training.jobs import TRAIN
+
+OF_LOSS = frozenset({"generate", "chat", "fill_mask", "word_vectors"})
+"""Tasks of which a training measures on a split what its objective has to tell."""
 
 
 def expected(step: Step, budget: Budget) -> list[dict[str, Any]]:
@@ -108,7 +111,19 @@ def _leaves(maker: Step, metric: str) -> bool:
     splits = evaluate.get("splits") if isinstance(evaluate, dict) else ()
     if not isinstance(splits, list | tuple):  # a reference
         return True
-    return outer in splits and (name == "rows" or _is_for(maker, name))
+    measures_its_own = _about(maker).get("task") in OF_LOSS
+    return outer in splits and (name == "rows" or measures_its_own or _is_for(maker, name))
+
+
+def _about(maker: Step) -> dict[str, Any]:
+    """Return the task and the kind of network of what a train step makes, as far as they are known,
+    as its manifest will have them."""
+    recipe = maker.params.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("task"), str):
+        return {}
+    model = recipe.get("model")
+    architecture = model.get("architecture") if isinstance(model, dict) else None
+    return {"task": recipe["task"], "model_type": architecture}
 
 
 def _is_of(one: Step, step: Step) -> bool:
@@ -134,7 +149,6 @@ def _is_on(one: Step, dataset: str) -> bool:
 
 def _is_for(maker: Step | None, name: str) -> bool:
     """Whether a model that a step makes may have this metric."""
-    recipe = maker.params.get("recipe") if maker is not None and maker.kind == TRAIN else None
-    task = recipe.get("task") if isinstance(recipe, dict) else None
-    found = METRICS.get(task) if isinstance(task, str) else None
+    about = _about(maker) if maker is not None and maker.kind == TRAIN else {}
+    found = METRICS.get(asked_of(about)) if about else None
     return any(one.fullmatch(name) for one in ([found] if found else METRICS.values()))

@@ -20,7 +20,7 @@ from llmos.compression.jobs import base_params as quantize_base
 from llmos.data.datasets.jobs import KINDS as DATA_KINDS
 from llmos.data.datasets.jobs import MAKES_A_DATASET, wanted_datasets
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoundError
-from llmos.evaluation.jobs import EVALUATE
+from llmos.evaluation.jobs import EVALUATE, asked_of
 from llmos.kernel.idempotency import Idempotency
 from llmos.kernel.jobs import check_sendable
 from llmos.library import deploying
@@ -262,7 +262,7 @@ class Submitter:
                 "model must be the name of the model to evaluate", param="model"
             )
         version = await self._readable(actor, name, "model")
-        return {"model": version.ref, "task": version.manifest["task"]}
+        return {"model": version.ref, "task": asked_of(version.manifest)}
 
     async def _readable(self, actor: Actor, name: str, param: str) -> Version:
         """Return a model that the actor may read.

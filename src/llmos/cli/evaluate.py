@@ -43,15 +43,17 @@ def evaluate(
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Measure a model on a file: accuracy and F1, entities found, BLEU, or perplexity, by its task.
+    """Measure a model on a file, by its task: accuracy, F1, BLEU, perplexity, recall, correlation.
 
-    Rows have text and label, text and entities, source and target, or text alone. What was
-    measured stays with the version: `llmos deploy --gate "DATASET/accuracy >= 0.9"` looks there.
+    Rows have text and label, entities or score, source and target, question, context and answer,
+    anchor and positive, or text alone: docs/deployments.md has them all. What was measured stays
+    with the version: `llmos deploy --gate "DATASET/accuracy >= 0.9"` looks there.
 
     Examples:
       llmos evaluate sentiment reviews.tsv
       llmos evaluate my-model:3 test.jsonl --dataset news --rows 500
       llmos evaluate my-model story.txt
+      llmos evaluate my-vectors questions-words.txt
     """
     fields = dict(_pair(text) for text in field or ())
     with open_client(server, home) as client:

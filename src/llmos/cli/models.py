@@ -11,7 +11,7 @@ import typer
 
 from llmos.cli.connection import local_settings, open_client
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
-from llmos.cli.output import age, count, counted, note, print_json, print_metrics, print_table, size
+from llmos.cli.output import age, count, note, print_json, print_table, size
 from llmos.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -163,12 +163,6 @@ def show(
         card = client.card(version["ref"])
         curve = _save_curve(client, version, local_settings(home))
     _print_markdown(card)
-    for one in version.get("evaluations", ()):
-        typer.echo(
-            f"evaluated on {one['dataset']} ({counted(one['num_rows'], 'row')}) by {one['owner']}, "
-            f"{age(one['at'])}:"
-        )
-        print_metrics(one["metrics"])
     if curve is not None:
         typer.echo(f"loss curve: {curve}")
 

@@ -12,9 +12,11 @@ from llmos.types import Message
 
 Row = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
-FIELDS = frozenset(
-    ("text", "messages", "source", "target", "source_lang", "target_lang", "label", "entities")
-) | frozenset(("question", "context", "answer", "start", "anchor", "positive", "negative", "score"))
+_OF_TEXTS = ("text", "messages", "source", "target", "source_lang", "target_lang", "score")
+_OF_SPANS = ("label", "entities", "question", "context", "answer", "start")
+_OF_VECTORS = ("anchor", "positive", "negative", "a", "b", "c", "d")
+_OF_RANKINGS = ("query", "documents", "relevant")
+FIELDS = frozenset((*_OF_TEXTS, *_OF_SPANS, *_OF_VECTORS, *_OF_RANKINGS))
 """Names that rows are read by, of what models are evaluated on."""
 
 
@@ -87,10 +89,17 @@ class Question:
     context: str
     start: int
     end: int
+    others: tuple[str, ...] = ()
+    """Answers that are as right."""
 
     @property
     def answer(self) -> str:
         return self.context[self.start : self.end]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that are right; an empty one where there is none."""
+        return (self.answer, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,8 @@ def to_record(kind: str, row: Row, where: str) -> Record:
     return _MAKERS[kind](row, where)
 
 
-def _text(row: Row, field: str, where: str) -> str:
+def text_in(row: Row, field: str, where: str) -> str:
+    """Return the text of a field. Raises DataError: it is missing, or no text."""
     value = row.get(field)
     if value is None:
         has = ", ".join(sorted(map(str, row))) or "nothing"
@@ -144,20 +154,20 @@ def _text(row: Row, field: str, where: str) -> str:
 
 
 def _document(row: Row, where: str) -> Document:
-    return Document(_text(row, "text", where))
+    return Document(text_in(row, "text", where))
 
 
 def _pair(row: Row, where: str) -> Pair:
     return Pair(
-        _text(row, "source", where),
-        _text(row, "target", where),
+        text_in(row, "source", where),
+        text_in(row, "target", where),
         str(row.get("source_lang") or ""),
         str(row.get("target_lang") or ""),
     )
 
 
 def _labelled(row: Row, where: str) -> Labelled:
-    return Labelled(_text(row, "text", where), _text(row, "label", where))
+    return Labelled(text_in(row, "text", where), text_in(row, "label", where))
 
 
 def _conversation(row: Row, where: str) -> Conversation:
@@ -190,7 +200,7 @@ def _preference(row: Row, where: str) -> Preference:
     if "messages" in row:
         messages = _messages(row["messages"], where)
     else:
-        messages = (Message("user", _text(row, "prompt", where)),)
+        messages = (Message("user", text_in(row, "prompt", where)),)
     if messages[-1].role == "assistant":
         raise DataError(f"{where}: 'messages' end with an answer; both answers come after them")
     chosen, rejected = (_answer(row, name, where) for name in ("chosen", "rejected"))
@@ -218,7 +228,7 @@ def _answer(row: Row, name: str, where: str) -> Message:
         if value.get("role") != "assistant":
             raise DataError(f"{where}: {name!r} must be text, or a message of the assistant")
         return Message("assistant", _content(value, where))
-    return Message("assistant", _text(row, name, where))
+    return Message("assistant", text_in(row, name, where))
 
 
 def _messages(turns: Any, where: str) -> tuple[Message, ...]:
@@ -242,14 +252,14 @@ def _content(turn: Row, where: str) -> str:
             raise DataError(f"{where}: a message has {unread!r}, and only its text is learned from")
     parts = turn.get("content")
     if not isinstance(parts, list):
-        return _text(turn, "content", where)
+        return text_in(turn, "content", where)
     if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
         raise DataError(f"{where}: a message has a part that is no text")
-    return "".join(_text(part, "text", where) for part in parts)
+    return "".join(text_in(part, "text", where) for part in parts)
 
 
 def _annotated(row: Row, where: str) -> Annotated:
-    text = _text(row, "text", where)
+    text = text_in(row, "text", where)
     spans = row.get("entities")
     if not isinstance(spans, list):
         raise DataError(f"{where} has no list of 'entities'")
@@ -278,12 +288,15 @@ def _entity(span: Any, where: str) -> Entity:
 
 
 def _question(row: Row, where: str) -> Question:
-    """``answers`` may be SQuAD's ``{"text": [...], "answer_start": [...]}``, of which the first."""
-    question, context = _text(row, "question", where), _text(row, "context", where)
+    """``answers`` may be SQuAD's ``{"text": [...], "answer_start": [...]}``, of which the first is
+    learned."""
+    question, context = text_in(row, "question", where), text_in(row, "context", where)
     answers = row.get("answers")
+    others: tuple[str, ...] = ()
     if isinstance(answers, Mapping):
         texts, starts = answers.get("text") or [""], answers.get("answer_start") or [None]
         row = {**row, "answer": texts[0], "start": starts[0]}
+        others = tuple(dict.fromkeys(str(text) for text in texts[1:] if text != texts[0]))
     answer = row.get("answer") or ""
     if not answer:
         return Question(question, context, 0, 0)
@@ -291,23 +304,28 @@ def _question(row: Row, where: str) -> Question:
     start = context.find(str(answer)) if start is None else start
     if type(start) is not int or start < 0 or not context.startswith(str(answer), start):
         raise DataError(f"{where}: the answer {str(answer)[:60]!r} is not at {start} in 'context'")
-    return Question(question, context, start, start + len(str(answer)))
+    return Question(question, context, start, start + len(str(answer)), others)
 
 
 def _alike(row: Row, where: str) -> Alike:
-    negative = _text(row, "negative", where) if row.get("negative") else ""
-    return Alike(_text(row, "anchor", where), _text(row, "positive", where), negative)
+    negative = text_in(row, "negative", where) if row.get("negative") else ""
+    return Alike(text_in(row, "anchor", where), text_in(row, "positive", where), negative)
 
 
 def _rated(row: Row, where: str) -> Rated:
-    value = _text(row, "score", where)
+    return Rated(text_in(row, "text", where), score_in(row, where))
+
+
+def score_in(row: Row, where: str) -> float:
+    """Return the number of the field `score`. Raises DataError: it is missing, or no number."""
+    value = text_in(row, "score", where)
     try:
         score = float(value)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
         raise DataError(f"{where}: 'score' must be a number, not {value[:60]!r}")
-    return Rated(_text(row, "text", where), score)
+    return score
 
 
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {

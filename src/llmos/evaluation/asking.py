@@ -27,10 +27,10 @@ MAX_TRIES = 60
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question: a path of the server's, and the JSON body."""
+    """One question: a path of the server's, and the JSON body; without one it is read."""
 
     path: str
-    body: dict[str, Any]
+    body: dict[str, Any] | None = None
 
 
 def ask_all(
@@ -53,8 +53,15 @@ def ask_all(
         context.progress(done + 1, len(asks), doing)
 
 
+def read(context: JobContext, path: str) -> dict[str, Any]:
+    """Return the JSON at a path of the server's. Raises as `ask_all`."""
+    (found,) = ask_all(context, [Ask(path)], "reading about the model")
+    return found
+
+
 def _send(context: JobContext, ask: Ask) -> Future[Answer]:
-    return context.ask(ask.path, msgspec.json.encode(ask.body))
+    body = None if ask.body is None else msgspec.json.encode(ask.body)
+    return context.ask(ask.path, body)
 
 
 def _answer(context: JobContext, ask: Ask, index: int, future: Future[Answer]) -> dict[str, Any]:

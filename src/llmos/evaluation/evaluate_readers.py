@@ -23,18 +23,10 @@ from llmos.tasks.windows import windows_of
 def answers(
     model: PreTrainedModel, tokenizer: Tokenizer, records: Sequence[Question], max_tokens: int
 ) -> dict[str, Any]:
-    """Exact match and F1 of the words in common, as SQuAD has them (Rajpurkar et al., 2016,
-    arXiv:1606.05250, section 6.1); answers are read as the server reads them."""
+    """Exact match and F1, see `metrics.answer_scores`, of answers read as the server does."""
     found = [answer_of(model, tokenizer, record, max_tokens).text for record in records]
-    gold = [record.answer for record in records]
-    f1 = [metrics.overlap_f1(one, other) for one, other in zip(found, gold, strict=True)]
-    return {
-        "exact_match": metrics.accuracy(
-            [metrics.normalized(text) for text in found], [metrics.normalized(t) for t in gold]
-        ),
-        "f1": sum(f1) / max(1, len(f1)),
-        "rows": len(gold),
-    }
+    scores = metrics.answer_scores(found, [record.answers for record in records])
+    return {**scores, "rows": len(records)}
 
 
 @torch.inference_mode()
@@ -58,8 +50,8 @@ def answer_of(
 def likeness(
     model: PreTrainedModel, tokenizer: Tokenizer, records: Sequence[Alike], pooling: str
 ) -> dict[str, Any]:
-    """How often a text's own partner is the nearest of all partners (accuracy), and the mean of one
-    over its rank (MRR). Partners that are the same text count as one."""
+    """How near a text's own partner is among all partners, see `metrics.ranking_scores`. Partners
+    that are the same text count as one."""
     partners = list(dict.fromkeys(record.positive for record in records))
     places = {text: place for place, text in enumerate(partners)}
     theirs = vectors(model, tokenizer, partners, pooling)
@@ -67,11 +59,7 @@ def likeness(
     cosines = ours @ theirs.T
     own = torch.tensor([places[record.positive] for record in records], device=cosines.device)
     ranks = (cosines > cosines.gather(1, own[:, None])).sum(dim=1) + 1
-    return {
-        "accuracy": float((ranks == 1).float().mean()),
-        "mrr": float((1 / ranks).mean()),
-        "rows": len(records),
-    }
+    return {**metrics.ranking_scores(ranks.tolist()), "rows": len(records)}
 
 
 @torch.inference_mode()
@@ -91,19 +79,11 @@ def vectors(
 def ratings(
     model: PreTrainedModel, tokenizer: Tokenizer, records: Sequence[Rated]
 ) -> dict[str, Any]:
-    """Mean squared error of numbers, and how they go together with the right ones: Pearson's
-    correlation, and Spearman's of their ranks."""
+    """How near the right numbers are, see `metrics.rating_scores`."""
     ids = Ragged.of(e.ids for e in encode_texts(tokenizer, (record.text for record in records)))
     given = [0.0] * len(records)
     for rows, input_ids, mask in batches(model, ids):
         logits = model(input_ids=input_ids, attention_mask=mask).logits[:, 0]
         for row, number in zip(rows, logits.tolist(), strict=True):
             given[row] = number
-    right = [record.score for record in records]
-    errors = [(one - other) ** 2 for one, other in zip(given, right, strict=True)]
-    return {
-        "mse": sum(errors) / max(1, len(errors)),
-        "pearson": metrics.pearson(given, right),
-        "spearman": metrics.spearman(given, right),
-        "rows": len(right),
-    }
+    return {**metrics.rating_scores(given, [r.score for r in records]), "rows": len(records)}

@@ -6,28 +6,46 @@ clients get: quantised weights, adapters, templates and all. Loads no torch.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llmos.data.record import Annotated, Document, Labelled, Pair, Record, to_record
+from llmos.data.judgements import (
+    Analogy,
+    Judged,
+    Ranking,
+    read_analogies,
+    to_analogy,
+    to_judged,
+    to_ranking,
+)
+from llmos.data.record import Document, Record, to_record
 from llmos.data.sources import FileSource
 from llmos.errors import DataError
-from llmos.evaluation import metrics
-from llmos.evaluation.asking import Ask, ask_all
+from llmos.evaluation import served, served_codes, served_masks, served_vectors
 from llmos.types import JobResult
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
-PIECE_TOKENS = 512
-"""Of a text whose perplexity is measured, so many are read at a time, each piece by itself."""
-PART_CHARS = 100_000
-"""Of a text that is tokenised at a time."""
-
-Metrics = dict[str, Any]
+Row = Record | Judged | Analogy | Ranking
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "classify": served.classification,
+    "entities": served.entities,
+    "translate": served.translation,
+    "answer": served.answers,
+    "rate": served.ratings,
+    "rerank": served.rankings,
+    "generate": served.perplexity,
+    "chat": served.perplexity,
+    "fill_mask": served_masks.fill_mask,
+    "reconstruct": served_codes.reconstruction,
+}
+"""What is measured, by what is asked of a model, where one kind of row says all of that."""
+WHOLE_TEXTS = frozenset({"generate", "chat"})
+LINES = frozenset({"fill_mask", "reconstruct"})
+"""Of which a plain text file has one a line."""
+OF_TEXTS = WHOLE_TEXTS | LINES
 
 
 def run(context: JobContext) -> JobResult:
@@ -46,109 +64,50 @@ def run(context: JobContext) -> JobResult:
     records = list(islice(read(source, params["task"]), params["rows"]))
     if not records:
         raise DataError(f"{shown} has no rows: there is nothing to measure")
-    measure = {
-        "classify": classification,
-        "entities": entities,
-        "translate": translation,
-        "generate": perplexity,
-        "chat": perplexity,
-    }[params["task"]]
+    kinds = {type(record) for record in records}
+    if len(kinds) > 1:
+        raise DataError(f"{shown} has rows with a 'score' and rows without: give one kind")
+    measure = measure_for(params["task"], kinds.pop())
     found = measure(context, params["model"], records)
     return JobResult({"dataset": params["dataset"], "rows": len(records), "metrics": found})
 
 
-def read(source: FileSource, task: str) -> Iterator[Record]:
-    """Yield the file's records; a text file is one text. Raises DataError."""
+def measure_for(task: str, kind: type) -> Callable[..., dict[str, Any]]:
+    """Return what measures a model on rows of a kind."""
+    if task == "word_vectors":
+        is_judged = kind is Judged
+        return served_vectors.word_judgements if is_judged else served_vectors.analogies
+    if task == "embed":
+        return served_vectors.judgements if kind is Judged else served_vectors.likeness
+    return MEASURES[task]
+
+
+def read(source: FileSource, task: str) -> Iterator[Row]:
+    """Yield the file's records; of plain text the whole, or its lines. Raises DataError."""
     if source.kind() == "text":
-        if task not in ("generate", "chat"):
-            raise DataError(
-                f"{source.shown} is plain text, and {task} is measured on rows: give .jsonl, .tsv "
-                "or .csv"
-            )
-        yield Document(source.text())
+        yield from _of_text(source, task)
         return
-    wanted = "generate" if task == "chat" else task
     for where, row in source.rows():
-        yield to_record(wanted, row, where)
+        if task in ("embed", "word_vectors") and row.get("score") is not None:
+            yield to_judged(row, where)
+        elif task == "word_vectors":
+            yield to_analogy(row, where)
+        elif task == "rerank":
+            yield to_ranking(row, where)
+        else:
+            yield to_record("generate" if task in OF_TEXTS else task, row, where)
 
 
-def classification(context: JobContext, model: str, records: Sequence[Record]) -> Metrics:
-    """Accuracy and macro F1, with the F1 of each class."""
-    texts = [record for record in records if isinstance(record, Labelled)]
-    asks = [Ask("/api/v1/classify", {"model": model, "text": one.text}) for one in texts]
-    predicted = [str(answer["label"]) for answer in ask_all(context, asks)]
-    gold = [one.label for one in texts]
-    by_class = metrics.class_scores(predicted, gold)
-    return {
-        "accuracy": metrics.accuracy(predicted, gold),
-        "f1": metrics.macro_f1(predicted, gold),
-        "f1_by_class": {label: scores.f1 for label, scores in by_class.items()},
-    }
-
-
-def entities(context: JobContext, model: str, records: Sequence[Record]) -> Metrics:
-    """Exact-span precision, recall and F1."""
-    texts = [record for record in records if isinstance(record, Annotated)]
-    asks = [Ask("/api/v1/entities", {"model": model, "text": one.text}) for one in texts]
-    predicted = [
-        {(one["start"], one["end"], one["label"]) for one in answer["entities"]}
-        for answer in ask_all(context, asks)
-    ]
-    gold = [{(e.start, e.end, e.label) for e in one.entities} for one in texts]
-    scores = metrics.span_scores(predicted, gold)
-    return {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
-
-
-def translation(context: JobContext, model: str, records: Sequence[Record]) -> Metrics:
-    """BLEU by direction, with its signature, and the share of exact matches."""
-    pairs = [record for record in records if isinstance(record, Pair)]
-    answers = ask_all(context, [_translate(model, pair) for pair in pairs])
-    translated = [str(answer["text"]) for answer in answers]
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, pair in enumerate(pairs):
-        rows[f"{pair.source_lang}_{pair.target_lang}".strip("_")].append(index)
-    found: Metrics = {}
-    for direction, indexes in sorted(rows.items()):
-        references = [pairs[i].target for i in indexes]
-        hypotheses = [translated[i] for i in indexes]
-        result = metrics.bleu(hypotheses, references, pairs[indexes[0]].target_lang)
-        name = f"bleu_{direction}" if direction else "bleu"
-        found |= {name: result.score, f"{name}_signature": result.signature}
-    exact = sum(text == pair.target for text, pair in zip(translated, pairs, strict=True))
-    return found | {"exact_match": exact / len(pairs)}
-
-
-def _translate(model: str, pair: Pair) -> Ask:
-    body = {"model": model, "text": pair.source}
-    languages = {"source_lang": pair.source_lang, "target_lang": pair.target_lang}
-    return Ask("/api/v1/translate", body | {name: lang for name, lang in languages.items() if lang})
-
-
-def perplexity(context: JobContext, model: str, records: Sequence[Record]) -> Metrics:
-    """Mean negative log-likelihood per token in nats, over pieces that know nothing of each other
-    (the first token of each is not predicted), and its exponential."""
-    texts = [record.text for record in records if isinstance(record, Document)]
-    parts = [
-        text[start : start + PART_CHARS]
-        for text in texts
-        for start in range(0, len(text), PART_CHARS)
-    ]
-    asks = [
-        Ask("/tokenize", {"model": model, "text": part, "add_special_tokens": False})
-        for part in parts
-    ]
-    pieces: list[list[int]] = []
-    for answer in ask_all(context, asks, "tokenising"):
-        size, ids = min(PIECE_TOKENS, int(answer["max_model_len"])), answer["tokens"]
-        pieces += [ids[start : start + size] for start in range(0, len(ids), size)]
-    scored = {"model": model, "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0}
-    wanted = [Ask("/v1/completions", scored | {"prompt": ids}) for ids in pieces if len(ids) > 1]
-    total, count = 0.0, 0
-    for answer in ask_all(context, wanted):
-        logprobs = answer["choices"][0]["logprobs"]["token_logprobs"][1:]
-        total -= math.fsum(logprobs)
-        count += len(logprobs)
-    if not count:
-        raise DataError("the texts are too short: nothing of them could be predicted")
-    loss = total / count
-    return {"loss": loss, "perplexity": metrics.perplexity(loss), "tokens": count}
+def _of_text(source: FileSource, task: str) -> Iterator[Row]:
+    if task in WHOLE_TEXTS:
+        yield Document(source.text())
+    elif task in LINES:
+        lines = (line.strip() for line in source.text().splitlines())
+        yield from (Document(line) for line in lines if line)
+    elif task == "word_vectors":
+        yield from read_analogies(source.text(), source.shown)
+    else:
+        raise DataError(
+            f"{source.shown} is plain text, and {task} is measured on rows: give .jsonl, .tsv "
+            "or .csv"
+        )

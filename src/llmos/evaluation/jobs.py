@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from llmos.data.record import FIELDS
@@ -14,16 +15,28 @@ from llmos.plugins.hookspecs import hookimpl
 
 EVALUATE = "evaluate"
 """The job kind's name."""
+_WRITTEN = re.compile(r"loss|perplexity|bits_per_character|tokens")
+_COMPARED = "pearson|spearman"
 METRICS = {
-    "generate": re.compile(r"loss|perplexity|tokens"),
-    "chat": re.compile(r"loss|perplexity|tokens"),
+    "generate": _WRITTEN,
+    "chat": _WRITTEN,
+    "reconstruct": re.compile(
+        r"exact|character_error|token_accuracy|code_bytes|text_bytes|texts|elbo|kl"
+    ),
     "translate": re.compile(r"bleu(_[\w-]+)?|exact_match"),
     "classify": re.compile(r"accuracy|f1|f1_by_class/.+"),
     "entities": re.compile(r"precision|recall|f1"),
+    "fill_mask": re.compile(r"accuracy(_at_5)?|masked"),
+    "answer": re.compile(r"exact_match|f1"),
+    "rate": re.compile(rf"mse|{_COMPARED}"),
+    "embed": re.compile(rf"accuracy|recall_at_(5|10)|mrr|{_COMPARED}"),
+    "rerank": re.compile(r"ndcg_at_10|mrr|accuracy"),
+    "word_vectors": re.compile(rf"accuracy(_at_5)?|known|{_COMPARED}"),
 }
-"""The numbers that evaluating a model of a task leaves, as gates name them."""
+"""The numbers that evaluating a model leaves, as gates name them, by what is asked of it: its task,
+or another where that says too little (see `asked_of`)."""
 TASKS = frozenset(METRICS)
-"""Tasks whose answers can be held against a dataset."""
+"""What can be held against a dataset."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PARAMS = frozenset({"model", "task", "data", "dataset", "rows", "fields"})
 
@@ -42,7 +55,8 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         params: ``model``; ``data``, one file name -> digest of an uploaded blob; ``dataset``, the
             name under which gates know what is measured (left out: the file's, without its
             suffix); ``rows``, how many of the first to use; ``fields``, our field names -> the
-            file's. The server fills in ``task``, and the version that ``model`` means.
+            file's. The server fills in ``task`` (see `asked_of`), and the version that ``model``
+            means.
 
     Raises:
         InvalidRequestError, InvalidNameError: something is missing, unknown or of the wrong type.
@@ -81,6 +95,18 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "fields": fields,
     }
+
+
+def asked_of(manifest: Mapping[str, Any]) -> str:
+    """Return what a model is asked when it is evaluated: its task, where its kind of network does
+    not say more."""
+    match manifest.get("model_type"):
+        case "autoencoder" | "vae":
+            return "reconstruct"
+        case "word_vectors":
+            return "word_vectors"
+        case _:
+            return str(manifest["task"])
 
 
 def dataset_of(params: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 CHINESE = ("zh", "yue", "wuu")
 ARTICLES = frozenset({"a", "an", "the"})
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
+RECALLS = {"accuracy": 1, "recall_at_5": 5, "recall_at_10": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Bleu:
 def perplexity(mean_loss: float) -> float:
     """exp of the mean cross-entropy in nats; infinite where it would overflow."""
     return math.exp(mean_loss) if mean_loss < 700 else math.inf
+
+
+def bits(nats: float) -> float:
+    """Nats as bits."""
+    return nats / math.log(2)
 
 
 def accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
@@ -156,6 +162,56 @@ def overlap_f1(predicted: str, gold: str) -> float:
         return float(ours == theirs)
     hits = sum((Counter(ours) & Counter(theirs)).values())
     return scores(hits, len(ours), len(theirs)).f1
+
+
+def answer_scores(predicted: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact match and F1 of the words in common, each with the right answer that fits best, as
+    SQuAD has them (Rajpurkar et al., 2016, arXiv:1606.05250, section 6.1)."""
+    pairs = [*zip(predicted, gold, strict=True)]
+    exact = [normalized(ours) in map(normalized, theirs) for ours, theirs in pairs]
+    f1 = [max(overlap_f1(ours, one) for one in theirs) for ours, theirs in pairs]
+    count = max(1, len(pairs))
+    return {"exact_match": sum(exact) / count, "f1": sum(f1) / count}
+
+
+def rating_scores(given: Sequence[float], right: Sequence[float]) -> dict[str, float]:
+    """Mean squared error of numbers, and how they go together with the right ones: Pearson's
+    correlation, and Spearman's of their ranks."""
+    errors = [(one - other) ** 2 for one, other in zip(given, right, strict=True)]
+    return {"mse": math.fsum(errors) / max(1, len(errors)), **correlations(given, right)}
+
+
+def correlations(given: Sequence[float], right: Sequence[float]) -> dict[str, float]:
+    """Pearson's correlation, and Spearman's."""
+    return {"pearson": pearson(given, right), "spearman": spearman(given, right)}
+
+
+def ranking_scores(ranks: Sequence[int]) -> dict[str, float]:
+    """How often what is looked for comes first (accuracy), among the first 5 and 10 (recall), and
+    the mean of one over its rank (MRR).
+
+    Args:
+        ranks: of what was looked for, each 1 or more.
+    """
+    count = max(1, len(ranks))
+    shares = {name: sum(rank <= most for rank in ranks) / count for name, most in RECALLS.items()}
+    return {**shares, "mrr": math.fsum(1 / rank for rank in ranks) / count}
+
+
+def ndcg(ordered: Sequence[bool], most: int = 10) -> float:
+    """Normalised discounted cumulative gain of what comes first (Järvelin and Kekäläinen, 2002,
+    doi:10.1145/582415.582418): what is relevant counts 1 over the binary logarithm of its rank
+    plus 1, against the best order there is; 0 where nothing is relevant.
+
+    Args:
+        ordered: whether each is relevant, the first first.
+    """
+    gains = [1 / math.log2(place + 2) for place in range(min(most, len(ordered)))]
+    best = math.fsum(gains[: sum(ordered)])
+    found = math.fsum(
+        gain for gain, is_relevant in zip(gains, ordered, strict=False) if is_relevant
+    )
+    return found / best if best else 0.0
 
 
 def pearson(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ import yaml
 from llmos.kernel.ledger import format_bytes
 from llmos.library import catalog
 from llmos.library.adapters import AdapterManifest, parse_adapter
+from llmos.library.gates import numbers_of
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.versions import Version
 
@@ -31,11 +32,16 @@ _OVERALL = "validation"
 """The split that metrics outside any split were measured on."""
 
 
-def render(version: Version, running: Version | None = None) -> str:
+def render(
+    version: Version,
+    running: Version | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the card of a model or adapter version: the same text for the same version.
 
     Args:
         running: what is loaded where this version is asked for, if that is another.
+        evaluations: of the version, the oldest first.
     """
     read = parse_adapter if version.kind == "adapter" else parse_manifest
     manifest = read(version.manifest)
@@ -46,6 +52,7 @@ def render(version: Version, running: Version | None = None) -> str:
         ("", _table(("", ""), [*_facts(version, manifest), *_runs_as(version, running)])),
         ("Use", _fenced(use)),
         ("Metrics", _metrics(manifest.metrics)),
+        ("Evaluations", _evaluations(evaluations)),
         ("Trained and served alike", _parity(manifest.parity or {})),
         ("What it cannot do", _plain(manifest.limits)),
         ("For real work", "\n".join(map(_recommendation, manifest.recommended))),
@@ -192,6 +199,23 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
+def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table with a row per metric, as gates name it: of each dataset, and of each who
+    measured on it, what was found last."""
+    newest = {(one["dataset"], one["owner"]): one for one in evaluations}.values()
+    rows: list[tuple[str, ...]] = []
+    said: list[str] = []
+    for one in newest:
+        dataset = f"{one['dataset']}/"
+        about = (str(one["num_rows"]), one["owner"] or "", _time(one["at"]))
+        for name, value in numbers_of(one["metrics"], dataset).items():
+            rows.append((name, _number(int(value) if value.is_integer() else value), *about))
+        words = ((name, text) for name, text in one["metrics"].items() if isinstance(text, str))
+        said += [f"- {_plain(dataset + name)}: `{_plain(text)}`" for name, text in words]
+    table = _table(("metric", "", "rows", "by", "when"), rows)
+    return "\n\n".join(part for part in (table, "\n".join(dict.fromkeys(said))) if part)
+
+
 def _parity(report: Mapping[str, Any]) -> str:
     """Return what was compared between the trainer's model and the engine, and what differed."""
     rows = [(name, _number(value)) for name, value in _leaves(report)]
@@ -208,16 +232,19 @@ def _number(value: Any) -> str:
 def _lineage(version: Version, manifest: Manifest | AdapterManifest) -> list[tuple[str, str]]:
     """Return what the version was made of, how, when and by whom, as far as it is known."""
     source = dict(manifest.source)
-    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(version.created_at))
     known: dict[str, Any] = {name: source.pop(name, None) for name in ("kind", "data", "base")}
     inputs = [text for text in version.inputs if text not in known.values()]
     known["inputs"] = ", ".join(inputs)
     known |= {name: source.pop(name, None) for name in ("steps", "seed", "seconds")}
     known |= {name.replace("_", " "): value for name, value in source.items()}
-    known |= {"job": version.job_id, "made": made, "owner": version.owner}
+    known |= {"job": version.job_id, "made": _time(version.created_at), "owner": version.owner}
     known["digest"] = version.digest
     rows = ((name, _value(value)) for name, value in known.items())
     return [(name, text) for name, text in rows if text]
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def _value(value: Any) -> str:

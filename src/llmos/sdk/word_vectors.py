@@ -36,12 +36,21 @@ class Vectors:
         self._units = matrix / np.maximum(lengths, np.finfo(np.float32).tiny)
 
     def __contains__(self, word: str) -> bool:
-        return word in self._places
+        return self.known(word) is not None
+
+    def known(self, word: str) -> str | None:
+        """Return a word as it is known: as it is written, else in small letters; None: not."""
+        return next((form for form in (word, word.lower()) if form in self._places), None)
 
     def vector(self, word: str) -> FloatMatrix:
         """Return a word's vector. Raises InvalidRequestError: it is not known."""
         row: FloatMatrix = self.matrix[self._place(word)]
         return row
+
+    def cosine(self, word: str, other: str) -> float:
+        """Return how alike two words are, from -1 to 1. Raises as ``vector``."""
+        first, second = self._units[[self._place(word), self._place(other)]]
+        return float(first @ second)
 
     def similar(self, word: str, n: int = 10) -> list[dict[str, Any]]:
         """Return the ``n`` words nearest to a word by the cosine, ``{"word", "score"}`` each.
@@ -75,10 +84,10 @@ class Vectors:
         return [{"word": self.words[i], "score": float(scores[i])} for i in best]
 
     def _place(self, word: str) -> int:
-        for form in (word, word.lower()):
-            if form in self._places:
-                return self._places[form]
-        raise InvalidRequestError(f"The model does not know the word {word[:80]!r}.", param="word")
+        if (form := self.known(word)) is None:
+            message = f"The model does not know the word {word[:80]!r}."
+            raise InvalidRequestError(message, param="word")
+        return self._places[form]
 
 
 def load(client: Client, model: dict[str, Any]) -> Vectors:

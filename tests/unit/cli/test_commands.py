@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,21 +213,6 @@ def test_every_listing_prints_json(client: StubClient, capsys: pytest.CaptureFix
     for arguments in (["list"], ["jobs"], ["show", "my-model"], ["jobs", "show", "7"]):
         assert main.invoke([*arguments, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)
-
-
-def test_show_has_the_metrics_that_gates_know(
-    client: StubClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = {"dataset": "test", "num_rows": 1, "owner": "alice", "at": time.time() - 60}
-    found["metrics"] = {"loss": 0.50661, "f1_by_class": {"good": 1.0}, "tokens": 586}
-    monkeypatch.setattr(client, "model", lambda _: MODEL | {"evaluations": [found]})
-    assert main.invoke(["show", "my-model"]) == 0
-    assert capsys.readouterr().out.splitlines()[-4:] == [
-        "evaluated on test (1 row) by alice, 1 minute ago:",
-        "  loss                 0.5066",
-        "  f1_by_class          good 1",
-        "  tokens               586",
-    ]
 
 
 @pytest.mark.parametrize(("dtype", "followed"), [("int8", [7, 8]), ("auto", [7])])

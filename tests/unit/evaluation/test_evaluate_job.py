@@ -30,6 +30,7 @@ class Context:
         self.blobs, self.params = blobs, params
         self.asked: list[tuple[str, Body]] = []
         self.steps: list[tuple[int, int]] = []
+        self.lines: list[str] = []
         self.is_cancelled = False
         self._answer = answer
 
@@ -45,6 +46,9 @@ class Context:
 
     def progress(self, step: int, total: int, message: str = "") -> None:
         self.steps.append((step, total))
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
 
     def wait_while_paused(self) -> None:
         pass
@@ -90,7 +94,7 @@ def test_a_dataset_is_named_after_its_file_unless_told() -> None:
     ("change", "param"),
     [
         ({"model": None}, "model"),
-        ({"task": "embed"}, "model"),
+        ({"task": "speak"}, "model"),
         ({"data": {}}, "data"),
         ({"data": {"a": DIGEST, "b": DIGEST}}, "data"),
         ({"data": {"a": "sha256:1"}}, "data"),
@@ -164,11 +168,18 @@ def test_perplexity_is_that_of_every_token_but_the_first_of_each_piece(
         if path == "/tokenize":
             return {"tokens": [ord(char) for char in body["text"]], "max_model_len": 4}
         assert (body["echo"], body["max_tokens"], len(body["prompt"]) <= 4) == (True, 0, True)
-        logprobs = [None] + [-2.0] * (len(body["prompt"]) - 1)
-        return {"choices": [{"logprobs": {"token_logprobs": logprobs}}]}
+        text = "".join(map(chr, body["prompt"]))
+        told: Body = {"token_logprobs": [None] + [-2.0] * (len(text) - 1)}
+        told["text_offset"] = [*range(len(text))]
+        return {"choices": [{"text": text, "logprobs": told}]}
 
     found = measured("chat", "x.txt", "abcdefghi", answer)  # pieces of 4, 4 and 1
-    assert found["metrics"] == {"loss": 2.0, "perplexity": pytest.approx(math.e**2), "tokens": 6}
+    assert found["metrics"] == {
+        "loss": 2.0,
+        "perplexity": pytest.approx(math.e**2),
+        "bits_per_character": pytest.approx(2 / math.log(2)),
+        "tokens": 6,
+    }
     with pytest.raises(DataError, match="too short"):
         measured("generate", "x.txt", "a", answer)
 
@@ -176,7 +187,14 @@ def test_perplexity_is_that_of_every_token_but_the_first_of_each_piece(
 @pytest.mark.parametrize(
     ("task", "name", "text", "said"),
     [("classify", "x.txt", "words", "measured on rows"), ("classify", "x.jsonl", "{}", "no 'text'"),
-     ("generate", "x.jsonl", "\n\n ", "is empty")],
+     ("generate", "x.jsonl", "\n\n ", "is empty"), ("embed", "x.txt", "words", "measured on rows"),
+     ("word_vectors", "x.txt", ": capitals\na b c d\na b c\n", "line 3 has 3 words"),
+     ("rate", "x.tsv", "text\tscore\ngood\tfine\n", "must be a number"),
+     ("rerank", "x.jsonl", '{"query": "q", "documents": ["a"], "relevant": [1]}',
+      "places from 0 to 0"),
+     ("rerank", "x.jsonl", '{"query": "q", "documents": ["a"], "relevant": []}', "needs lists"),
+     ("embed", "x.jsonl", '{"anchor": "a", "positive": "b", "score": 1}\n{"anchor": "a", '
+      '"positive": "b"}', "one kind")],
 )  # fmt: skip
 def test_a_file_that_is_not_of_the_task_is_refused(
     measured: Callable[..., Any], task: str, name: str, text: str, said: str

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import sacrebleu
 
 from llmos.evaluation.metrics import (
     accuracy,
+    answer_scores,
     bleu,
     bleu_among,
     class_scores,
+    correlations,
     distinct,
     edit_rate,
     macro_f1,
+    ndcg,
     perplexity,
     scores,
     span_scores,
@@ -90,3 +94,38 @@ def test_texts_that_are_all_the_same_have_no_variety() -> None:
     assert bleu_among(same) == pytest.approx(1.0)
     assert bleu_among(other) < 0.2
     assert (distinct(same, 2), distinct(other, 2)) == (4 / 12, 1.0)
+
+
+def test_correlations_are_numpy_s_of_numbers_and_of_ranks() -> None:
+    xs, ys = [1.0, 4.0, 2.0, 8.0, 5.0], [2.0, 3.0, 1.0, 9.0, 9.0]
+    found = correlations(xs, ys)
+    assert found["pearson"] == pytest.approx(np.corrcoef(xs, ys)[0, 1])
+    ranks = [0, 2, 1, 4, 3], [1, 2, 0, 3.5, 3.5]  # equal numbers share their mean rank
+    assert found["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert correlations([1.0, 1.0], [1.0, 2.0]) == {"pearson": 0.0, "spearman": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "exact", "f1"),
+    [
+        ("The Eiffel Tower!", ["eiffel tower"], 1.0, 1.0),
+        ("eiffel", ["the Eiffel Tower", "Eiffel"], 1.0, 1.0),
+        ("in Paris, France", ["Paris"], 0.0, 0.5),
+        ("", [""], 1.0, 1.0),
+        ("Paris", [""], 0.0, 0.0),
+        ("北京市", ["北京"], 0.0, 0.8),
+        ("《红楼梦》", ["红楼梦"], 1.0, 1.0),
+    ],
+)
+def test_answers_are_compared_as_squad_does_and_chinese_by_character(
+    answer: str, gold: list[str], exact: float, f1: float
+) -> None:
+    found = answer_scores([answer], [gold])
+    assert found == {"exact_match": exact, "f1": pytest.approx(f1)}
+
+
+def test_gain_is_discounted_by_rank() -> None:
+    assert ndcg([True, False, True]) == pytest.approx((1 + 1 / 2) / (1 + 1 / math.log2(3)))
+    assert ndcg([True, True, False]) == 1.0
+    assert ndcg([False, True]) == pytest.approx(1 / math.log2(3))
+    assert ndcg([False] * 10 + [True]) == ndcg([False]) == 0.0

@@ -186,3 +186,25 @@ def test_a_card_has_no_html_of_strangers(
 )
 def test_counts_are_for_people(count: int, text: str) -> None:
     assert format_count(count) == text
+
+
+def test_a_card_has_the_last_evaluations_under_the_names_that_gates_know(
+    library: Library, new_version: Callable[..., NewVersion]
+) -> None:
+    made = library.add(new_version("tiny", **TRAINED), "alice")
+    common = {"dataset": "test", "owner": "alice", "num_rows": 3, "at": 0.0}
+    metrics = {"accuracy": 0.50661, "f1_by_class": {"好": 1.0}, "bleu_signature": "tok:zh"}
+    found = [{**common, "metrics": {"accuracy": 0.1}}, {**common, "metrics": metrics}]
+    found.append({**common, "owner": None, "metrics": {"tokens": 123_456}})
+    _, _, shown = render(made, evaluations=found).partition("## Evaluations\n\n")
+    when = "1970-01-01 00:00:00 UTC"
+    assert shown.startswith(f"""\
+| metric |  | rows | by | when |
+| --- | --- | --- | --- | --- |
+| test/accuracy | 0.5066 | 3 | alice | {when} |
+| test/f1_by_class/好 | 1 | 3 | alice | {when} |
+| test/tokens | 123456 | 3 |  | {when} |
+
+- test/bleu_signature: `tok:zh`
+""")
+    assert "Evaluations" not in render(made)

@@ -357,3 +357,6 @@ async def test_evaluations_of_others_are_told_without_their_files(
     assert await seen_by(alice) == await seen_by(client) == everything
     hidden = {"data_digest": None, "job_id": None, "owner": None}
     assert await seen_by(bob) == {"metrics": {"accuracy": 0.5}, **hidden}
+    cards = [(await who.get("/api/v1/models/judge/card")).text for who in (alice, bob)]
+    assert all("| t/accuracy | 0.5 | 1 |" in card for card in cards)
+    assert ["| alice |" in card for card in cards] == [True, False]

@@ -108,7 +108,9 @@ def router(system: System) -> APIRouter:
         """The model card, as Markdown."""
         version = await resolved(ref, actor, "models.read")
         running = await asyncio.to_thread(system.tasks.running, version)
-        return PlainTextResponse(cards.render(version, running), media_type="text/markdown")
+        found = await system.database.read(lambda conn: read_evaluations(conn, version))
+        card = cards.render(version, running, [_told(actor, one) for one in found])
+        return PlainTextResponse(card, media_type="text/markdown")
 
     @routes.post("/models/{ref:path}/aliases")
     async def set_alias(
