@@ -49,6 +49,8 @@ from results import RESULTS, say, spread, table, write
 ROOT = Path(__file__).parents[1]
 LARGEST_LOSS, LARGEST_DIFFERENCE = 1.90, 0.01
 LEAST_OF_BARE, LEAST_OF_TRAINER = 0.97, 1.0
+NUM_SPECIAL = 2
+"""Ids before the characters': the end of a text, and what is unknown."""
 Curve = list[tuple[float, float]]
 Run = tuple[dict[str, float], Curve]
 
@@ -109,14 +111,15 @@ def run_llmos(recipe: dict[str, Any], text: Path, threads: int) -> Run:
 
 
 class Text:
-    """A text as character tokens: a train and a validation part."""
+    """A text as character tokens: a train and a validation part. The ids are llmos's own, so that
+    the networks are of one size and begin with the same weights."""
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         characters = path.read_text("utf-8")
-        index = {character: i for i, character in enumerate(sorted(set(characters)))}
+        index = {one: i for i, one in enumerate(sorted(set(characters)), start=NUM_SPECIAL)}
         tokens = np.array([index[character] for character in characters], dtype=np.uint16)
         cut = int(len(tokens) * (1 - recipe.data.validation))
-        self.vocab_size = len(index)
+        self.vocab_size = NUM_SPECIAL + len(index)
         self.train, self.validation = tokens[:cut], tokens[cut:]
 
 
