@@ -190,6 +190,12 @@ class ConflictError(LlmosError):
     exit_code = 5
 
 
+class NothingNewError(ConflictError):
+    """There is too little new to learn from: a micro-update waits for more."""
+
+    code = "nothing_new"
+
+
 class HomeLockedError(ConflictError):
     """Another llmos process owns this home."""
 

@@ -48,6 +48,7 @@ from llmos.library.answers import Answers
 from llmos.library.artifacts import Library
 from llmos.library.deployments import Deployments
 from llmos.library.drafts import parse_drafts
+from llmos.library.feedback import FeedbackStore, commit_learned
 from llmos.library.starter import install_starter_models
 from llmos.plugins.manager import Plugins, load_plugins
 from llmos.security import audit
@@ -133,6 +134,7 @@ class System:
     library: Library
     deployments: Deployments
     answers: Answers
+    feedback: FeedbackStore
     kernel: Kernel
     submitter: Submitter
     runs: Runs
@@ -211,12 +213,12 @@ def _assemble(
     deployments.load()
     answers = Answers(database, clock)
     answers.load()
+    feedback = FeedbackStore(database, clock)
     outbound = Outbound(allow_private=settings.allow_private_webhooks)
     webhooks = Webhooks(database, clock, outbound.check, audit=audit.record)
     commit = _commit_to(library, deployments, clock)
-    kernel = _kernel(settings, database, plugins, commit, webhooks, clock)
-    kernel.jobs.on_end(deploying.listener(deployments))
-    submitter = Submitter(kernel.jobs, library, blobs, deployments)
+    kernel = _kernel(settings, database, plugins, commit, webhooks, deployments, clock)
+    submitter = Submitter(kernel.jobs, library, blobs, deployments, feedback)
     tasks = TaskContext(
         library,
         kernel.fleet,
@@ -243,6 +245,7 @@ def _assemble(
         library=library,
         deployments=deployments,
         answers=answers,
+        feedback=feedback,
         kernel=kernel,
         submitter=submitter,
         runs=runs,
@@ -265,6 +268,7 @@ def _kernel(
     plugins: Plugins,
     commit: Commit,
     webhooks: Webhooks,
+    deployments: Deployments,
     clock: Callable[[], float],
 ) -> Kernel:
     """Return the kernel, with its part of the machine's memory."""
@@ -284,6 +288,7 @@ def _kernel(
         on_cpu=on_cpu,
         parking_bytes=parked_bytes,
     )
+    kernel.jobs.on_end(deploying.listener(deployments))
     kernel.jobs.on_end(search_jobs.listener(kernel.jobs))
     kernel.jobs.next_job = compression_jobs.next_job
     return kernel
@@ -325,6 +330,7 @@ def _commit_to(library: Library, deployments: Deployments, clock: Callable[[], f
             commit_batch(connection, job, result, clock())
         if job.kind == training_jobs.TRAIN:
             commit_tuning(connection, job, result, clock())
+            commit_learned(connection, job, clock())
         return [
             library.commit(connection, new, job.owner, job.id, clock(), job.owner).ref
             for new in result.artifacts

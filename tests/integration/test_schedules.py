@@ -75,3 +75,37 @@ async def test_what_a_stopped_server_missed_runs_once_on_the_terms_of_the_key(
         assert "revoked" in ((await system.schedules.get(schedule.id)).last_error or "")
     finally:
         await system.close()
+
+
+async def test_a_turn_without_enough_to_learn_from_is_left_out(tmp_path: Path) -> None:
+    recipe = {
+        "name": "starter-chat",
+        "task": "chat",
+        "model": {"base": "starter-chat@latest"},
+        "tokenizer": {"kind": "base"},
+        "data": {"path": "feedback:starter-chat"},
+        "replay": {"path": "starter:chat", "rows": 100, "share": 0.5},
+        "online": {"min_rows": 4},
+        "steps": 10,
+        "batch_size": 4,
+        "optimizer": {"learning_rate": 1e-4},
+    }
+    step = {"kind": "train", "params": {"recipe": recipe, "name": "starter-chat"}}
+    pipeline = {"name": "learn", "steps": {"learn": step}}
+    clock = Clock()
+    system = open_system(Settings(home=tmp_path), clock)
+    (key,) = system.keys.list()
+    actor = system.keys.actor_of(key.id)
+    await system.runs.check(actor, pipeline)
+    cron = Cron.parse("*/5 * * * *", "UTC")
+    schedule = await system.schedules.add(cron, pipeline, name="learn", actor=actor)
+    try:
+        clock.ahead_s = 600.0
+        await system.schedules.step()
+        assert await system.runs.list() == []
+        after = await system.schedules.get(schedule.id)
+        assert "0 of at least 4 new lessons" in (after.last_error or "")
+        assert after.next_at == cron.next_after(clock())
+    finally:
+        system.database.close()
+        system.lock.release()

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from llmos.security.actors import Actor
 
 
-async def check(pipeline: Pipeline, actor: Actor, submitter: Submitter) -> None:
+async def check(
+    pipeline: Pipeline, actor: Actor, submitter: Submitter, *, begins: bool = False
+) -> None:
     """Refuse a pipeline of which some job would be refused, as far as that can be known now.
 
     A job whose params wait for what another step makes is checked as far as they do not.
+
+    Args:
+        begins: whether it is to be started now; else steps may have to wait for new data.
 
     Raises:
         LlmosError: what the job would be refused with; the message begins with the line, and
@@ -39,7 +44,8 @@ async def check(pipeline: Pipeline, actor: Actor, submitter: Submitter) -> None:
                 await asyncio.sleep(0)  # there may be hundreds: others come in between
                 if not waiting:
                     body = body_of(pipeline, step, number, params)
-                    await submitter.check(actor, body, promised)
+                    is_first = begins and not step.after
+                    await submitter.check(actor, body, promised, begins=is_first)
                     continue
                 await submitter.check_given(actor, step.kind, params, waiting)
                 if step.kind == DEPLOY and "gates" not in waiting:

@@ -107,6 +107,8 @@ def _leaves(maker: Step, metric: str) -> bool:
     if not name:
         return metric in ("validation_loss", "perplexity")
     recipe = maker.params.get("recipe")
+    if outer == "forgetting":
+        return not isinstance(recipe, dict) or recipe.get("replay") is not None
     evaluate = recipe.get("evaluate") if isinstance(recipe, dict) else None
     splits = evaluate.get("splits") if isinstance(evaluate, dict) else ()
     if not isinstance(splits, list | tuple):  # a reference

@@ -20,7 +20,7 @@ from llmos.errors import PipelineError, RecipeError
 from llmos.sdk.recipe_data import named_files
 from llmos.training import recipe as recipes
 from llmos.training.recipe import YamlLoader
-from llmos.training.recipe_sections import DATASET, STARTER
+from llmos.training.recipe_sections import PROVIDED
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -221,6 +221,6 @@ def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:
     if "${" in data_path:
         return data_path
     found = recipes.beside(file, data_path)
-    if found.startswith((STARTER, DATASET)) or Path(found).is_file():
+    if found.startswith(PROVIDED) or Path(found).is_file():
         return found
     raise lines.error(place, f"there is no data file {found}")

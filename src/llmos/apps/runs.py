@@ -107,8 +107,10 @@ class Runs:
 
     # -- for whoever asks ------------------------------------------------------------------------
 
-    async def check(self, actor: Actor, source: Mapping[str, Any]) -> Pipeline:
-        """Return a pipeline that could be started as it is; nothing is queued.
+    async def check(
+        self, actor: Actor, source: Mapping[str, Any], *, begins: bool = False
+    ) -> Pipeline:
+        """Return a pipeline that could be started as it is (``begins``: now); nothing is queued.
 
         Raises:
             PipelineError: it is not well made, or too large; the message begins with the line.
@@ -116,7 +118,7 @@ class Runs:
         """
         policy.check(actor, "jobs.write")
         pipeline = await asyncio.to_thread(_parsed, source)
-        await check(pipeline, actor, self._submitter)
+        await check(pipeline, actor, self._submitter, begins=begins)
         return pipeline
 
     async def start(
@@ -133,7 +135,7 @@ class Runs:
             PipelineError, LlmosError: as `check`; nothing was started.
             QuotaExceededError: its owner may queue no more now; nothing was started.
         """
-        pipeline = await self.check(actor, source)
+        pipeline = await self.check(actor, source, begins=True)
         now = self._clock()
         row = {
             "name": pipeline.name,

@@ -10,11 +10,10 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from llmos.apps.batch_jobs import BATCH
-from llmos.apps.inputs import check_trainable, datasets_for
+from llmos.apps.inputs import datasets_for
 from llmos.apps.search_jobs import SEARCH
+from llmos.apps.training_inputs import TrainingInputs, readable
 from llmos.compression.jobs import QUANTIZE
 from llmos.compression.jobs import base_params as quantize_base
 from llmos.data.datasets.jobs import KINDS as DATA_KINDS
@@ -32,7 +31,7 @@ from llmos.library.quantized import DTYPES
 from llmos.library.variants import variant_name
 from llmos.security import policy
 from llmos.storage.blobs import is_digest
-from llmos.training.jobs import ROLES, TRAIN, makes_adapter, wanted_data, wanted_model
+from llmos.training.jobs import ROLES, TRAIN, makes_adapter
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from llmos.kernel.queue import JobQueue
     from llmos.library.artifacts import Library
     from llmos.library.deployments import Deployments
-    from llmos.library.versions import Version
+    from llmos.library.feedback import FeedbackStore
     from llmos.sdk.wire import JobBody
     from llmos.security.actors import Actor
     from llmos.storage.blobs import BlobStore
@@ -51,7 +50,7 @@ MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES
 """Kinds of job whose checked ``name`` is that of the model, or dataset, they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
-FILLED_IN = frozenset({*ROLES, "task", "datasets"})
+FILLED_IN = frozenset({*ROLES, "task", "datasets", "stream"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
@@ -80,12 +79,18 @@ class Submitter:
     """Completes and checks jobs for actors, and queues them."""
 
     def __init__(
-        self, jobs: JobQueue, library: Library, blobs: BlobStore, deployments: Deployments
+        self,
+        jobs: JobQueue,
+        library: Library,
+        blobs: BlobStore,
+        deployments: Deployments,
+        feedback: FeedbackStore,
     ) -> None:
         self._jobs = jobs
         self._library = library
         self._blobs = blobs
         self._deployments = deployments
+        self._inputs = TrainingInputs(library, blobs, feedback)
 
     async def submit(
         self,
@@ -123,7 +128,8 @@ class Submitter:
             if known := await self._jobs.submitted(actor.owner, idempotency):
                 return known
         promised = _all if body.after else _none  # a job before this one may measure anything
-        params = await self._completed(actor, body.kind, dict(body.params), promised)
+        params = dict(body.params)
+        params = await self._completed(actor, body.kind, params, promised, begins=True, queues=True)
         return await self._jobs.submit(
             body.kind,
             params,
@@ -138,12 +144,19 @@ class Submitter:
             also=also,
         )
 
-    async def check(self, actor: Actor, body: JobBody, promised: Promised) -> None:
-        """Raise what `submit` would, ``after`` not looked at; nothing is queued."""
+    async def check(
+        self, actor: Actor, body: JobBody, promised: Promised, *, begins: bool = False
+    ) -> None:
+        """Raise what `submit` would, ``after`` not looked at; nothing is queued.
+
+        Args:
+            begins: whether it is to be submitted now; else it may have to wait for new data.
+        """
         policy.check(actor, "jobs.write")
         policy.priority_for(actor, body.priority)
         kind = self._jobs.kind(body.kind)
-        params = await self._completed(actor, body.kind, dict(body.params), promised)
+        params = dict(body.params)
+        params = await self._completed(actor, body.kind, params, promised, begins=begins)
         params = await asyncio.to_thread(kind.schema, params)
         check_sendable(body.name, params)
         self._jobs.estimate(kind, params)
@@ -163,31 +176,40 @@ class Submitter:
         """
         schema = self._jobs.kind(kind).schema
         known = {key: value for key, value in params.items() if key not in waiting}
+        fed = await self._inputs.lessons(actor, known) if kind == TRAIN else {}
         try:
-            schema(params)
+            schema(params | fed)
         except InvalidRequestError as error:
             if named_param(error) in known.keys() - FILLED_IN:
                 raise
         if kind == TRAIN:
-            await self._trained_on(actor, known)
+            await self._inputs.models(actor, known)
         elif kind == QUANTIZE and "model" in known:
             await self._quantized_base(actor, known)
         elif kind == EVALUATE and "model" in known:
             await self._evaluated(actor, known)
         elif kind == DEPLOY and isinstance(model := known.get("model"), str):
-            await self._readable(actor, model, "model")
+            await readable(self._library, actor, model, "model")
         await self._keep_files(actor, known)
         if kind in MAKES_A_VERSION and isinstance(name := known.get("name"), str):
             await self._check_name(actor, name, _kind_made(kind, known))
 
     async def _completed(
-        self, actor: Actor, kind: str, params: dict[str, Any], promised: Promised
+        self,
+        actor: Actor,
+        kind: str,
+        params: dict[str, Any],
+        promised: Promised,
+        *,
+        begins: bool,
+        queues: bool = False,
     ) -> dict[str, Any]:
         """Return the params with what the server fills in, once they are known to be the actor's
-        to ask for."""
+        to ask for. ``begins``: as `check`; ``queues``: the job is queued now."""
         await self._keep_files(actor, params)
         if kind == TRAIN:
-            params |= await self._trained_on(actor, params)
+            params |= await self._inputs.models(actor, params)
+            params |= await self._inputs.lessons(actor, params, begins, queues)
         elif kind in MAY_MAKE_ADAPTERS:
             params = await self._adapted_base(actor, kind, params)
         elif kind == QUANTIZE:
@@ -201,36 +223,11 @@ class Submitter:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
         elif kind == SEARCH:
-            await self._trained_on(actor, params)  # each trial has it filled in for itself
+            await self._inputs.models(actor, params)  # each trial has it filled in for itself
+            params |= await self._inputs.lessons(actor, params, begins, queues)
         elif kind == BATCH:
             raise InvalidRequestError("POST /v1/batches makes the jobs of batches", param="kind")
         return await self._checked_target(actor, kind, params)
-
-    async def _trained_on(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
-        """Return the versions that a recipe names, by their roles in a training, each where there
-        is one, and ``datasets``.
-
-        Raises:
-            InvalidRequestError: the request brings one of its own, or it cannot be trained.
-            ModelNotFoundError, InvalidNameError: there is no such model.
-            PermissionDeniedError: the actor may not read it.
-        """
-        found = await datasets_for(self._library, actor, params, wanted_data(params))
-        for role, (section, key) in ROLES.items():
-            if params.get(role) is not None:
-                raise InvalidRequestError(
-                    f"{role} is the server's to fill in: "
-                    f"name a model in the recipe's {section}.{key}",
-                    param=f"params.{role}",
-                )
-            name = wanted_model(params, role)
-            if name is None:
-                continue
-            version = await self._readable(actor, name, "params.recipe")
-            check_trainable(version, role, params)
-            files = msgspec.to_builtins(version.files)
-            found[role] = {"ref": version.ref, "digest": version.digest, "files": files}
-        return found
 
     async def _quantized_base(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
         """Return ``{"base": …}``, the version that a quantize request names.
@@ -246,7 +243,7 @@ class Submitter:
             raise InvalidRequestError(
                 "model must be the name of the model to quantise", param="model"
             )
-        return {"base": quantize_base(await self._readable(actor, name, "model"))}
+        return {"base": quantize_base(await readable(self._library, actor, name, "model"))}
 
     async def _evaluated(self, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:
         """Return ``{"model", "task"}`` of the version that an evaluate request names.
@@ -261,23 +258,8 @@ class Submitter:
             raise InvalidRequestError(
                 "model must be the name of the model to evaluate", param="model"
             )
-        version = await self._readable(actor, name, "model")
+        version = await readable(self._library, actor, name, "model")
         return {"model": version.ref, "task": asked_of(version.manifest)}
-
-    async def _readable(self, actor: Actor, name: str, param: str) -> Version:
-        """Return a model that the actor may read.
-
-        Raises:
-            ModelNotFoundError, InvalidNameError: there is none; ``param`` names it.
-            PermissionDeniedError: the actor may not read it.
-        """
-        try:
-            version = await asyncio.to_thread(self._library.resolve, name, "model")
-        except LlmosError as error:
-            error.param = param
-            raise
-        policy.check(actor, "models.read", version.ref)
-        return version
 
     async def _adapted_base(
         self, actor: Actor, kind: str, params: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Commands about which model answers: routes, why a model is chosen, verdicts on answers."""
+"""Commands about which model answers: routes, and why a model is chosen."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ ToOption = Annotated[
 def register(root: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     root.add_typer(app, name="route", rich_help_panel="Models")
-    root.command("feedback", rich_help_panel="Models")(feedback)
 
 
 @app.callback(invoke_without_command=True)
@@ -187,46 +186,6 @@ def explain(
         "target_lang": target_lang,
     }
     _explain(*_place(context, server, home), as_json, text, model, task, limits)
-
-
-def feedback(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The model that answered.")
-    ] = None,
-    good: Annotated[
-        bool | None, typer.Option("--good/--bad", help="Whether its answer was good.")
-    ] = None,
-    response: Annotated[
-        str | None,
-        typer.Option(
-            "--response", metavar="ID", help="A response that was stored or kept, not MODEL."
-        ),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option("--language", metavar="LANG", help="Of the answer: zh, en_zh."),
-    ] = None,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    home: HomeOption = None,
-) -> None:
-    """Say whether an answer was good: models whose answers are get more of what "auto" is asked.
-
-    Examples:
-      llmos feedback starter-chat --good
-      llmos feedback starter-translate --bad --language en_zh
-      llmos feedback --response resp_0123456789abcdef --bad
-    """
-    if good is None:
-        raise typer.BadParameter("say --good or --bad")
-    if (model is None) == (response is None):
-        raise typer.BadParameter("give a model or --response, one of the two")
-    with open_client(server, home) as client:
-        noted = client.feedback(good, model=model, response_id=response, language=language)
-    if as_json:
-        print_json(noted)
-    else:
-        typer.echo(f"noted for {noted['model']} ({noted['task']}): {'good' if good else 'bad'}")
 
 
 def _place(context: typer.Context, server: str | None, home: Any) -> tuple[str | None, Any]:

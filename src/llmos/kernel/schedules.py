@@ -220,7 +220,8 @@ class Schedules:
         try:
             return await self._begin(schedule), None
         except LlmosError as error:
-            log.warning("schedule %d could not start a run: %s", schedule.id, error)
+            if error.message != schedule.last_error:
+                log.warning("schedule %d could not start a run: %s", schedule.id, error)
             return None, error.message
         except Exception:  # a start's top: the next turn tries again
             log.exception("schedule %d could not start a run", schedule.id)
@@ -237,7 +238,8 @@ class Schedules:
         done = connection.execute(
             update(schedules).where(schedules.c.id == schedule.id).values(values)
         )
-        if done.rowcount:  # else it was removed meanwhile
+        is_news = error is None or error != schedule.last_error
+        if done.rowcount and is_news:  # else it was removed meanwhile, or waits as before
             detail = {"run": run_id} if error is None else {"error": error}
             self._audited(connection, KERNEL_ACTOR, "schedule.turn", schedule.id, detail)
 

@@ -17,7 +17,7 @@ from llmos.errors import NotFoundError
 from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
-from llmos.storage.schema import answer_keepers, answers
+from llmos.storage.schema import answer_keepers, answers, feedback
 
 KEPT_S = 30 * 86400.0
 MAX_OWNER_ANSWERS = 10_000
@@ -42,7 +42,7 @@ class KeptAnswer:
         digest: of what answered.
         runs_as: the version whose weights were computed with.
         request: the GenerateRequest, as plain JSON.
-        outputs: of each choice, ``{"token_ids", "finish_reason"}``.
+        outputs: of each choice, ``{"token_ids", "finish_reason", "text"}``.
         settings: what else the numbers depend on: device, dtype, llmos' version.
         at: Unix seconds.
     """
@@ -81,7 +81,8 @@ class Answers:
         return owner in self._keepers
 
     async def switch(self, actor: Actor, on: bool) -> None:
-        """Keep the actor's owner's answers from now on, or keep no more and forget those kept."""
+        """Keep the actor's owner's answers from now on; or keep no more, and forget those kept and
+        what was said of them."""
         owner, now = actor.owner, self.now()
 
         def change(conn: sa.Connection) -> None:
@@ -90,6 +91,7 @@ class Answers:
                 conn.execute(answer_keepers.insert().values(owner=owner, since=now))
             else:
                 conn.execute(answers.delete().where(answers.c.owner == owner))
+                conn.execute(feedback.delete().where(feedback.c.owner == owner))
             audit.record(conn, actor.id, "answers.keep", owner, {"on": on}, now)
 
         await self._db.write(change)

@@ -12,11 +12,12 @@ DATA_KEYS = ("path", "validation_path")
 
 
 def data_sections(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the ``data`` of a recipe's task and of those in ``also``, by the place of each."""
+    """Return the ``data`` of a recipe's task and of those in ``also``, and ``replay``, by place."""
     also = recipe.get("also")
     others = also.items() if isinstance(also, dict) else ()
     parts = {"data": recipe, **{f"also.{task}.data": one for task, one in others}}
     found = {place: one.get("data") for place, one in parts.items() if isinstance(one, dict)}
+    found["replay"] = recipe.get("replay")
     return {place: data for place, data in found.items() if isinstance(data, dict)}
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 2**20
 MANIFEST_FILE = "manifest.json"
+NO_FILES = ("starter:", "dataset:", "feedback:")
+"""How the names of data begin that is in no file of the user's."""
 OnProgress = Callable[[str, int, int], None]
 """Called with (file name, bytes done, bytes in all)."""
 
@@ -160,10 +162,11 @@ def _download_file(
 
 
 def local_data_paths(recipe: dict[str, Any]) -> list[str]:
-    """Return the local files that a recipe names: its data, where it is no ``starter:NAME`` or
-    ``dataset:NAME``, and word vectors, where they are no model."""
+    """Return the local files that a recipe names: its data, old or new, where it is no
+    ``starter:NAME``, ``dataset:NAME`` or ``feedback:MODEL``, and word vectors, where they are no
+    model."""
     paths = [section[key] for _, section, key in named_files(recipe)]
-    return [path for path in paths if path and not path.startswith(("starter:", "dataset:"))]
+    return [path for path in paths if path and not path.startswith(NO_FILES)]
 
 
 def check_json(value: Any, field: str) -> None:

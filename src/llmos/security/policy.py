@@ -43,6 +43,7 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "quotas.manage": _ADMIN,
     "routes.read": _EVERYONE,
     "routes.write": _EVERYONE,
+    "feedback.read": _EVERYONE,
     "feedback.write": _EVERYONE,
     "system.read": _EVERYONE,
     "system.manage": _ADMIN,

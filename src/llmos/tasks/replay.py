@@ -43,10 +43,13 @@ async def keeping(
     chunks: AsyncGenerator[Chunk, None],
 ) -> AsyncGenerator[Chunk, None]:
     """Pass an answer through, and keep it before its last piece goes out."""
-    outputs: Outputs = [{"token_ids": [], "finish_reason": None} for _ in range(request.n)]
+    outputs: Outputs = [
+        {"token_ids": [], "finish_reason": None, "text": ""} for _ in range(request.n)
+    ]
     async with aclosing(chunks) as stream:
         async for chunk in stream:
             _add(outputs, chunk)
+            outputs[chunk.index]["text"] += chunk.text
             if chunk.usage is not None:
                 await kept.put(_answer(context, served, request, outputs, kept.now()))
             yield chunk
@@ -111,6 +114,9 @@ def _add(outputs: Outputs, chunk: Chunk) -> None:
 def _answer(
     context: TaskContext, served: Served, request: GenerateRequest, outputs: Outputs, at: float
 ) -> KeptAnswer:
+    if request.echo and isinstance(request.prompt, str):
+        for output in outputs:
+            output["text"] = output["text"].removeprefix(request.prompt)
     settings = context.settings
     return KeptAnswer(
         id=key_of(request.id),

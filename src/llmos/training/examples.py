@@ -19,6 +19,7 @@ from llmos.data.record import (
 )
 from llmos.errors import DataError, RecipeError
 from llmos.training.recipe import FILE_SPLITS, Recipe
+from llmos.training.recipe_sections import FEEDBACK
 
 Located = Path | tuple[Path, ...] | None
 """Where data lies: a file, or the shards of a dataset."""
@@ -55,7 +56,8 @@ class Data:
         if isinstance(file, tuple):
             return sources.DatasetSource(file, shown, data.fields)
         columns = tuple(data.columns) if data.columns else None
-        return sources.FileSource(file, shown, data.format, columns, data.fields)
+        form = "jsonl" if shown.startswith(FEEDBACK) else data.format
+        return sources.FileSource(file, shown, form, columns, data.fields)
 
     @property
     def is_text(self) -> bool:

@@ -17,6 +17,7 @@ from llmos.data.encoding import Columns
 from llmos.data.tokenizers import Specials
 from llmos.engines.base import find_device
 from llmos.errors import RecipeError
+from llmos.library.lessons import STREAM
 from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, distillation, networks, ranks
 from llmos.training.adversarial import adversarial_of, drop_critic
@@ -39,6 +40,7 @@ from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_parts import parts_of, weights_of
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
+from llmos.training.replay import Memory, mixed, old_recipe, shortened
 from llmos.training.trainer import Trainer
 from llmos.training.vectors import job as vectors
 from llmos.training.versions import described, inputs_of, publish_version
@@ -74,6 +76,7 @@ class _Ready:
     data: Data
     prepared: Prepared
     model: PreTrainedModel
+    memory: Memory | None
 
 
 def _opened(context: JobContext) -> tuple[Given, Recipe, Data]:
@@ -94,14 +97,30 @@ def _ready(context: JobContext, given: Given, recipe: Recipe, data: Data) -> _Re
     words = given.vectors.words if given.vectors else ()
     directory = context.checkpoint_dir / "prepared"
     prepared = prepare(recipe, data, given.tokens, directory, context.log, words)
+    recipe = shortened(recipe, prepared.train)
+    old = _old(context, given, recipe)
     model = _model(recipe, prepared, given)
     if given.vectors is not None:
         share = given.vectors.share_of(prepared.tokenizer)
         context.log(f"{share:.1%} of the words begin with their vectors of {given.vectors.name}")
     if recipe.objective == "dpo":
         context.progress(0, recipe.steps, "asking the model that it begins with")
-        prepared = _with_reference(prepared, model, recipe.batch_size, context)
-    return _Ready(recipe, given, data, prepared, model)
+        prepared = _with_reference(prepared, model, recipe.batch_size, context, "reference")
+        if old is not None:
+            old = _with_reference(old, model, recipe.batch_size, context, "old_reference")
+    memory = None
+    if old is not None:
+        memory = Memory(old, context.checkpoint_dir / "before.json", recipe.batch_size)
+    return _Ready(recipe, given, data, prepared, model, memory)
+
+
+def _old(context: JobContext, given: Given, recipe: Recipe) -> Prepared | None:
+    """Return what the base learned before, where the recipe replays it."""
+    if recipe.replay is None:
+        return None
+    old = old_recipe(recipe)
+    directory = context.checkpoint_dir / "replayed"
+    return prepare(old, _data(context, old), given.tokens, directory, context.log)
 
 
 def _run(context: JobContext) -> JobResult:
@@ -112,7 +131,9 @@ def _run(context: JobContext) -> JobResult:
     ready = _ready(context, given, recipe, data)
     with ranks.together(context, ready.recipe) as team:
         trainer, progress = _trained(context, ready, team)
-    return publish_version(context, trainer, ready.prepared, ready.given, ready.data, progress)
+    return publish_version(
+        context, trainer, ready.prepared, ready.given, ready.data, progress, ready.memory
+    )
 
 
 def train(context: JobContext, team: Team) -> None:
@@ -123,6 +144,9 @@ def train(context: JobContext, team: Team) -> None:
 def _trained(context: JobContext, ready: _Ready, team: Team) -> tuple[Trainer | Counting, Progress]:
     """Train; the first process of the team is left with all of the model."""
     trainer = _trainer(context, ready, team)
+    if ready.memory is not None and team.is_first:
+        context.progress(0, ready.recipe.steps, "measuring what the model knows")
+        ready.memory.note(trainer.model, trainer.objective, ready.prepared.validation)
     progress = trainer.run()
     if team.size > 1 and team.parallel != "ddp":
         weights = gathered(checkpoint.weights_of(trainer.model))
@@ -145,6 +169,9 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     if team.size > 1 and isinstance(objective, Conversations | PackedConversations):
         objective = dataclasses.replace(objective, plain_head=False)
+    old = ready.memory.old.train if ready.memory is not None else None
+    begin = context.params.get(STREAM, {}).get("after", 0)
+    train, sampler = mixed(recipe, objective, prepared.train, old, begin)
     cuts = team.size == 1 and recipe.privacy is None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
@@ -152,7 +179,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         recipe,
         model,
         objective,
-        prepared.train,
+        train,
         prepared.validation,
         context.checkpoint_dir / "checkpoints",
         context,
@@ -164,6 +191,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
             else None
         ),
         privacy=private(recipe, model, objective, prepared.train, context.checkpoint_dir),
+        sampler=sampler,
     )
 
 
@@ -204,14 +232,14 @@ def _distilled(
 
 
 def _with_reference(
-    prepared: Prepared, model: PreTrainedModel, batch_size: int, context: JobContext
+    prepared: Prepared, model: PreTrainedModel, batch_size: int, context: JobContext, name: str
 ) -> Prepared:
     def give_way() -> None:
         context.wait_while_paused()
         context.raise_if_cancelled()
 
     def added(columns: Columns, split: str) -> Columns:
-        directory = context.checkpoint_dir / "reference" / split
+        directory = context.checkpoint_dir / name / split
         return with_reference(columns, model, directory, batch_size, give_way)
 
     return dataclasses.replace(
@@ -236,7 +264,7 @@ def settle(seed: int, threads: int) -> None:
 
 def _data(context: JobContext, recipe: Recipe) -> Data:
     def of(part: Recipe, *also: Data) -> Data:
-        sources = [_data_source(context, path) for path in part.read_paths]
+        sources = [_data_source(context, path) for path in part.data.read_paths]
         return Data(part, *sources, also=also)
 
     own, *others = parts_of(recipe)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
+from llmos.library.lessons import STREAM
 from llmos.library.refs import ModelRef
 from llmos.plugins.hookspecs import hookimpl
 from llmos.sdk.recipe_data import DATA_KEYS, data_sections
@@ -67,12 +68,14 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
 
     ``base`` is ``{"ref", "digest", "files": {filename: {"digest", "size"}}}`` of the version that
     ``model.base`` names, and so are the other roles, ``datasets`` is ``{path: {"ref", "digest",
-    "shards": [digest]}}`` of those that ``data`` names; the server fills them in.
+    "shards": [digest]}}`` of those that the recipe names; of a micro-update (`online`) ``stream``
+    is ``{"source", "after", "upto", "rows"}``, what it takes of it. The server fills them in.
 
     Raises:
         InvalidRequestError: something is missing, unknown or of the wrong type.
     """
-    unknown = sorted(set(params) - {"recipe", "name", "data", "datasets", *ROLES})
+    known = {"recipe", "name", "data", "datasets", STREAM, *ROLES}
+    unknown = sorted(set(params) - known)
     if unknown:
         raise InvalidRequestError(
             f"unknown parameter {unknown[0][:80]} of a train job", param=unknown[0]
@@ -94,6 +97,7 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         **{role: _model_files(wanted_model(params, role), role, params) for role in ROLES},
         **_datasets(recipe, params.get("datasets")),
+        **_taken(recipe, params),
     }
 
 
@@ -235,6 +239,14 @@ def _model_files(name: str | None, role: str, params: dict[str, Any]) -> dict[st
         "digest": version_digest,
         "files": {name: {"digest": digest, "size": size} for name, (digest, size) in files.items()},
     }
+
+
+def _taken(recipe: Recipe, params: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"stream": …}`` as the server filled it in; empty for no micro-update."""
+    taken = params.get(STREAM)
+    if (taken is None) != (recipe.online is None):
+        raise InvalidRequestError("stream is the server's to fill in", param=STREAM)
+    return {} if taken is None else {STREAM: taken}
 
 
 def _num_parameters(model: dict[str, Any]) -> int:

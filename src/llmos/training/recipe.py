@@ -20,20 +20,11 @@ from llmos.errors import RecipeError
 from llmos.sdk.recipe_data import named_files
 from llmos.training import counted
 from llmos.training.complaints import sentence
-from llmos.training.recipe_checks import (
-    check_adapter,
-    check_dataset,
-    check_distill,
-    check_dpo,
-    check_kept,
-    check_mixture,
-    check_privacy,
-    check_robust,
-    check_vectors,
-)
+from llmos.training.recipe_checks import check_adapter, check_dpo, check_together
 from llmos.training.recipe_sections import (
     DATASET,
     MOMENTUM_KINDS,
+    PROVIDED,
     STARTER,
     AdapterSection,
     AdversarialSection,
@@ -47,8 +38,10 @@ from llmos.training.recipe_sections import (
     GenerationSection,
     LatentSection,
     ModelSection,
+    OnlineSection,
     OptimizerSection,
     PrivacySection,
+    ReplaySection,
     RobustSection,
     Section,
     TokenizerSection,
@@ -155,6 +148,8 @@ class Recipe(Section):
     distill: DistillSection | None = None
     adversarial: AdversarialSection | None = None
     privacy: PrivacySection | None = None
+    replay: ReplaySection | None = None
+    online: OnlineSection | None = None
     optimizer: OptimizerSection
     vectors: VectorsSection | None = None
     eval_every: int = Field(default=250, ge=1)
@@ -191,13 +186,7 @@ class Recipe(Section):
         has_own = self.model.base is None and self.tokenizer.kind != "teacher"
         if self.task == "chat" and self.chat_template is None and has_own:
             raise ValueError("task chat needs a chat_template")
-        check_dataset(self)
-        check_mixture(self)
-        check_distill(self)
-        check_privacy(self)
-        check_vectors(self)
-        check_robust(self)
-        check_kept(self)
+        check_together(self)
         if self.tokenizer.kind == "base" and self.model.base is None:
             raise ValueError("tokenizer.kind base needs model.base")
         if self.optimizer.min_learning_rate > self.optimizer.learning_rate:
@@ -259,10 +248,10 @@ class Recipe(Section):
 
     @property
     def read_paths(self) -> list[str]:
-        """The files and datasets that it reads, what is trained on first."""
+        """The files and datasets that it reads, what is trained on first, each once."""
         others = [] if self.also is None else self.also.sections.values()
-        sections = (self.data, *(one.data for one in others))
-        return [path for data in sections for path in data.read_paths]
+        sections = [self.data, *(one.data for one in others), *filter(None, [self.replay])]
+        return list(dict.fromkeys(path for data in sections for path in data.read_paths))
 
     @property
     def data_paths(self) -> list[str]:
@@ -355,7 +344,7 @@ def dump(recipe: Recipe) -> str:
 
 def beside(file: Path, data_path: str) -> str:
     """Return a data path that stands in a file, taken from that file's folder if it is relative."""
-    if data_path.startswith((STARTER, DATASET)) or Path(data_path).is_absolute():
+    if data_path.startswith(PROVIDED) or Path(data_path).is_absolute():
         return data_path
     return str(file.parent / data_path)
 

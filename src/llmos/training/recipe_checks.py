@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from llmos.training.recipe_sections import DATASET, STARTER
+from llmos.library.lessons import READS
+from llmos.training.recipe_sections import DATASET, FEEDBACK, STARTER
 
 if TYPE_CHECKING:
     from llmos.training.recipe import Recipe
@@ -84,10 +85,22 @@ def check_dpo(recipe: Recipe) -> None:
         raise ValueError("objective dpo is tested on validation alone: evaluate.splits=[]")
 
 
+def check_together(recipe: Recipe) -> None:
+    """Raise ValueError where sections of a recipe do not go together."""
+    check_dataset(recipe)
+    check_mixture(recipe)
+    check_distill(recipe)
+    check_privacy(recipe)
+    check_vectors(recipe)
+    check_robust(recipe)
+    check_kept(recipe)
+    check_learning(recipe)
+
+
 def check_dataset(recipe: Recipe) -> None:
     """Raise ValueError where the data is a dataset and is told how to be read, as files are."""
     others = [] if recipe.also is None else recipe.also.sections.values()
-    for data in (recipe.data, *(one.data for one in others)):
+    for data in (recipe.data, *(one.data for one in others), *filter(None, [recipe.replay])):
         if data.path.startswith(DATASET) and (data.format or data.columns):
             raise ValueError("data.format and data.columns are for files: a dataset has its own")
 
@@ -174,3 +187,38 @@ def check_kept(recipe: Recipe) -> None:
     steps = [0, *recipe.keep_at, recipe.steps]
     if recipe.keep_at and any(one >= other for one, other in pairwise(steps)):
         raise ValueError("keep_at must be steps below `steps`, each above the one before it")
+
+
+def check_learning(recipe: Recipe) -> None:
+    """Raise ValueError where feedback, a replay or a micro-update is not what a recipe can have."""
+    if recipe.data.path.startswith(FEEDBACK):
+        if recipe.reads not in READS:
+            raise ValueError(f"{recipe.data.path}: feedback teaches chat and generate alone")
+        if recipe.data.path == FEEDBACK:
+            raise ValueError("data.path must name whose feedback: feedback:MODEL")
+    replay, online = recipe.replay, recipe.online
+    if online is not None and (replay is None or not recipe.data.path.startswith(FEEDBACK)):
+        raise ValueError("online needs data.path feedback:MODEL, and replay against forgetting")
+    if online is not None and recipe.keep_at:
+        raise ValueError("online makes one version, and no keep_at")
+    if online is not None and recipe.adapter is not None:
+        raise ValueError("online updates a model whole: an adapter would begin anew each time")
+    if replay is None:
+        return
+    if recipe.model.base is None or recipe.tokenizer.kind != "base":
+        raise ValueError("replay is of what a model.base learned, with tokenizer.kind base")
+    if recipe.reads == "texts" or recipe.vectors or recipe.packing or recipe.privacy or recipe.also:
+        raise ValueError("replay is for objectives of examples, without packing, privacy and also")
+    if recipe.labels is None and recipe.task in ("classify", "entities"):
+        raise ValueError("replay needs labels: old and new examples must mean the same by each")
+    if replay.path.startswith(FEEDBACK):
+        raise ValueError("replay.path must be a file or starter:NAME: feedback is what is new")
+    if replay.validation_path is not None and replay.path.startswith(STARTER):
+        raise ValueError("replay.validation_path is for a file as replay.path")
+    if replay.path == recipe.data.path:
+        raise ValueError("replay.path is the same as data.path: nothing is new")
+    if replay.share and not 0 < replay.rows_of(recipe.batch_size) < recipe.batch_size:
+        raise ValueError(
+            f"replay.share {replay.share:g} leaves a batch of {recipe.batch_size} rows without "
+            "old or without new ones: change it, or batch_size"
+        )

@@ -13,9 +13,10 @@ Schedule = Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd", "plate
 MOMENTUM_KINDS = frozenset({"sgd", "rmsprop", "muon"})
 ELEMENTWISE_KINDS = frozenset({"sgd", "rmsprop", "adam", "adamw", "lion"})
 """Those that step each weight by itself, so that they can be kept in parts."""
-STARTER, DATASET = "starter:", "dataset:"
-"""How a data path begins that names no file."""
 Share = Annotated[float, Field(ge=0, lt=1)]
+STARTER, DATASET, FEEDBACK = "starter:", "dataset:", "feedback:"
+PROVIDED = (STARTER, DATASET, FEEDBACK)
+"""What the names of data begin with that is in no file of the user's."""
 
 
 class Section(BaseModel):
@@ -158,8 +159,9 @@ class TokenizerSection(Section):
 
 
 class DataSection(Section):
-    """Where examples come from: a file, `dataset:NAME` (`NAME:3`, `NAME@alias`) of the library, or
-    `starter:NAME` for the text that ships with llmos."""
+    """Where examples come from: a file, `dataset:NAME` (`NAME:3`, `NAME@alias`) of the library,
+    `starter:NAME` for the text that ships with llmos, or `feedback:MODEL` for what people said of a
+    model's answers."""
 
     path: str = Field(min_length=1)
     format: Literal["text", "jsonl", "tsv", "csv"] | None = None
@@ -174,10 +176,14 @@ class DataSection(Section):
     validation_rows: int = Field(default=500, ge=1)
 
     @property
+    def named(self) -> list[str]:
+        """What it names, in the order that it is read in."""
+        return [path for path in (self.path, self.validation_path) if path is not None]
+
+    @property
     def read_paths(self) -> list[str]:
-        """The files and datasets that it names."""
-        named = [None if self.path.startswith(STARTER) else self.path, self.validation_path]
-        return [path for path in named if path is not None]
+        """Of that, the files and datasets: all that does not ship with llmos."""
+        return [path for path in self.named if not path.startswith(STARTER)]
 
 
 class TaskSection(Section):
@@ -204,6 +210,27 @@ class AlsoSection(Section):
         """Those that there are, by task."""
         named = {task: getattr(self, task) for task in type(self).model_fields}
         return {task: section for task, section in named.items() if section is not None}
+
+
+class ReplaySection(DataSection):
+    """What the base learned before: some of it is in every batch, so that it is not forgotten, and
+    how much was is measured."""
+
+    share: float = Field(default=0.3, ge=0, lt=1)
+    """Of a batch; 0: it is measured only."""
+
+    def rows_of(self, batch_size: int) -> int:
+        """Return how many rows of a batch are of it."""
+        return round(self.share * batch_size)
+
+
+class OnlineSection(Section):
+    """A micro-update: what came in since the last one is learned, in so many steps at most."""
+
+    min_rows: int = Field(default=2, ge=2)
+    """Fewer new rows are waited for to become more."""
+    epochs: int = Field(default=3, ge=1)
+    """How often a new row is learned, where that takes less than `steps`."""
 
 
 class OptimizerSection(Section):

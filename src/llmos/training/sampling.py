@@ -43,6 +43,22 @@ class ExampleSampler:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochSampler:
+    """Batches of example numbers, each example once an epoch, in an order of the epoch's own: of a
+    few examples and steps none is missed, as it may be where alike lengths go together."""
+
+    count: int
+    batch_size: int
+    seed: int
+
+    def rows(self, step: int) -> IntArray:
+        epochs, places = _epochs(step * self.batch_size, self.batch_size, self.count)
+        orders = [permutation(self.seed, int(epoch), self.count) for epoch in epochs]
+        rows = [order[place] for order, place in zip(orders, places, strict=True)]
+        return np.asarray(rows, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
 class StreamSampler:
     """Start positions of blocks of ``block_size`` tokens that tile a stream.
 

@@ -78,6 +78,7 @@ class Trainer:
         clock: seconds, for tokens/s and the time taken, those left out in which the job was held.
         watch: tells what it takes beside the losses.
         privacy: what a private training goes by.
+        sampler: which rows a step takes; the objective's own unless given.
     """
 
     recipe: Recipe
@@ -92,6 +93,7 @@ class Trainer:
     micro_batches: MicroBatches | None = None
     watch: Watch | None = None
     privacy: Privacy | None = None
+    sampler: Sampler | None = None
     progress: Progress = field(default_factory=Progress)
     _writer: CheckpointWriter = field(init=False)
     _sampler: Sampler = field(init=False)
@@ -126,8 +128,8 @@ class Trainer:
             self.context.log(f"going on from the checkpoint of step {resumed.step}")
         elif recipe.ema is not None:
             self.progress.average = copied_weights(self.model)
-        sampler = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
-        self._sampler = self.privacy or sampler
+        own = self.objective.sampler(self.train, recipe.batch_size, recipe.seed)
+        self._sampler = self.privacy or self.sampler or own
         validation_rows = self._validation_batches(recipe.eval_batches)
         self.model.train()
         self._last = self._now()

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from llmos.library.adapters import AdapterManifest
+from llmos.library.lessons import STREAM
 from llmos.library.manifest import Manifest, build_manifest
 from llmos.models.multitask import asked_for
 from llmos.training import checkpoint, curve, distillation, parity, publish
@@ -26,6 +27,7 @@ from llmos.training.privacy import published
 from llmos.training.recipe import Recipe
 from llmos.training.recipe_parts import parts_of
 from llmos.training.recipe_sections import DATASET
+from llmos.training.replay import Memory
 from llmos.training.trainer import Trainer
 from llmos.types import JobResult, NewVersion
 
@@ -48,6 +50,7 @@ def publish_version(
     given: Given,
     data: Data,
     progress: Progress,
+    memory: Memory | None,
 ) -> JobResult:
     """Save, check, test and describe the model, and those of the steps to keep; nothing is
     committed before all of it is done."""
@@ -56,7 +59,7 @@ def publish_version(
     if is_best and progress.best_weights is not None:
         checkpoint.set_weights(model, progress.best_weights)
     distillation.forget_maps(model)
-    publisher = _Publisher(context, trainer, prepared, given, data, progress)
+    publisher = _Publisher(context, trainer, prepared, given, data, progress, memory)
     last_step = progress.best_step if is_best else progress.step
     last = publisher.published("model", progress.step, last_step)
     made = [*publisher.kept(context.checkpoint_dir / "checkpoints"), last]
@@ -89,6 +92,7 @@ class _Publisher:
     given: Given
     data: Data
     progress: Progress
+    memory: Memory | None
 
     def kept(self, checkpoints: Path) -> list[_Made]:
         """Return the versions of the steps that the recipe wants kept; the model is left with the
@@ -152,7 +156,11 @@ class _Publisher:
     def _assessed(self) -> dict[str, Any]:
         recipe, model, objective = self.trainer.recipe, self.trainer.model, self.trainer.objective
         specials = specials_for(recipe, self.given.tokens)
-        return assess(recipe, model, objective, self.prepared, specials, self.data)
+        metrics = assess(recipe, model, objective, self.prepared, specials, self.data)
+        if self.memory is not None:
+            rows = self.prepared.validation
+            metrics["forgetting"] = self.memory.report(model, objective, rows)
+        return metrics
 
     def _source(self, steps: int, step: int) -> dict[str, Any]:
         recipe, given, progress = self.trainer.recipe, self.given, self.progress
@@ -170,7 +178,7 @@ class _Publisher:
         source["threads"] = torch.get_num_threads()
         if steps == progress.step:
             source["seconds"] = round(progress.seconds, 3)
-        return source
+        return source | _learned(self.context, recipe)
 
     def _manifest(self, directory: Path, about: dict[str, Any]) -> Manifest | AdapterManifest:
         recipe, base = self.trainer.recipe, self.given.base
@@ -267,6 +275,12 @@ def _save_adapter(
     return report | {"merged_difference": difference}
 
 
+def _learned(context: JobContext, recipe: Recipe) -> dict[str, Any]:
+    """Return what old data was replayed, and what a micro-update took of its stream."""
+    told = {"replay": recipe.replay.path} if recipe.replay is not None else {}
+    return told | {key: context.params[key] for key in (STREAM,) if key in context.params}
+
+
 def described(recipe: Recipe) -> dict[str, Any]:
     """Return what the recipe says about the model, by manifest key."""
     card = recipe.card
@@ -288,10 +302,10 @@ def described(recipe: Recipe) -> dict[str, Any]:
 def inputs_of(context: JobContext, recipe: Recipe, given: Given) -> tuple[str, ...]:
     """Return what the version is made of: files by digest, datasets and models by ref."""
     digests: dict[str, str] = context.params["data"]
-    datasets = (context.params.get("datasets") or {}).values()
-    named = [f"{DATASET}{one['ref']}" for one in datasets]
-    starters = [p.data.path for p in parts_of(recipe) if not p.data.read_paths]
-    data = [*(digests[path] for path in recipe.data_paths), *named, *starters]
+    datasets = context.params.get("datasets") or {}
+    known = digests | {path: f"{DATASET}{one['ref']}" for path, one in datasets.items()}
+    sections = [*(part.data for part in parts_of(recipe)), *filter(None, [recipe.replay])]
+    named = [path for section in sections for path in section.named]
     if recipe.model.vectors_file is not None:
-        data.append(digests[recipe.model.vectors_file])
-    return (*data, *given.refs)
+        named.append(recipe.model.vectors_file)
+    return (*(known.get(path, path) for path in named), *given.refs)

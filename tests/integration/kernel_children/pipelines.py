@@ -20,6 +20,7 @@ from llmos.kernel.kernel import Kernel
 from llmos.kernel.ledger import Ledger
 from llmos.library.artifacts import Library
 from llmos.library.deployments import Deployments
+from llmos.library.feedback import FeedbackStore
 from llmos.security.actors import Actor
 from llmos.settings import Settings
 from llmos.storage.blobs import BlobStore
@@ -69,7 +70,8 @@ class Home:
         )
         self.ended = RunsEnded()
         deployments = Deployments(self.database, time.time)
-        submitter = Submitter(self.kernel.jobs, self.library, blobs, deployments)
+        feedback = FeedbackStore(self.database, time.time)
+        submitter = Submitter(self.kernel.jobs, self.library, blobs, deployments, feedback)
         self.runs = Runs(
             self.database, self.kernel.jobs, submitter, time.time, lambda _: None, outbox=self.ended
         )

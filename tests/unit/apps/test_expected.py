@@ -57,6 +57,16 @@ def test_gates_on_what_will_have_been_measured_pass() -> None:
     check(pipeline(evaluate=named), "sports/f1 >= 0.9")
 
 
+def test_what_was_forgotten_is_measured_where_old_data_is_replayed() -> None:
+    recipe = {"task": "chat", "replay": {"path": "old.jsonl"}}
+    check(
+        pipeline(train={"kind": "train", "params": {"recipe": recipe}}),
+        "forgetting/old_rise <= 0.05",
+    )
+    with pytest.raises(InvalidRequestError, match="will not have been measured"):
+        check(pipeline(), "forgetting/old_rise <= 0.05")
+
+
 @pytest.mark.parametrize(
     "gate", ["no/such >= 1", "news/bleu >= 1", "held_out/bleu >= 1", "loss <= 1", "newz/f1 >= 0.9"]
 )

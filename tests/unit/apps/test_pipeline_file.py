@@ -101,6 +101,10 @@ def test_paths_in_the_pipeline_itself_are_from_its_own_folder(tmp_path: Path) ->
     assert params_of(shipped)["recipe"]["data"]["path"] == str(tmp_path / "mine.txt")
     awaited = write(tmp_path, {"recipe": "char-gpt", "set": {"data.path": "${a.model}"}})
     assert params_of(awaited)["recipe"]["data"]["path"] == "${a.model}"
+    learns = {"data.path": "feedback:me", "replay": {"path": "mine.txt"}}
+    recipe = params_of(write(tmp_path, {"recipe": "lora-chat", "set": learns}))["recipe"]
+    assert recipe["data"]["path"] == "feedback:me"
+    assert recipe["replay"]["path"] == str(tmp_path / "mine.txt")
 
 
 def test_a_step_may_name_a_file_as_its_data(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from llmos.kernel.queue import JobQueue
 from llmos.library import deploying
 from llmos.library.artifacts import Library
 from llmos.library.deployments import Deployments
+from llmos.library.feedback import FeedbackStore
 from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
@@ -135,7 +136,13 @@ class World:
             audit=audit.record,
             capacity_bytes=10**12,
         )
-        self.submitter = Submitter(self.queue, self.library, self.blobs, self.deployments)
+        self.submitter = Submitter(
+            self.queue,
+            self.library,
+            self.blobs,
+            self.deployments,
+            FeedbackStore(self.database, lambda: 1000.0),
+        )
         self.runs = Runs(
             self.database,
             self.queue,

@@ -27,6 +27,7 @@ from llmos.library import deploying
 from llmos.library import jobs as library_jobs
 from llmos.library.artifacts import Library
 from llmos.library.deployments import Deployments
+from llmos.library.feedback import FeedbackStore
 from llmos.sdk.wire import JobBody
 from llmos.security.actors import Actor
 from llmos.storage.memory import MemoryBlobStore, MemoryDatabase
@@ -60,7 +61,10 @@ class Home:
         self.library = Library(database, self.blobs, lambda: 1000.0, directory)
         self.deployments = Deployments(database, lambda: 1000.0)
         self.queue = JobQueue(database, KINDS, lambda: 1000.0, rng=random.Random(0))
-        self.submitter = Submitter(self.queue, self.library, self.blobs, self.deployments)
+        self.feedback = FeedbackStore(database, lambda: 1000.0)
+        self.submitter = Submitter(
+            self.queue, self.library, self.blobs, self.deployments, self.feedback
+        )
         self.text = self.blobs.put_bytes(b"text")
         self.data = {"x.txt": self.text.digest}
         files = {"config.json": self.blobs.put_bytes(b"{}")}

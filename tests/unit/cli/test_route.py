@@ -1,4 +1,4 @@
-"""`llmos route` and `llmos feedback` against a stub of the SDK's client."""
+"""`llmos route` against a stub of the SDK's client."""
 
 from __future__ import annotations
 
@@ -69,10 +69,6 @@ class StubClient:
         self.asked.append((*arguments, {k: v for k, v in more.items() if v is not None}))
         return WHY
 
-    def feedback(self, good: bool, **more: Any) -> dict[str, Any]:
-        self.asked.append((good, more))
-        return {"model": "a:1", "task": "chat", "language": "", "good": good}
-
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> StubClient:
@@ -110,9 +106,6 @@ def test_a_route_is_set_and_removed(client: StubClient, capsys: pytest.CaptureFi
         (["route", "set", "support", "--to", "a=much"], "'much' in --to a=much is not a number"),
         (["route", "set", "support", "--to", "a", "--to", "a=2"], "names a twice"),
         (["route", "--explain", "x", "list"], "stands alone"),
-        (["feedback", "a"], "--good or --bad"),
-        (["feedback", "--good"], "give a model or --response"),
-        (["feedback", "a", "--good", "--response", "r"], "give a model or --response"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(
@@ -151,13 +144,3 @@ def test_the_languages_of_a_translation_are_passed_on(client: StubClient) -> Non
     assert main.invoke(asked) == 0
     languages = {"source_lang": "en", "target_lang": "zh"}
     assert client.asked == [("Hello", "auto", "translate", languages)]
-
-
-def test_a_verdict_is_passed_on(client: StubClient, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.invoke(["feedback", "a", "--bad", "--language", "zh"]) == 0
-    assert capsys.readouterr().out == "noted for a:1 (chat): bad\n"
-    assert main.invoke(["feedback", "--response", "resp_1", "--good"]) == 0
-    assert client.asked == [
-        (False, {"model": "a", "response_id": None, "language": "zh"}),
-        (True, {"model": None, "response_id": "resp_1", "language": None}),
-    ]

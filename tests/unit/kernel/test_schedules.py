@@ -133,6 +133,18 @@ async def test_a_crash_between_the_start_and_its_note_starts_no_second_run(
     assert (await schedules.get(schedule.id)).next_at == 12 * HOUR
 
 
+async def test_why_no_run_starts_is_written_down_once(
+    schedules: Schedules, runner: Runner, clock: Any, audited: list[Any]
+) -> None:
+    await add(schedules)
+    for hour, reason in ((11, "1 of 5 rows"), (12, "1 of 5 rows"), (13, "2 of 5 rows")):
+        runner.refusal = DataError(reason)
+        clock.now = hour * HOUR
+        await schedules.step()
+    turns = [event[3]["error"] for event in audited if event[1] == "schedule.turn"]
+    assert turns == ["1 of 5 rows", "2 of 5 rows"]
+
+
 async def test_a_run_that_cannot_be_started_says_why_and_the_next_turn_tries_again(
     schedules: Schedules, runner: Runner, clock: Any, audited: list[Any]
 ) -> None:

@@ -29,6 +29,9 @@ def test_each_call_is_one_request_with_what_was_given(
     client.explain_route("hi", task="translate", source_lang="en", target_lang="zh", max_cost=None)
     client.feedback(False, model="m:1", language="zh")
     client.feedback(True, response_id="resp_1")
+    client.feedback(response_id="resp_1", rating=5, correction="x", choice=1)
+    client.feedback_given("m", limit=5)
+    client.forget_feedback(7)
     client.classify("good", "auto", max_latency_ms=50)
     targets = [{"model": "m:1", "weight": 9}, {"model": "n", "weight": 1}]
     explained = {"text": "hi", "model": "auto", "task": "translate"}
@@ -44,5 +47,24 @@ def test_each_call_is_one_request_with_what_was_given(
         ),
         ("POST", "/api/v1/feedback", {"good": False, "model": "m:1", "language": "zh"}),
         ("POST", "/api/v1/feedback", {"good": True, "response_id": "resp_1"}),
+        (
+            "POST",
+            "/api/v1/feedback",
+            {"response_id": "resp_1", "rating": 5, "correction": "x", "choice": 1},
+        ),
+        ("GET", "/api/v1/feedback?model=m&limit=5", None),
+        ("DELETE", "/api/v1/feedback/7", None),
         ("POST", "/api/v1/classify", {"model": "auto", "text": "good", "max_latency_ms": 50}),
     ]
+
+
+def test_rows_are_given_a_few_hundred_at_a_time(client_of: Callable[..., Client]) -> None:
+    sent: list[int] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        rows = json.loads(request.content)["rows"]
+        sent.append(len(rows))
+        return httpx.Response(200, json={"model": "m:1", "added": len(rows) - 1, "known": 1})
+
+    told = client_of(handler).teach("m", ({"text": f"{n}"} for n in range(450)))
+    assert (sent, told) == ([200, 200, 50], {"model": "m:1", "added": 447, "known": 3})

@@ -164,6 +164,11 @@ def test_word_vectors_are_local_where_they_are_a_file() -> None:
     assert local_data_paths(recipe) == ["a.tsv"]
 
 
+def test_old_data_is_local_too_and_feedback_is_not() -> None:
+    recipe = {"data": {"path": "feedback:helper"}, "replay": {"path": "old.jsonl"}}
+    assert local_data_paths(recipe) == ["old.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("part", "says"),
     [

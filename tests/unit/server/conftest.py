@@ -28,6 +28,7 @@ from llmos.kernel.webhooks import Webhooks
 from llmos.library.answers import Answers
 from llmos.library.artifacts import Library
 from llmos.library.deployments import Deployments
+from llmos.library.feedback import FeedbackStore
 from llmos.security import audit
 from llmos.security.outbound import Outbound
 from llmos.security.tokens import Keys
@@ -145,7 +146,8 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
     choosing = open_choosing(
         database, tasks, telemetry, time.time, random.Random(0), trials=canaries
     )
-    submitter = Submitter(kernel.jobs, library, blobs, deployments)
+    feedback = FeedbackStore(database, time.time)
+    submitter = Submitter(kernel.jobs, library, blobs, deployments, feedback)
     runs = Runs(database, kernel.jobs, submitter, time.time, keys.actor_of)
     await kernel.start()
     await runs.open()
@@ -159,6 +161,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         deployments=deployments,
         canaries=canaries,
         answers=answers,
+        feedback=feedback,
         kernel=kernel,
         submitter=submitter,
         runs=runs,

@@ -136,6 +136,10 @@ def test_a_data_path_in_a_file_is_beside_the_recipe(tmp_path: Path) -> None:
     for named, found in (("v.vec", str(tmp_path / "v.vec")), ("my-vectors", "my-vectors")):
         path.write_text(f"model: {{vectors: {named}}}\n")
         assert load(path)["model"]["vectors"] == found
+    path.write_text("data: {path: 'feedback:me'}\nreplay: {path: old.jsonl}\n")
+    recipe = load(path)
+    assert recipe["data"]["path"] == "feedback:me"
+    assert recipe["replay"]["path"] == str(tmp_path / "old.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,47 @@ def test_options_that_do_not_go_together(task: str, changes: dict[str, Any], say
         parse(make_recipe(task, **changes))
 
 
+BASED = {"model": {"base": "tiny"}, "tokenizer": {"kind": "base"}}
+OLD = {"path": "starter:chat", "rows": 20}
+SAID = {"path": "feedback:tiny"}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "says"),
+    [
+        ("chat", {"replay": OLD}, "replay is of what a model.base learned"),
+        ("chat", BASED | {"replay": OLD}, "replay.path is the same as data.path"),
+        ("chat", BASED | {"replay": {"path": "feedback:tiny"}}, "feedback is what is new"),
+        ("chat", BASED | {"data": SAID, "replay": OLD, "packing": True}, "without packing"),
+        ("chat", BASED | {"data": SAID, "replay": OLD | {"share": 0.05}}, "without old or without"),
+        ("chat", BASED | {"data": SAID, "replay": OLD | {"share": 1}}, "replay.share is 1"),
+        ("chat", BASED | {"data": SAID, "online": {}}, "online needs"),
+        ("chat", BASED | {"replay": OLD | {"path": "x"}, "online": {}}, "online needs"),
+        ("chat", BASED | {"data": {"path": "feedback:"}}, "whose feedback"),
+        ("classify", BASED | {"data": SAID}, "feedback teaches chat and generate"),
+        ("classify", BASED | {"replay": OLD | {"path": "x"}}, "replay needs labels"),
+        (
+            "chat",
+            BASED | {"data": SAID, "replay": OLD, "online": {}, "adapter": {}},
+            "online updates a model whole",
+        ),
+        ("chat", BASED | {"data": SAID, "replay": OLD | {"validation_path": "v"}}, "is for a file"),
+    ],
+)
+def test_what_goes_on_needs_what_it_goes_on_from(
+    task: str, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        parse(make_recipe(task, **changes))
+
+
+def test_a_recipe_reads_its_old_files_beside_its_new_ones_each_once() -> None:
+    files = {"path": "new.jsonl", "validation_path": "held.jsonl"}
+    replay = {"path": "old.jsonl", "validation_path": "held.jsonl"}
+    recipe = parse(make_recipe("chat", **BASED, data=files, replay=replay))
+    assert recipe.data_paths == ["new.jsonl", "held.jsonl", "old.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("distill", {"teacher": "other"}), ("keep_at", [1])], ids=["distill", "keep"]
 )

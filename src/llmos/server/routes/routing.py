@@ -1,4 +1,4 @@
-"""Which model answers: configured routes, explained choices, verdicts on answers."""
+"""Which model answers: configured routes and explained choices."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from llmos.errors import InvalidRequestError, NotFoundError
+from llmos.errors import InvalidRequestError
 from llmos.library.routes import Route, Target
-from llmos.sdk.route_wire import ExplainBody, FeedbackBody, RouteBody
-from llmos.security import policy
+from llmos.sdk.route_wire import ExplainBody, RouteBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow
 from llmos.server.bodies import BodyRoute
-from llmos.server.response_store import ResponseStore
 from llmos.server.routing import need_of
 from llmos.tasks.shortlist import TASK_NAMES
 from llmos.tasks.suitability import expected_tokens, tokens_of
@@ -29,14 +27,6 @@ def router(system: System) -> APIRouter:
     """Return the routes."""
     paths = APIRouter(prefix="/api/v1", tags=["model choice"], route_class=BodyRoute)
     choosing = system.choosing
-    responses = ResponseStore(system.database, system.keys.clock)
-
-    async def model_of(response_id: str, actor: Actor) -> str:
-        """Return which version gave an answer that was stored or kept."""
-        try:
-            return str((await responses.get(response_id, actor.owner)).body["model"])
-        except NotFoundError:
-            return (await system.answers.get(response_id, actor)).model
 
     @paths.get("/routes")
     async def list_routes(actor: Annotated[Actor, allow("routes.read")]) -> JSONResponse:
@@ -74,19 +64,6 @@ def router(system: System) -> APIRouter:
             )
         kinds = TASK_NAMES[body.task]
         return JSONResponse(await choosing.explain(actor, body.model, kinds, _need(actor, body)))
-
-    @paths.post("/feedback")
-    async def feedback(
-        body: FeedbackBody, actor: Annotated[Actor, allow("feedback.write")]
-    ) -> JSONResponse:
-        """Note whether an answer was good: models whose answers are get more requests."""
-        model = body.model
-        if body.response_id is not None:
-            policy.check(actor, "responses.read")
-            model = await model_of(body.response_id, actor)
-        assert model is not None
-        noted = await choosing.judge(actor, model, body.task, body.language or "", body.good)
-        return JSONResponse(noted)
 
     return paths
 

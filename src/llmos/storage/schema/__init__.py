@@ -58,7 +58,13 @@ from llmos.storage.schema.serving import (
     batches as batches,
 )
 from llmos.storage.schema.serving import (
+    feedback as feedback,
+)
+from llmos.storage.schema.serving import (
     fine_tunings as fine_tunings,
+)
+from llmos.storage.schema.serving import (
+    learned as learned,
 )
 from llmos.storage.schema.serving import (
     responses as responses,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -111,4 +112,36 @@ answer_keepers = Table(
     metadata,
     Column("owner", String, primary_key=True),
     Column("since", Float, nullable=False),
+)
+
+feedback = Table(
+    "feedback",  # what was said of answers, with what those were, to be learned from
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("answer", String, nullable=False),  # kept; row-…: one that was given to be learned
+    Column("model", String, nullable=False),  # that answered
+    Column("prompt", JSON, nullable=False),
+    Column("text", String, nullable=False),  # of the answer
+    Column("finish_reason", String),
+    Column("good", Boolean),
+    Column("rating", Integer),
+    Column("correction", String),
+    Column("comment", String),
+    Column("actor", String, nullable=False),  # the key that said so
+    Column("owner", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    sqlite_autoincrement=True,  # what was learned is known by it: a number is never given out again
+)
+Index("ix_feedback_owner", feedback.c.owner, feedback.c.id, feedback.c.size_bytes)
+
+learned = Table(
+    "learned",  # how far the micro-updates of a model have come in what they learn from
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("name", String, primary_key=True),  # of the model that learns
+    Column("source", String, primary_key=True),  # feedback:NAME
+    Column("upto", Integer, nullable=False),  # the last piece that was taken
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),  # which took it
+    Column("at", Float, nullable=False),
 )
