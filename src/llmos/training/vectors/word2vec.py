@@ -233,19 +233,15 @@ class Word2Vec:
         )
         changes.view_as(grouped).baddbmm_(pushes, noise)
         noise_changes = torch.bmm(pushes.transpose(1, 2), grouped)
-        _add(self._outputs, wanted, sources.mul_(pulls[:, None]))
-        _add(self._outputs, batch.negatives.view(-1), noise_changes.view(-1, read.shape[1]))
+        self._outputs.index_add_(0, wanted, sources.mul_(pulls[:, None]))
+        drawn = batch.negatives.view(-1)
+        self._outputs.index_add_(0, drawn, noise_changes.view(len(drawn), -1))
         if self._is_cbow:
             # Like the authors' program: each word near moves by all of the change.
-            _add(self._inputs, batch.near, changes.index_select(0, batch.places))
+            self._inputs.index_add_(0, batch.near, changes.index_select(0, batch.places))
         else:
-            _add(self._inputs, batch.words, changes)
+            self._inputs.index_add_(0, batch.words, changes)
         return scores
-
-
-def _add(table: Tensor, places: Tensor, rows: Tensor) -> None:
-    """Add rows to those of a table; several to one are added in their order."""
-    table.scatter_add_(0, places[:, None].expand_as(rows), rows)
 
 
 def _kept(counts: IntArray, subsample: float) -> npt.NDArray[np.float64]:
