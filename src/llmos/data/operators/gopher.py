@@ -15,15 +15,15 @@ from llmos.data.operators.words import is_chinese, is_symbols, words_of
 from llmos.data.pipeline.operator import Filter, TextOptions
 
 STOP_WORDS = {
-    "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
-    "zh": ("的", "了", "是", "在", "和", "不", "有", "这"),
+    "en": frozenset(("the", "be", "to", "of", "and", "that", "have", "with")),
+    "zh": frozenset(("的", "了", "是", "在", "和", "不", "有", "这")),
 }
 """The paper's, and Chinese characters about as frequent."""
 TOP_SHARES = ((2, 0.20), (3, 0.18), (4, 0.16))
 DUPLICATE_SHARES = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 """n -> the largest share of a text's characters in its commonest n-gram, and in n-grams that were
 there before."""
-_PARAGRAPHS = re.compile(r"\n{2,}")
+_PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
 
 
 class QualityOptions(TextOptions):
@@ -38,7 +38,7 @@ class QualityOptions(TextOptions):
     max_bullets: float = Field(default=0.9, ge=0, le=1, description="share of lines that begin so")
     max_ellipses: float = Field(default=0.3, ge=0, le=1, description="share of lines that end so")
     min_letters: float = Field(default=0.8, ge=0, le=1, description="share of words with a letter")
-    min_stop_words: int = Field(default=2, ge=0, description="of the 8 commonest words")
+    min_stop_words: int = Field(default=2, ge=0, description="of the 8 commonest, that are there")
 
 
 class GopherQuality(Filter[QualityOptions]):
@@ -104,11 +104,11 @@ class GopherQuality(Filter[QualityOptions]):
     def _of_language(
         self, words: Sequence[str], spoken: Sequence[str], language: str
     ) -> str | None:
-        lettered = sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in spoken)
+        lettered = sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in words)
         if lettered < self.options.min_letters * len(words):
             return f"too few words with letters: {lettered / len(words):.0%}"
         stop_words = STOP_WORDS[language]
-        found = sum(word in stop_words for word in words)
+        found = len(stop_words.intersection(words))
         return f"too few stop words: {found}" if found < self.options.min_stop_words else None
 
 
@@ -145,7 +145,7 @@ class GopherRepetition(Filter[RepetitionOptions]):
         for pieces, most, most_characters, said in (
             (_PARAGRAPHS.split(text.strip()), options.max_paragraphs,
              options.max_paragraph_characters, "paragraphs"),
-            (text.splitlines(), options.max_lines, options.max_line_characters, "lines"),
+            (_LINES.split(text), options.max_lines, options.max_line_characters, "lines"),
         ):  # fmt: skip
             number, characters = _repeated(pieces)
             if number > most * len(pieces):
@@ -156,8 +156,9 @@ class GopherRepetition(Filter[RepetitionOptions]):
 
     def _of_n_grams(self, text: str) -> str | None:
         words = words_of(text)
+        gap = 0 if is_chinese(text) else 1
         for n, most in TOP_SHARES:
-            share = _top_characters(words, n) / len(text)
+            share = _top_characters(words, n, gap) / len(text)
             if share > most:
                 return f"repeated {n}-grams: {share:.0%}"
         for n, most in DUPLICATE_SHARES:
@@ -182,11 +183,15 @@ def _repeated(pieces: Sequence[str]) -> tuple[int, int]:
     return number, characters
 
 
-def _top_characters(words: Sequence[str], n: int) -> int:
-    """Return the characters of all places of the commonest n-gram; of one that is there once, 0."""
+def _top_characters(words: Sequence[str], n: int, gap: int) -> int:
+    """Return the characters of all places of the commonest n-gram; of one that is there once, 0.
+
+    Args:
+        gap: characters between two words.
+    """
     counts = Counter(_grams(words, n))
     gram, count = max(counts.items(), key=lambda one: one[1], default=((), 0))
-    return sum(map(len, gram)) * count if count > 1 else 0
+    return (sum(map(len, gram)) + gap * (n - 1)) * count if count > 1 else 0
 
 
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

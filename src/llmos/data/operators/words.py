@@ -25,8 +25,8 @@ def words_of(text: str) -> list[str]:
 
 
 def is_symbols(word: str) -> bool:
-    """Whether a word is a run of punctuation and symbols."""
-    return not word[0].isalnum()
+    """Whether a word has no letter and no digit."""
+    return not (word[0].isalnum() or any(map(str.isalnum, word)))
 
 
 def is_chinese(text: str) -> bool:

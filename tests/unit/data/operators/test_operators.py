@@ -210,6 +210,22 @@ def test_gopher_judges_chinese_by_characters_and_english_by_words() -> None:
     assert "too many hashes" in tried(find_operator("gopher_quality")(), hashes)[0]
 
 
+def test_repetition_counts_what_stands_between_the_words_and_no_blank_lines() -> None:
+    blank = "\n\n\n".join(f"Line {n} says {n * 7919 % 101} and ends" for n in range(8))
+    assert tried(find_operator("gopher_repetition")(n_grams=False), blank) == [blank]
+    paragraphs = "\n\n".join(["A whole paragraph, there again."] * 3 + ["And another one."])
+    (verdict,) = tried(find_operator("gopher_repetition")(), paragraphs)
+    assert verdict == "dropped: repeated paragraphs: 50%"
+    once = "Each word of this line is here a single time"
+    assert tried(find_operator("gopher_repetition")(), once) == [once]
+
+
+def test_stop_words_are_counted_once_each() -> None:
+    the = "the river " * 30
+    (verdict,) = tried(find_operator("gopher_quality")(), the)
+    assert verdict == "dropped: too few stop words: 1"
+
+
 def test_operators_are_listed_by_group() -> None:
     found = described()
     assert [one["name"] for one in found if one["compares"]] == ["exact_dedup"]
