@@ -353,3 +353,49 @@ def test_an_encoder_fills_masks_and_its_heads_go_on_from_it(llmos: Llmos, tmp_pa
         "embed",
         "rate",
     ]
+
+
+def test_a_t5_fills_spans_and_a_translator_goes_on_from_it(llmos: Llmos, tmp_path: Path) -> None:
+    small = ("data.rows=300", "evaluate.splits=[]", "model.config.d_model=32")
+    filler = trained(llmos, "span-mini", *small)
+    text = "I drink [MASK] every day. 我每天都[MASK]。"
+    done = llmos.json("fill-mask", text, "--model", filler)
+    assert len(done["masks"]) == 2 and all(len(fills) <= 1 for fills in done["masks"])
+    with llmos.client() as client:
+        named = text.replace("[MASK]", "<extra_id_5>")
+        assert client.fill_mask(named, filler)["masks"] == done["masks"]
+    assert "no [MASK]" in llmos.refused("fill-mask", "I drink tea.", "--model", filler)
+    folder = tmp_path / "filler"
+    llmos.ok("export", filler, folder)
+    llmos.ok("import", folder, "--name", "my-imported-filler")
+    again = llmos.json("fill-mask", text, "--model", "my-imported-filler")
+    assert again["masks"] == done["masks"]
+    base = (f"model.base={filler}", "model.architecture=null", "model.config={}")
+    prefix = 'translation.prefix="translate to {target_lang}: "'
+    changes = (*base, "tokenizer.kind=base", prefix, "data.rows=200", "evaluate.splits=[]")
+    translator = trained(llmos, "translate-gru", *changes)
+    shown = next(row for row in llmos.json("list") if row["name"] == translator)["manifest"]
+    assert (shown["model_type"], shown["task"]) == ("t5", "translate")
+    said = llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", translator)
+    assert llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", translator) == said
+
+
+def test_the_vectors_of_a_bottleneck_are_embeddings(llmos: Llmos, tmp_path: Path) -> None:
+    name = trained(llmos, "text-vae", *SMALL_CODES, "model.config.latent_size=6")
+    texts = ["这家餐厅很好吃", "The soup was great."]
+    assert "--task embed" in llmos.refused("embed", texts[0], "--model", name)
+    folder = tmp_path / "vae"
+    llmos.ok("export", name, folder)
+    llmos.ok("import", folder, "--name", "my-latents", "--task", "embed")
+    with llmos.client() as client:
+        codes = [client.encode(text, name) for text in texts]
+        model = Model(client, client.model("my-latents"))
+        vectors = np.array(model.embed(texts, normalize=False))
+        assert model.embed(texts, dimensions=2, normalize=False)[0] == (
+            pytest.approx(vectors[0][:2].tolist(), abs=1e-5)
+        )
+    levels = np.clip((vectors + 4) / 8 * 256, 0, 255)
+    assert np.abs(levels - [[byte + 0.5 for byte in code] for code in codes]).max() < 1
+    assert "have 6 numbers" in llmos.refused(
+        "embed", texts[0], "--model", "my-latents", "--dimensions", "7"
+    )

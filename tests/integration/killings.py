@@ -26,7 +26,7 @@ from llmos.training.vectors import glove, windows
 from llmos.types import JobResult
 
 for name in ("GPT2LMHeadModel", "LlamaForCausalLM", "MarianMTModel", "BertModel",
-             "ModernBertModel"):
+             "ModernBertModel", "T5ForConditionalGeneration"):
     getattr(transformers, name)  # is loaded when it is asked for
 windows.CHUNK_WORDS, glove.STEP_CELLS = 500, 700  # several steps of a short text
 watching._measured_peak = lambda *args: 1.0  # of the processor: it takes a while

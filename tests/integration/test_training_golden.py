@@ -31,6 +31,7 @@ SMALLER = {
     "char-lstm": ["batch_size=4"],
     "translate-gru": ["batch_size=4", "data.rows=500"],
     "encoder-mini": ["batch_size=8", "data.rows=600"],
+    "span-mini": ["batch_size=8", "data.rows=600"],
     "answer-mini": ["batch_size=4", "data.rows=300"],
     "embed-mini": ["batch_size=8", "data.rows=300"],
     "rate-mini": ["batch_size=8", "data.rows=300"],

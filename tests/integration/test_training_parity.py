@@ -20,7 +20,7 @@ from llmos.training.parity_outputs import _check_tie
 from llmos.training.publish import PublishingError
 from llmos.types import PipelineWork
 
-TASKS = sorted(parity.COMPARISONS)
+TASKS = [*sorted(parity.COMPARISONS), "spans"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -28,7 +28,7 @@ def test_the_report_of_the_gate_is_part_of_the_version(task: str, tmp_path: Path
     context, _ = make_job(tmp_path, make_recipe(task, save_dtype="bfloat16"))
     (version,) = handler.run(context).artifacts
     report = version.manifest["parity"]
-    decodes = task in ("generate", "chat", "translate")
+    decodes = task in ("generate", "chat", "translate", "spans")
     assert report["engine"] == ("native" if task in ("generate", "chat") else "pipelines")
     assert report["texts"] >= 4 and report["text_tokens"] > 100
     assert report["rows"] >= 4 and report["tokens"] >= report["rows"]

@@ -16,7 +16,7 @@ from llmos.training import handler
 from llmos.training.recipe import parse
 from llmos.types import NewVersion
 
-READERS = ("fill_mask", "answer", "embed", "rate")
+READERS = ("fill_mask", "spans", "answer", "embed", "rate")
 
 
 def leave_in_step_4(context: JobContext) -> None:

@@ -109,6 +109,7 @@ CASES = {
         )
     ),
     "masked": Case(case("fill_mask")),
+    "spans": Case(case("spans", label_smoothing=0.1)),
     "seq2seq": Case(case("translate", robust=CHANGED, label_smoothing=0.1)),
     "classification": Case(case("classify", robust=CHANGED | {"r_drop": 1.0})),
     "tagging": Case(case("entities")),

@@ -37,7 +37,7 @@ TaskOption = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="Use it to embed, rerank, classify or rate, where its files do not say so.",
+        help="Use it to embed, rerank, classify, rate or fill_mask, where its files do not say so.",
     ),
 ]
 

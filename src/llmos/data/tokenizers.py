@@ -40,13 +40,16 @@ class Specials:
     after: str | None = None
     """``before`` and ``after`` are put around every text the model reads."""
     mask: str | None = None
+    sentinels: tuple[str, ...] = ()
+    """In place of spans that are to be told."""
     more: tuple[str, ...] = ()
 
     def all(self) -> list[str]:
         """Each special token once; the padding token comes first and so gets id 0."""
         around = (self.before, self.after)
-        named = (self.pad, self.bos, self.eos, self.unk, *around, self.mask, *self.more)
-        return list(dict.fromkeys(token for token in named if token))
+        named = (self.pad, self.bos, self.eos, self.unk, *around, self.mask)
+        every = (*named, *self.sentinels, *self.more)
+        return list(dict.fromkeys(token for token in every if token))
 
 
 def specials_of(task: str, more: Sequence[str] = (), end_token: str | None = None) -> Specials:
@@ -175,7 +178,7 @@ def train_byte_bpe(
 
 def _added(token: str, specials: Specials) -> str | AddedToken:
     """Have a mask take the space before it, which is part of the word that it stands for."""
-    if token != specials.mask:
+    if token not in (specials.mask, *specials.sentinels):
         return token
     return AddedToken(token, lstrip=True, special=True, normalized=False)
 

@@ -18,7 +18,8 @@ from tokenizers import Encoding, Tokenizer
 from llmos.data.record import Document
 from llmos.errors import DataError
 from llmos.evaluation.asking import Ask, ask_all, read
-from llmos.tasks.fill_mask import ANY_MASK, MAX_MASKS
+from llmos.models.sentinels import sentinel_ids
+from llmos.tasks.masks import ANY_MASK, MAX_MASKS
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
@@ -51,7 +52,7 @@ def fill_mask(context: JobContext, model: str, records: Sequence[Document]) -> d
     for one, answer in zip(hidden, ask_all(context, asks), strict=True):
         for gold, fills in zip(one.gold, answer["masks"], strict=True):
             tokens = [fill["token"] for fill in fills]
-            first += tokens[0] == gold
+            first += tokens[:1] == [gold]
             among += gold in tokens
             total += 1
     return {"accuracy": first / total, f"accuracy_at_{TOP}": among / total, "masked": total}
@@ -64,13 +65,15 @@ def _hidden(context: JobContext, model: str, records: Sequence[Document]) -> Ite
     tokenizer.no_truncation()
     tokenizer.no_padding()
     size = max(1, min(PIECE_TOKENS, int(ROOM * int(about["manifest"]["context_tokens"]))))
+    sentinels = sentinel_ids(tokenizer.token_to_id)
+    most = min(MAX_MASKS, len(sentinels) - 1) if sentinels else MAX_MASKS
     masks = {ANY_MASK, about["manifest"]["special_tokens"].get("mask", ANY_MASK)}
     for number, record in enumerate(records):
         if any(mask in record.text for mask in masks):
             raise DataError(f"text {number + 1} has a mask in it: give whole texts")
         chance = random.Random(f"masks:{number}")
         for piece in pieces(tokenizer, record.text, size):
-            if (found := hide(tokenizer, piece, chance)) is not None:
+            if (found := hide(tokenizer, piece, chance, most)) is not None:
                 yield found
 
 
@@ -83,13 +86,16 @@ def pieces(tokenizer: Tokenizer, text: str, size: int) -> Iterator[str]:
         yield text[part[0][0] : part[-1][1]]
 
 
-def hide(tokenizer: Tokenizer, text: str, chance: random.Random) -> Hidden | None:
-    """Return a text with some of its tokens masked; None where none of them can be."""
+def hide(
+    tokenizer: Tokenizer, text: str, chance: random.Random, most: int = MAX_MASKS
+) -> Hidden | None:
+    """Return a text with some of its tokens masked, ``most`` of them at most; None where none of
+    them can be."""
     (encoding,) = tokenizer.encode_batch([text], add_special_tokens=False)
     places = _places(tokenizer, encoding, text)
     if not places:
         return None
-    chosen = [place for place in places if chance.random() < SHARE][:MAX_MASKS]
+    chosen = [place for place in places if chance.random() < SHARE][:most]
     parts, gold, end = [], [], 0
     for start, stop, token in chosen or [chance.choice(places)]:
         parts += [text[end:start], ANY_MASK]

@@ -11,7 +11,7 @@ from llmos.errors import InvalidModelError
 Family = Literal[
     "causal", "seq2seq", "classify", "entities", "embed", "fill_mask", "answer", "multitask"
 ]
-AskedTask = Literal["embed", "rerank", "classify", "rate"]
+AskedTask = Literal["embed", "rerank", "classify", "rate", "fill_mask"]
 """What an import may be told to make of a network that serves more than one purpose."""
 
 _CAUSAL = frozenset({"GPT2LMHeadModel", "OpenAIGPTLMHeadModel"})
@@ -105,6 +105,12 @@ MULTITASK = "MultitaskEncoder"
 _READERS: dict[str, Family] = {"ForMaskedLM": "fill_mask", "ForQuestionAnswering": "answer"}
 """What text encoders with these heads do."""
 
+_NEEDED: dict[AskedTask, str] = {
+    "embed": "a text encoder or decoder",
+    "fill_mask": "a …ForMaskedLM or a text-to-text model",
+}
+"""What a network must be that is asked for a task, where that is no classifier."""
+
 _DECODERS = frozenset(
     {
         "gemma",
@@ -162,8 +168,8 @@ def identify(config: Mapping[str, Any], task: AskedTask | None = None) -> Archit
         )
     is_decoder = _is_causal(name, model_type) or model_type in _DECODERS
     family = _embed(name, model_type) if task == "embed" else _family(name, model_type)
-    if task is not None and family != ("embed" if task == "embed" else "classify"):
-        needed = "a text encoder or decoder" if task == "embed" else "a …ForSequenceClassification"
+    if task is not None and not _can(family, task):
+        needed = _NEEDED.get(task, "a …ForSequenceClassification")
         raise InvalidModelError(
             f"the architecture {name[:80]!r} ({model_type[:40]}) cannot {task}, for which it must "
             f"be {needed}: leave the task out, or choose another model",
@@ -180,6 +186,14 @@ def identify(config: Mapping[str, Any], task: AskedTask | None = None) -> Archit
 def is_encoder(model_type: str) -> bool:
     """Whether a model type is one of a text encoder."""
     return model_type in _ENCODERS
+
+
+def _can(family: Family | None, task: AskedTask) -> bool:
+    """Whether a network of a family serves a task that is asked for; masks are also filled by what
+    writes spans."""
+    if task == "fill_mask":
+        return family in ("fill_mask", "seq2seq")
+    return family == ("embed" if task == "embed" else "classify")
 
 
 def _family(name: str, model_type: str) -> Family | None:

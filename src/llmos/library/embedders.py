@@ -33,7 +33,7 @@ _POOLINGS = {
     "lasttoken": "last",
 }
 """sentence-transformers' names of what the engine does, the newer and the older."""
-_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+_WIDTHS = ("latent_size", "hidden_size", "n_embd", "d_model", "dim")
 
 
 def is_embedder(directory: Path) -> bool:
@@ -75,9 +75,10 @@ def embedding(directory: Path, config: Mapping[str, Any], *, is_decoder: bool) -
     return {**values, "prompts": _prompts(directory) if counts_prompts else {}}
 
 
-def longest_text(directory: Path) -> int | None:
+def longest_text(directory: Path, config: Mapping[str, Any]) -> int | None:
     """Return the most tokens the model was made to embed, None where it does not say."""
-    limit = read_json(directory / SENTENCE_FILE, missing_ok=True).get("max_seq_length")
+    told = read_json(directory / SENTENCE_FILE, missing_ok=True)
+    limit = told.get("max_seq_length", config.get("max_text_tokens"))
     return limit if type(limit) is int and limit > 0 else None
 
 

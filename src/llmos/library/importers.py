@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from llmos.library import conversion
 from llmos.library.adapter_importer import make_adapter
-from llmos.library.architectures import AskedTask
+from llmos.library.architectures import MULTITASK, AskedTask
 from llmos.library.checks import check_config, check_tokenizer, check_weights
 from llmos.library.files import (
     ADAPTER_FILE,
@@ -114,7 +114,8 @@ def _description(directory: Path) -> dict[str, Any]:
 
 def _exported_task(directory: Path) -> AskedTask | None:
     """Return the task that an exported model was imported for, where its files do not say it."""
-    task = _exported_manifest(directory).get("task")
+    values = _exported_manifest(directory)
+    task = None if values.get("architecture") == MULTITASK else values.get("task")
     return next((asked for asked in get_args(AskedTask) if asked == task), None)
 
 

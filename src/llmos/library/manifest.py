@@ -281,6 +281,8 @@ def _task(
     match architecture.family:
         case "causal":
             return "chat" if chat_template else "generate"
+        case "seq2seq" if asked == "fill_mask":
+            return "fill_mask"
         case "seq2seq":
             return "translate" if architecture.model_type in TRANSLATORS else "seq2seq"
         case "classify":
@@ -318,7 +320,9 @@ def _context_tokens(
     tokenizer_config: Mapping[str, Any],
 ) -> int:
     limit = describe.context_tokens(config, tokenizer_config)
-    made_for = embedders.longest_text(directory) if architecture.family == "embed" else None
+    made_for = None
+    if architecture.family == "embed":
+        made_for = embedders.longest_text(directory, config)
     return min(limit, made_for or limit)
 
 

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 from llmos.models.bottleneck import (
     MlpReader,
@@ -375,3 +375,22 @@ class VaeForCausalLM(AutoencoderForCausalLM):
     def prior(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean 0 and standard deviation 1."""
         return torch.zeros_like(like), torch.ones_like(like)
+
+
+class AutoencoderModel(AutoencoderForCausalLM):
+    """The reader alone: a text's vector is its embedding."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutput:
+        """Return a text's vector as the state of each of its tokens ``[rows, length, latent]``:
+        however they are pooled, that is what comes out."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mean = self.encode(input_ids, mask)[0]
+        return BaseModelOutput(mean[:, None].expand(-1, input_ids.shape[1], -1))
+
+
+class VaeModel(VaeForCausalLM):
+    """As ``AutoencoderModel``, of the means."""
+
+    forward = AutoencoderModel.forward  # type: ignore[assignment]

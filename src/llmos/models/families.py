@@ -75,6 +75,13 @@ FAMILIES = (
         "starter-translate",
     ),
     Family(
+        "t5",
+        "a Transformer encoder-decoder with relative positions: tells what is missing in a text",
+        ("fill_mask", "translate"),
+        "Raffel et al., 2020, arXiv:1910.10683",
+        "span-mini",
+    ),
+    Family(
         "bert",
         "a Transformer encoder: fills in masked words, and what it learned so serves other tasks",
         ("fill_mask", "classify", "entities", "answer", "embed", "rate"),
@@ -129,7 +136,7 @@ FAMILIES = (
         "text-autoencoder",
         "llmos.models.autoencoder",
         "AutoencoderConfig",
-        (("causal_lm", "AutoencoderForCausalLM"),),
+        (("causal_lm", "AutoencoderForCausalLM"), ("embedding", "AutoencoderModel")),
     ),
     Family(
         "vae",
@@ -139,6 +146,6 @@ FAMILIES = (
         "text-vae",
         "llmos.models.autoencoder",
         "VaeConfig",
-        (("causal_lm", "VaeForCausalLM"),),
+        (("causal_lm", "VaeForCausalLM"), ("embedding", "VaeModel")),
     ),
 )

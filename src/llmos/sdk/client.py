@@ -121,7 +121,7 @@ class Client(
     ) -> Json:
         """Upload a Hugging Face-format directory and start its import; returns the job.
 
-        ``task`` (embed, rerank, classify, rate) where its files say another, or none;
+        ``task`` (embed, rerank, classify, rate, fill_mask) where its files say another, or none;
         ``base``: the model that an adapter runs over, where its files do not name it. ``dtype``:
         stored, to keep the weights as they are; int8 or int4, to make a quantised version as well;
         auto, the default, decides by the machine and the model.

@@ -202,7 +202,8 @@ class EntitiesBody(Constrained):
 
 
 class FillMaskBody(Constrained):
-    """Fill each ``[MASK]`` of ``text`` with its ``top_k`` likeliest tokens."""
+    """Fill each ``[MASK]`` of ``text`` with its ``top_k`` likeliest tokens, or with one span of any
+    length where the model writes such."""
 
     text: str
     model: str = "fill_mask"
@@ -239,7 +240,8 @@ class ImportBody(Body):
     base: str | None = None
     """For an adapter: the model it runs over; unset, its files say."""
     task: str | None = None
-    """What to use the model for (embed, rerank, classify, rate), where its files do not say so."""
+    """What to use the model for, where its files do not say so: embed, rerank, classify, rate or
+    fill_mask."""
     dtype: str | None = None
     """Which weights to make: auto (the default), stored, int8, int4."""
 

@@ -115,7 +115,7 @@ class Assessor:
 
     def _described(self, loss: float, name: str) -> dict[str, Any]:
         """A loss, and the perplexity where it is one of tokens."""
-        if self.recipe.objective not in ("causal_lm", "seq2seq", "masked_lm", *BY_TEXT):
+        if self.recipe.objective not in ("causal_lm", "seq2seq", "masked_lm", "span_lm", *BY_TEXT):
             return {name: loss}
         return {name: loss, "perplexity": metrics.perplexity(loss)}
 

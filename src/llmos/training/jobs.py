@@ -262,9 +262,8 @@ def _width(config: dict[str, Any]) -> int:
 
 def _layers(config: dict[str, Any]) -> int:
     encoder_decoder = _first(config, "encoder_layers") + _first(config, "decoder_layers")
-    return encoder_decoder or _first(
-        config, "num_hidden_layers", "n_layer", "num_layers", default=12
-    )
+    named = _first(config, "num_hidden_layers", "n_layer", "num_layers", default=12)
+    return encoder_decoder or named + _first(config, "num_decoder_layers")
 
 
 def _first(config: dict[str, Any], *names: str, default: int = 0) -> int:

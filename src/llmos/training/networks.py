@@ -114,7 +114,7 @@ def _config(
     elif not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
         room = recipe.max_length + position_offset({**values, "model_type": architecture})
         values |= {name: room for name in POSITIONS if name in fields}
-    if recipe.objective == "seq2seq":
+    if recipe.head == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]
     values |= _head_values(recipe, labels)
     try:

@@ -23,7 +23,7 @@ from llmos.training import parity_ids
 from llmos.training.parity_engine import Compared, Loaded
 from llmos.training.parity_outputs import compare_classes, compare_decoder, compare_seq2seq
 from llmos.training.parity_readers import (
-    compare_fills,
+    compare_masks,
     compare_ratings,
     compare_spans,
     compare_vectors,
@@ -40,7 +40,7 @@ COMPARISONS: dict[str, Compare] = {
     "translate": compare_seq2seq,
     "classify": compare_classes,
     "entities": compare_classes,
-    "fill_mask": compare_fills,
+    "fill_mask": compare_masks,
     "answer": compare_spans,
     "embed": compare_vectors,
     "rate": compare_ratings,

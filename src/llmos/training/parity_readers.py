@@ -12,9 +12,10 @@ from torch import Tensor
 from llmos.data.record import Question
 from llmos.engines.embedding import pooled
 from llmos.engines.heads import MAX_FILLS
+from llmos.models.sentinels import sentinel_ids
 from llmos.tasks.windows import windows_of
 from llmos.training.parity_engine import Compared, Loaded
-from llmos.training.parity_outputs import MAX_ROWS, scale, some
+from llmos.training.parity_outputs import MAX_ROWS, compare_seq2seq, scale, some
 from llmos.training.readers import MAX_WINDOWS
 from llmos.types import PipelineOut, PipelineWork
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from llmos.training.parity import Trained
 
 Rows = Sequence[Sequence[int]]
+
+
+def compare_masks(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
+    """Compare what is told of masks: tokens for each, or spans, which a decoder writes.
+
+    Raises:
+        PublishingError: they differ.
+    """
+    if not trained.model.config.is_encoder_decoder:
+        return compare_fills(trained, engine, rows)
+    gone, *_ = sentinel_ids(trained.tokenizer.token_to_id)
+    return compare_seq2seq(trained, engine, [_hidden(row, gone) for row in rows if row])
 
 
 def compare_fills(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
@@ -33,7 +46,7 @@ def compare_fills(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
     mask_id = trained.tokenizer.token_to_id(trained.specials.mask or "")
     assert mask_id is not None, "it was trained with one"
     top_k = min(MAX_FILLS, trained.manifest.vocab_size or MAX_FILLS)
-    hidden = [(*row[: len(row) // 2], mask_id, *row[len(row) // 2 + 1 :]) for row in rows if row]
+    hidden = [_hidden(row, mask_id) for row in rows if row]
     options = {"mask_id": mask_id, "top_k": top_k}
     works = [PipelineWork("fill_mask", ids, options) for ids in _fitting(trained, engine, hidden)]
     compared = Compared()
@@ -98,6 +111,12 @@ def compare_ratings(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
         ours = _outputs(trained, work).logits.float().cpu()
         _note(compared, ours, torch.tensor(out.scores), ours, "numbers")
     return some(compared)
+
+
+def _hidden(row: Sequence[int], mask_id: int) -> tuple[int, ...]:
+    """Return a row with a mask in place of its middle token."""
+    middle = len(row) // 2
+    return (*row[:middle], mask_id, *row[middle + 1 :])
 
 
 def _fitting(trained: Trained, engine: Loaded, rows: Rows) -> list[tuple[int, ...]]:

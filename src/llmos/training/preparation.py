@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from llmos.data.tokenizers import (
 from llmos.errors import DataError, RecipeError
 from llmos.models.codes import CODE_TOKENS
 from llmos.training.base_model import BaseModel
+from llmos.training.corruption import sentinels_of
 from llmos.training.encoder import COLUMNS, Encoder, Log
 from llmos.training.examples import Data, texts_of
 from llmos.training.mixture import columns_of
@@ -101,6 +102,8 @@ def specials_for(recipe: Recipe, tokens: BaseModel | None) -> Specials:
     if tokens is not None:
         return tokens.specials
     more = list(recipe.tokenizer.special_tokens)
+    if recipe.objective == "span_lm":
+        return replace(specials_of("translate", more), sentinels=sentinels_of(recipe))
     if recipe.objective in LATENT:
         more = [*CODE_TOKENS, *more]
     is_masked = recipe.also is not None and recipe.also.fill_mask is not None

@@ -1,6 +1,6 @@
 """Objectives of encoders beyond classes and tags: spans that answer, texts alike, numbers.
 
-Masked language modelling is in `masking`.
+Masked language modelling is in `masking`, that of spans in `corruption`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llmos.data.encoding import Columns, IntArray
 from llmos.data.tokenizers import Specials
 from llmos.engines.embedding import pooled
 from llmos.errors import RecipeError
+from llmos.training.corruption import corrupted_texts
 from llmos.training.masking import MaskedTexts
 from llmos.training.objectives import Batch, Examples, Objective, masked_inputs
 from llmos.training.recipe import Recipe
@@ -36,6 +37,8 @@ def reading_objective(
     """
     pad = model.config.pad_token_id or 0
     match recipe.task:
+        case "fill_mask" if recipe.objective == "span_lm":
+            return corrupted_texts(recipe, model, tokenizer, specials)
         case "fill_mask":
             mask_id = tokenizer.token_to_id(specials.mask) if specials.mask else None
             if mask_id is None:

@@ -44,6 +44,7 @@ from llmos.training.recipe_sections import (
     ReplaySection,
     RobustSection,
     Section,
+    SpansSection,
     TokenizerSection,
     TranslationSection,
     VectorsSection,
@@ -62,7 +63,7 @@ Head = Literal[
 ]
 Objective = (
     Head
-    | Literal["dpo", "autoencoder", "elbo", "adversarial"]
+    | Literal["dpo", "autoencoder", "elbo", "adversarial", "span_lm"]
     | Literal["contrastive", "regression", "word_vectors"]
 )
 Task = Literal[
@@ -89,7 +90,11 @@ OBJECTIVES: dict[str, Objective] = {
     "rate": "regression",
     "word_vectors": "word_vectors",
 }
-OTHER_OBJECTIVES = {"chat": ("dpo",), "generate": ("autoencoder", "elbo", "adversarial")}
+OTHER_OBJECTIVES = {
+    "chat": ("dpo",),
+    "generate": ("autoencoder", "elbo", "adversarial"),
+    "fill_mask": ("span_lm",),
+}
 """That a task may have in place of its own."""
 LATENT = frozenset({"autoencoder", "elbo"})
 BY_TEXT = LATENT | {"adversarial"}
@@ -102,6 +107,7 @@ HEADS: dict[str, Head] = {
     "contrastive": "embedding",
     "word_vectors": "embedding",
     "regression": "sequence_classification",
+    "span_lm": "seq2seq",
 }
 """What a network ends in, where the objective is not named after it."""
 MIN_BLOCK_SIZE = 2
@@ -145,6 +151,7 @@ class Recipe(Section):
     dpo: DpoSection | None = None
     latent: LatentSection | None = None
     contrastive: ContrastiveSection | None = None
+    spans: SpansSection | None = None
     distill: DistillSection | None = None
     adversarial: AdversarialSection | None = None
     privacy: PrivacySection | None = None
@@ -179,6 +186,8 @@ class Recipe(Section):
         embeds = self.task == "embed" or (self.also is not None and self.also.embed is not None)
         if self.contrastive is not None and not embeds:
             raise ValueError("contrastive is for task embed")
+        if self.spans is not None and self.objective != "span_lm":
+            raise ValueError("spans is for objective span_lm, of task fill_mask")
         if self.label_smoothing and self.objective in UNLABELLED:
             raise ValueError(f"label_smoothing is for labels, which task {self.task} has none of")
         if (self.task == "word_vectors") != (self.vectors is not None):

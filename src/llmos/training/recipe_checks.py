@@ -31,6 +31,8 @@ def check_mixture(recipe: Recipe) -> None:
         raise ValueError(f"also names other tasks than {recipe.task}, one or more of: {able}")
     if recipe.task not in type(recipe.also).model_fields:
         raise ValueError(f"also is for tasks of an encoder ({able}), not for {recipe.task}")
+    if recipe.objective == "span_lm":
+        raise ValueError("also is for encoders, and objective span_lm for encoder-decoders")
     for name in ("robust", "adapter", "distill", "privacy"):
         if getattr(recipe, name) is not None:
             raise ValueError(f"also takes no {name} section")
@@ -160,7 +162,7 @@ def check_vectors(recipe: Recipe) -> None:
         return
     if model.base is not None:
         raise ValueError("model.vectors is for a network that begins anew, without a model.base")
-    if recipe.task not in READING:
+    if recipe.task not in READING or recipe.objective == "span_lm":
         raise ValueError(f"model.vectors is for tasks that read: {', '.join(READING)}")
     if kind not in ("word", "vectors"):
         raise ValueError("model.vectors are of words, and need tokenizer.kind word or vectors")

@@ -89,6 +89,15 @@ class ContrastiveSection(Section):
     """Of the hidden states of a text's tokens: their mean, the first or the last."""
 
 
+class SpansSection(Section):
+    """What of a text is taken out, to be written again."""
+
+    share: float = Field(default=0.15, gt=0, le=0.5)
+    """Of its tokens."""
+    mean_length: float = Field(default=3.0, ge=1)
+    """Of a span, in tokens."""
+
+
 class AdversarialSection(Section):
     """How a language model and its critic learn from each other."""
 

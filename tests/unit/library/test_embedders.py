@@ -150,6 +150,7 @@ def test_a_decoder_embeds_by_its_last_token_where_asked_or_saved_so(model_dir: P
         ("XLMRobertaModel", "xlm-roberta", None),
         ("BertForMaskedLM", "bert", "embed"),
         ("GPT2LMHeadModel", "gpt2", "embed"),
+        ("VaeForCausalLM", "vae", "embed"),
     ],
 )
 def test_networks_that_embed(name: str, model_type: str, task: Any) -> None:
@@ -165,11 +166,29 @@ def test_networks_that_embed(name: str, model_type: str, task: Any) -> None:
         ("ViTModel", "vit", "embed"),
         ("BertModel", "bert", "rerank"),
         ("LlamaForCausalLM", "llama", "classify"),
+        ("LlamaForCausalLM", "llama", "fill_mask"),
     ],
 )
 def test_a_task_the_network_cannot_do_is_refused(name: str, model_type: str, task: str) -> None:
     with pytest.raises(InvalidModelError, match=f"cannot {task}"):
         identify({"architectures": [name], "model_type": model_type}, task)  # type: ignore[arg-type]
+
+
+def test_a_bottleneck_s_vectors_are_as_long_as_they_are_and_of_texts_as_long_as_it_reads(
+    model_dir: Path,
+) -> None:
+    sizes = {"latent_size": 6, "max_text_tokens": 14, "max_position_embeddings": 36}
+    edit(model_dir / "config.json", architectures=["VaeForCausalLM"], model_type="vae", **sizes)
+    asked = build_manifest(model_dir, task="embed")
+    assert (asked.embedding or {})["dimensions"] == 6 and asked.context_tokens == 14
+    assert build_manifest(model_dir).context_tokens == 36
+
+
+def test_what_writes_spans_fills_masks_where_asked(model_dir: Path) -> None:
+    named = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}
+    edit(model_dir / "config.json", **named)
+    assert build_manifest(model_dir).task == "seq2seq"
+    assert build_manifest(model_dir, task="fill_mask").task == "fill_mask"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from llmos.engines.embedding import POOLINGS, pooled
 from llmos.models.autoencoder import AutoencoderConfig, VaeConfig
 from llmos.models.codes import LEVELS
 from llmos.models.registry import register
@@ -129,6 +130,26 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     ids = torch.cat([words(1, 3), torch.tensor([[CODE]])], 1)
     assert loaded.config.max_position_embeddings == 2 * 12 + LATENT + 2
     assert torch.allclose(loaded(ids).logits, model(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cell", CELLS)
+@torch.no_grad()
+def test_the_vectors_of_texts_are_embeddings(
+    kind: type[AutoencoderConfig], cell: str, tmp_path: Path
+) -> None:
+    model = made(kind, cell)
+    model.save_pretrained(tmp_path)
+    reader = AutoModel.from_pretrained(tmp_path).eval()
+    ids, mask = words(2, 6), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 4:] = 0
+    vectors, _ = model.encode(ids, mask)
+    hidden = reader(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert hidden.shape == (2, 6, LATENT)
+    for pooling in POOLINGS:
+        assert torch.allclose(pooled(hidden, [4, 6], pooling), vectors, atol=1e-6)
+    alone = reader(input_ids=ids[:1, :4]).last_hidden_state
+    assert torch.allclose(alone[0, -1], vectors[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

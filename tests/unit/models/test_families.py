@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import llmos
 from llmos.models.families import FAMILIES, Family
 from llmos.models.registry import AUTO_CLASSES, register
-from llmos.training.recipe import HEADS, OBJECTIVES, load, parse
+from llmos.training.recipe import HEADS, OBJECTIVES, OTHER_OBJECTIVES, load, parse
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,8 +25,9 @@ def test_a_family_is_what_it_says(family: Family) -> None:
     config = CONFIG_MAPPING[family.architecture]
     assert config.model_type == family.architecture
     for task in family.tasks:
-        head = HEADS.get(OBJECTIVES[task], OBJECTIVES[task])
-        assert config in AUTO_CLASSES[head]._model_mapping
+        objectives = (OBJECTIVES[task], *OTHER_OBJECTIVES.get(task, ()))
+        heads = {HEADS.get(objective, objective) for objective in objectives}
+        assert any(config in AUTO_CLASSES[head]._model_mapping for head in heads)
     if family.module is not None:
         assert config is getattr(importlib.import_module(family.module), family.config)
         page = ROOT / "docs" / "models" / f"{family.architecture}.md"

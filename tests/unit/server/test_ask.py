@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from llmos.tasks import answer as finding
-from llmos.tasks import fill_mask
+from llmos.tasks import masks
 from llmos.tasks.tokenizers import Tokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -103,10 +103,10 @@ async def test_fill_mask_answer_and_rate(client: httpx.AsyncClient) -> None:
 async def test_a_text_may_have_so_many_masks_and_repeat_so_much(
     client: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"model": "filler", "text": "[MASK]" * fill_mask.MAX_MASKS, "top_k": 2}
+    asked = {"model": "filler", "text": "[MASK]" * masks.MAX_MASKS, "top_k": 2}
     done = await client.post("/api/v1/fill_mask", json=asked)
-    assert len(done.json()["masks"]) == fill_mask.MAX_MASKS
-    monkeypatch.setattr(fill_mask, "MAX_FILLED_CHARS", 2 * 32 * 32)
+    assert len(done.json()["masks"]) == masks.MAX_MASKS
+    monkeypatch.setattr(masks, "MAX_FILLED_CHARS", 2 * 32 * 32)
     assert (await client.post("/api/v1/fill_mask", json=asked)).status_code == 200
     monkeypatch.setattr(system.tasks.residency, "lease", None)  # refused before a model is loaded
     for more in ({"top_k": 3}, {"text": "[MASK]" * 32 + "a"}, {"text": "[MASK]" * 33}):

@@ -83,6 +83,9 @@ def test_the_estimate_grows_with_the_model_and_the_batch() -> None:
     wide = {"architecture": "llama", "config": {"hidden_size": 1024, "num_hidden_layers": 24}}
     assert estimate(model=wide) > small + 4 * 10**9
     assert estimate(batch_size=512) > small
+    t5 = {"architecture": "t5", "config": {"d_model": 1024, "num_layers": 12}}
+    decoding = {"architecture": "t5", "config": {**t5["config"], "num_decoder_layers": 12}}
+    assert estimate(model=decoding) > estimate(model=t5) + 4 * 12 * 12 * 1024**2
     cheap, averaged = {"learning_rate": 0.1, "kind": "sgd"}, estimate(model=wide, ema=0.9)
     parameters = 12 * 24 * 1024**2 + 300 * 1024
     assert estimate(model=wide) - estimate(model=wide, optimizer=cheap) == 2 * 8 * parameters

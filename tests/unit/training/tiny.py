@@ -49,6 +49,15 @@ MARIAN = {
     "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32,
 }
+T5 = {
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 1,
+    "num_decoder_layers": 1,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}
 STARTER = {"rows": 60, "validation_rows": 12}
 RECIPES: dict[str, dict[str, Any]] = {
     "generate": {
@@ -92,6 +101,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fill_mask": {
         "task": "fill_mask",
         "model": {"architecture": "bert", "config": BERT},
+        "tokenizer": BPE,
+        "data": {"path": "starter:sentences", **STARTER},
+    },
+    "spans": {
+        "task": "fill_mask",
+        "objective": "span_lm",
+        "model": {"architecture": "t5", "config": T5},
         "tokenizer": BPE,
         "data": {"path": "starter:sentences", **STARTER},
     },

@@ -113,7 +113,8 @@ def router(system: System) -> APIRouter:
 
     @routes.post("/fill_mask")
     async def fill_masks(body: FillMaskBody, request: Request, actor: Asker) -> Response:
-        """Fill each ``[MASK]`` of a text: its likeliest tokens, and the text with each."""
+        """Fill each ``[MASK]`` of a text: its likeliest tokens, or one span, and the text with
+        each."""
         return await told(
             request,
             actor,
