@@ -16,8 +16,15 @@ from functools import lru_cache
 
 from llmos.errors import RecipeError
 
-ORDERS = (*range(2, 65), *range(66, 129, 2), *range(132, 257, 4), 320, 384, 512, 768, 1024)
-"""Whole numbers: any order gives a bound that holds, and the best of these is close to the best."""
+WHOLE = (*range(2, 65), *range(66, 129, 2), *range(132, 257, 4), 320, 384, 512, 768, 1024)
+BROKEN = tuple(tenths / 10 for tenths in range(11, 110) if tenths % 10)
+ORDERS: tuple[float, ...] = (*BROKEN, *WHOLE)
+"""Any order gives a bound that holds, and the best of these is close to the best: low ones where
+there is little noise, high ones where there is much."""
+NEGLIGIBLE = -40.0
+"""The log of terms that no longer count beside a sum of 1 or more."""
+MAX_TERMS = 1000
+FAR = 20.0
 MAX_NOISE = 1000.0
 PRECISION = 1e-3
 """Of the noise that is looked for, relative."""
@@ -74,10 +81,15 @@ def noise_for(wanted: float, sampling_rate: float, steps: int, delta: float) -> 
     return high
 
 
-def _divergence(order: int, q: float, sigma: float) -> float:
-    """Equation 9 for whole orders: the log of the binomial sum, over order - 1."""
+def _divergence(order: float, q: float, sigma: float) -> float:
     if q == 1:
         return order / (2 * sigma**2)
+    log_sum = _whole(order, q, sigma) if isinstance(order, int) else _broken(order, q, sigma)
+    return max(0.0, log_sum) / (order - 1)
+
+
+def _whole(order: int, q: float, sigma: float) -> float:
+    """Equation 9 for whole orders: the log of the binomial sum."""
     terms = [
         _log_binomial(order, k)
         + k * math.log(q)
@@ -86,8 +98,42 @@ def _divergence(order: int, q: float, sigma: float) -> float:
         for k in range(order + 1)
     ]
     largest = max(terms)
-    total = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
-    return max(0.0, total) / (order - 1)
+    return largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+
+
+def _broken(order: float, q: float, sigma: float) -> float:
+    """As `_whole`, of any order: the binomial series on both sides of where the two distributions
+    that are mixed weigh the same (section 3.3), until its terms no longer count. Far ones fall
+    slowly, in turns above and below 0: cut behind one above, they are more than all of them."""
+    middle = sigma**2 * math.log(1 / q - 1) + 0.5
+    width = math.sqrt(2) * sigma
+    log_q, log_rest = math.log(q), math.log1p(-q)
+    signs, terms = [], []
+    log_coefficient, sign, k = 0.0, 1.0, 0
+    while True:
+        other = order - k
+        below = k * log_q + other * log_rest + (k * k - k) / (2 * sigma**2)
+        above = other * log_q + k * log_rest + (other * other - other) / (2 * sigma**2)
+        below += log_coefficient + _log_erfc((k - middle) / width) - math.log(2)
+        above += log_coefficient + _log_erfc((middle - other) / width) - math.log(2)
+        signs += [sign, sign]
+        terms += [below, above]
+        if max(below, above) < NEGLIGIBLE or (k >= MAX_TERMS and sign > 0):
+            break
+        log_coefficient += math.log(abs(other) / (k + 1))
+        sign, k = math.copysign(sign, sign * other), k + 1
+    largest = max(terms)
+    parts = (s * math.exp(term - largest) for s, term in zip(signs, terms, strict=True))
+    return largest + math.log(math.fsum(parts))
+
+
+def _log_erfc(x: float) -> float:
+    if x < FAR:
+        return math.log(math.erfc(x))
+    part = 1 / (2 * x * x)  # of the asymptotic series: erfc itself is too small for a float
+    return (
+        -x * x - math.log(x * math.sqrt(math.pi)) + math.log1p(-part + 3 * part**2 - 15 * part**3)
+    )
 
 
 def _log_binomial(n: int, k: int) -> float:
