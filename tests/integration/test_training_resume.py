@@ -26,6 +26,8 @@ PAIRS = [
     for number in range(24)
 ]
 PREDICTED = {"n_layer": 1, "n_head": 2, "n_embd": 16, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
+LABELS = ["negative", "neutral", "positive"]
+RATED = [{"text": f"It was number {number}.", "label": LABELS[number % 3]} for number in range(16)]
 TURNS = {**LLAMA, "attention_dropout": 0.1}
 BOTTLENECK = {"hidden_size": 16, "latent_size": 4, "dropout": 0.1}
 SEQGAN = {
@@ -150,12 +152,23 @@ CASES = {
     "private": Case(
         tuned(
             "classify",
-            labels=["negative", "neutral", "positive"],
+            labels=LABELS,
             privacy={"noise_multiplier": 1.0},
             accumulate=1,
         ),
         (2, 11),
         base="classify",
+    ),
+    "replay": Case(
+        tuned(
+            "classify",
+            data={"path": "new.jsonl", "validation": 0.2},
+            replay={"path": "starter:sentiment", "rows": 20, "validation_rows": 8, "share": 0.5},
+            labels=LABELS,
+            robust=CHANGED,
+        ),
+        base="classify",
+        files={"new.jsonl": "".join(json.dumps(row) + "\n" for row in RATED)},
     ),
     "n-gram": Case(
         {
