@@ -107,10 +107,18 @@ def test_word_vectors_tell_what_is_alike(llmos: Llmos, tmp_path: Path) -> None:
     assert "line 2: 'x' is not a number" in said
 
 
-def test_a_recurrent_network_writes(llmos: Llmos, play: Path) -> None:
-    changes = ("model.config.cell=gru", "model.config.hidden_size=32", f"data.path={play}")
-    name = trained(llmos, "char-lstm", *changes)
-    assert "recurrent" in llmos.ok("show", name)
+@pytest.mark.parametrize(
+    ("recipe", "architecture", "sizes"),
+    [
+        ("char-lstm", "recurrent", ("model.config.cell=gru", "model.config.hidden_size=32")),
+        ("char-llama", "llama", ("model.config.num_hidden_layers=1",)),
+    ],
+)
+def test_a_network_trained_on_a_text_writes(
+    llmos: Llmos, play: Path, recipe: str, architecture: str, sizes: tuple[str, ...]
+) -> None:
+    name = trained(llmos, recipe, f"data.path={play}", *sizes)
+    assert architecture in llmos.ok("show", name)
     options = ("--max-tokens", "150", "--temperature", "0")
     text = llmos.ok("run", name, "ROMEO:", *options)
     assert len(text.rstrip("\n")) > 100, "it goes on past its context"
@@ -165,13 +173,23 @@ def test_what_there_is_is_told(llmos: Llmos) -> None:
     assert "Kim, 2014" in llmos.ok("architectures")
 
 
-def test_a_recurrent_encoder_and_decoder_translates(llmos: Llmos) -> None:
-    small = ("data.rows=200", "evaluate.splits=[]", "model.config.hidden_size=32")
-    name = trained(llmos, "translate-gru", *small)
-    sizes = {one["name"]: one["manifest"]["engine"] for one in llmos.json("list")}
-    assert sizes[name] == "pipelines"
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        ("translate-gru", ("model.config.hidden_size=32",)),
+        ("translate-mini", ("model.config.d_model=32", "model.config.encoder_layers=1")),
+    ],
+)
+def test_an_encoder_and_decoder_translates(
+    llmos: Llmos, recipe: str, sizes: tuple[str, ...]
+) -> None:
+    name = trained(llmos, recipe, "data.rows=200", "evaluate.splits=[]", *sizes)
+    engines = {one["name"]: one["manifest"]["engine"] for one in llmos.json("list")}
+    assert engines[name] == "pipelines"
     text = llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name)
-    assert llmos.ok("translate", "Hello, world!", "--to", "zh", "--model", name) == text
+    with llmos.client() as client:
+        told = client.translate("Hello, world!", "en", "zh", name)
+    assert text.rstrip("\n") == told["text"].rstrip("\n")
 
 
 SMALL_CODES = ("data.rows=400", "evaluate.splits=[]", "model.config.hidden_size=32")

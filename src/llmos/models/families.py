@@ -65,14 +65,14 @@ FAMILIES = (
         "a Transformer decoder with rotary positions, SwiGLU and RMSNorm, heads in groups",
         ("generate", "chat"),
         "Touvron et al., 2023, arXiv:2302.13971",
-        "starter-chat",
+        "char-llama",
     ),
     Family(
         "marian",
         "a Transformer encoder-decoder: one text to another, as translation",
         ("translate",),
         "Vaswani et al., 2017, arXiv:1706.03762",
-        "starter-translate",
+        "translate-mini",
     ),
     Family(
         "t5",
