@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from tests.echoserver import EchoServer
 from tests.unit.training.tiny import make_recipe
@@ -121,6 +122,35 @@ def test_a_version_that_has_forgotten_too_much_is_not_deployed(client: Client) -
     assert client.model("helper@production")["ref"] == before
     with pytest.raises(NothingNewError, match="0 of at least 4"):
         client.run_pipeline(learning())  # they are set aside: what comes next is not held up
+
+
+def test_answers_that_were_corrected_become_pairs_to_prefer(
+    client: Client, server: EchoServer
+) -> None:
+    client.keep_answers(True)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key) as ai:
+        for number in range(4):
+            turns: Any = [{"role": "user", "content": f"你是谁 {number}?"}]
+            answer = ai.chat.completions.create(
+                model="helper@production", messages=turns, max_tokens=8, temperature=0
+            )
+            said = client.feedback(response_id=answer.id, correction="我是 llmos。", rating=1)
+            assert said["id"] > 0
+    given = client.feedback_given("helper", limit=4)
+    assert {one["correction"] for one in given} == {"我是 llmos。"}
+    recipe = make_recipe("chat", model={"base": "helper:1"}, tokenizer={"kind": "base"})
+    del recipe["chat_template"]
+    recipe |= {"objective": "dpo", "data": {"path": "feedback:helper", "validation": 0.3}}
+    job = client.train(recipe, "polite")
+    done = until(lambda: client.job(job["id"]), lambda seen: seen["state"] in FINAL)
+    assert done["state"] == "succeeded", done["error"]
+    digest = done["params"]["data"]["feedback:helper"]
+    made = client.lineage("polite")["versions"][0]
+    assert {digest, "helper:1"} <= {source["ref"] for source in made["inputs"]}
+    assert made["made_by"]["data"] == {"feedback:helper": digest}
+    for one in given:
+        client.forget_feedback(one["id"])
+    assert "我是 llmos。" not in {one["correction"] for one in client.feedback_given("helper")}
 
 
 def test_kill_9_of_the_server_neither_loses_a_piece_nor_has_it_learned_twice(

@@ -214,7 +214,7 @@ def check_learning(recipe: Recipe) -> None:
     if recipe.labels is None and recipe.task in ("classify", "entities"):
         raise ValueError("replay needs labels: old and new examples must mean the same by each")
     if replay.path.startswith(FEEDBACK):
-        raise ValueError("replay.path must be a file or starter:NAME: feedback is what is new")
+        raise ValueError("replay.path must be a file, a dataset or starter:NAME: feedback is new")
     if replay.validation_path is not None and replay.path.startswith(STARTER):
         raise ValueError("replay.validation_path is for a file as replay.path")
     if replay.path == recipe.data.path:

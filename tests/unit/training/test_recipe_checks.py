@@ -58,7 +58,7 @@ SAID = {"path": "feedback:tiny"}
     [
         ("chat", {"replay": OLD}, "replay is of what a model.base learned"),
         ("chat", BASED | {"replay": OLD}, "replay.path is the same as data.path"),
-        ("chat", BASED | {"replay": {"path": "feedback:tiny"}}, "feedback is what is new"),
+        ("chat", BASED | {"replay": {"path": "feedback:tiny"}}, "feedback is new"),
         ("chat", BASED | {"data": SAID, "replay": OLD, "packing": True}, "without packing"),
         ("chat", BASED | {"data": SAID, "replay": OLD | {"share": 0.05}}, "without old or without"),
         ("chat", BASED | {"data": SAID, "replay": OLD | {"share": 1}}, "replay.share is 1"),
