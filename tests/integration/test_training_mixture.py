@@ -81,8 +81,10 @@ def test_its_files_alone_say_as_much(several: tuple[Path, NewVersion], tmp_path:
 
 
 def test_validations_tell_each_task_and_all_together(tmp_path: Path) -> None:
-    context, sent = make_job(tmp_path, make_recipe("multitask"))
-    handler.run(context)
+    context, sent = make_job(tmp_path, make_recipe("multitask", keep_at=[2]))
+    kept = handler.run(context).artifacts
+    assert [[*version.manifest["heads"]] for version in kept] == [TASKS, TASKS]
+    assert [version.manifest["source"]["published_step"] for version in kept] == [2, 4]
     points = [m.values for m in sent if isinstance(m, JobMetric)]
     (*_, last) = [point for point in points if "validation_loss" in point]
     losses = [last[f"validation_{task}_loss"] for task in TASKS]
