@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, nargs="?", help="UTF-8 text, read line by line.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=60_000, help="Sentences of relations.")
+    parser.add_argument("--rows", type=int, default=20_000, help="Sentences of relations.")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--method", choices=("skip_gram", "cbow"), default="skip_gram")

@@ -30,8 +30,14 @@ from llmos.training.vectors.windows import (
 POWER = 0.75
 LAST_RATE = 1e-4
 """Of the learning rate, what is left of it at the end."""
+SPREAD = 4.0
+"""Over a vector's size, the range of its first numbers: four times the authors', so that few texts
+are enough for words to part."""
 LOSS_EVERY = 8
 """Batches of which one is asked for its loss."""
+LARGEST_MOVE = 1.5
+"""Of the learning rate times the pairs of the most frequent word in a batch: twice as much, and the
+words that move at once push each other further and further."""
 GROUP = 16
 """Words in a row that share their negatives, which are as many, or more where more are asked for;
 each counts for so much that together they count as those asked for."""
@@ -96,7 +102,8 @@ class Word2Vec:
         train: lines of words.
         counts: how often each word of the vocabulary is in ``train``; 0 for special tokens.
         unknown: the id of words that are not in the vocabulary.
-        batch_words: that take a step of descent together, up to whole groups.
+        batch_words: that take a step of descent together, in whole groups; fewer where a word is so
+            frequent, or the learning rate so high, that it would go astray.
     """
 
     def __init__(
@@ -113,15 +120,18 @@ class Word2Vec:
         self._section, self._seed, self._unknown = section, seed, unknown
         self._train, self._validation = train, validation
         self._chunks = chunks(train)
-        self._batch_groups = -(-batch_words // GROUP)
         self._is_cbow = section.method == "cbow"
         self._num_drawn = max(GROUP, section.negative)
         self.num_steps = section.epochs * len(self._chunks)
         drawn = np.cumsum(counts**POWER)
         self._cumulative = drawn / drawn[-1]
         self._kept = _kept(counts, section.subsample)
+        left = self._kept * counts
+        share = float(left.max() / left.sum())
+        most = LARGEST_MOVE / (section.learning_rate * share * (section.window + 1))
+        self._batch_groups = max(1, int(min(-(-batch_words // GROUP), most // GROUP)))
         random = np.random.Generator(np.random.Philox(key=np.array([seed, 1], dtype=np.uint64)))
-        first = (random.random((len(counts), size), dtype=np.float32) - 0.5) / size
+        first = (random.random((len(counts), size), dtype=np.float32) - 0.5) * (SPREAD / size)
         self.module = nn.Module()
         self.module.register_buffer("inputs", torch.from_numpy(first))
         self.module.register_buffer("outputs", torch.zeros(len(counts), size))

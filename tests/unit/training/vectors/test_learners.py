@@ -156,6 +156,23 @@ def test_learning_goes_down_and_depends_on_the_step_alone(
     assert torch.equal(resumed.vectors(), whole.vectors())
 
 
+def test_batches_are_smaller_where_a_word_is_frequent_and_the_rate_is_high() -> None:
+    """So that the words of the starter text do not go astray (0.05 did, in batches of 512)."""
+    counts = np.full(400, 50)
+    counts[:2], counts[2] = 0, 300
+    rows = Ragged.of([range(2, 400)])
+
+    def groups(rate: float, batch_words: int) -> int:
+        section = VectorsSection(learning_rate=rate, subsample=0.0)
+        own = Word2Vec(section, rows, rows, counts, UNKNOWN, SIZE, batch_words, seed=3)
+        return own._batch_groups
+
+    share = 300 / counts.sum()
+    assert [groups(0.025, words) for words in (1, 33, 512)] == [1, 3, 32]
+    assert groups(0.05, 512) == int(1.5 / (0.05 * share * 6) / GROUP) < 32
+    assert groups(5.0, 512) == 1
+
+
 def test_frequent_words_are_thinned_out() -> None:
     rows = Ragged.of([[2] * 999 + [3]] * 10)
     kept = learner(Word2Vec, rows, subsample=1e-2)._kept
