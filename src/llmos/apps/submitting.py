@@ -176,7 +176,7 @@ class Submitter:
         """
         schema = self._jobs.kind(kind).schema
         known = {key: value for key, value in params.items() if key not in waiting}
-        fed = await self._inputs.lessons(actor, known) if kind == TRAIN else {}
+        fed = await self._inputs.lessons(actor, known) if kind in (TRAIN, SEARCH) else {}
         try:
             schema(params | fed)
         except InvalidRequestError as error:

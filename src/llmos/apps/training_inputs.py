@@ -125,17 +125,20 @@ class TrainingInputs:
     ) -> Taken:
         """Return the rows that a recipe learns: all, or of a micro-update as many new ones as its
         steps see each once."""
-        if recipe.online is None or recipe.replay is None:
+        if recipe.online is None:
             return await self._feedback.lessons(actor.owner, name, recipe.reads)
         learner = _learner(recipe, params)
-        per_batch = recipe.batch_size - recipe.replay.rows_of(recipe.batch_size)
-        limit = recipe.steps * recipe.accumulate * per_batch
+        limit = recipe.num_new_rows
         return await self._feedback.news(actor.owner, learner, name, recipe.reads, limit)
 
     async def _stored(self, actor: Actor, rows: Collection[dict[str, Any]]) -> FileRef:
         """Store rows as a file of the actor's."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        file = await asyncio.to_thread(self._blobs.put_bytes, text.encode())
+
+        def put() -> FileRef:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            return self._blobs.put_bytes(text.encode())
+
+        file = await asyncio.to_thread(put)
         await self._library.blob_owners.add(actor, file, self._feedback.now())
         return file
 

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 
 from llmos.errors import ConflictError, InvalidRequestError, NotFoundError
 from llmos.kernel.jobs import Job
-from llmos.library.answers import KeptAnswer
+from llmos.library.answers import AnswerNotFoundError, KeptAnswer
 from llmos.library.lessons import STREAM, Feedback, lesson, source_of, verdict
 from llmos.library.refs import ModelRef
 from llmos.security import audit, policy
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
-from llmos.storage.schema import feedback, learned
+from llmos.storage.schema import answer_keepers, feedback, learned
 
 MAX_OWNER_FEEDBACK = 10_000
 MAX_OWNER_BYTES = 256 * 2**20
@@ -92,17 +92,10 @@ class FeedbackStore:
         """Keep what an actor says of a kept answer, in place of what was said of it before.
 
         Raises:
-            InvalidRequestError: the answer has no such choice, or was kept without its text.
+            InvalidRequestError: as `output_of`.
+            AnswerNotFoundError: its owner's answers are kept no more.
         """
-        if said.choice >= len(answer.outputs):
-            raise InvalidRequestError(
-                f"the answer has {len(answer.outputs)} choices, counted from 0", param="choice"
-            )
-        output = answer.outputs[said.choice]
-        if "text" not in output:
-            raise InvalidRequestError(
-                "an older llmos kept this answer without its text: ask again, and judge that answer"
-            )
+        output = output_of(answer, said.choice)
         return await self._add(
             actor,
             {
@@ -128,6 +121,9 @@ class FeedbackStore:
         }
 
         def change(conn: sa.Connection) -> int:
+            keeps = sa.select(answer_keepers.c.owner).where(answer_keepers.c.owner == owner)
+            if conn.execute(keeps).first() is None:
+                raise AnswerNotFoundError("The answer is kept no more: that was switched off.")
             old = (feedback.c.owner == owner, feedback.c.answer == values["answer"])
             conn.execute(feedback.delete().where(*old))
             row = feedback.insert().values(**values, size_bytes=_size_bytes(values))
@@ -147,20 +143,23 @@ class FeedbackStore:
             model: the version that they are for, ``name:number``.
         """
         owner, now = actor.owner, self.now()
+        shared = {"model": model, "actor": actor.id, "owner": owner, "at": now, "comment": None}
         rows = {f"row-{one.digest}": one for one in lessons}
 
+        def values_of(key: str, one: Lesson) -> dict[str, Any]:
+            values = shared | {"answer": key, "prompt": one.prompt}
+            values |= {"text": one.worse, "correction": one.target}
+            return values | {"size_bytes": _size_bytes(values)}
+
         def change(conn: sa.Connection) -> int:
-            known = sa.select(feedback.c.answer, feedback.c.model).where(feedback.c.owner == owner)
+            known = sa.select(feedback.c.answer, feedback.c.model).where(
+                feedback.c.owner == owner, feedback.c.answer.in_(rows)
+            )
             name = model.rpartition(":")[0]
             there = {row.answer for row in conn.execute(known) if row.model.startswith(f"{name}:")}
-            new = {key: one for key, one in rows.items() if key not in there}
-            shared = {"model": model, "actor": actor.id, "owner": owner, "at": now}
-            for key, one in new.items():
-                values = shared | {"answer": key, "prompt": one.prompt, "text": one.worse}
-                values |= {"correction": one.target, "comment": None}
-                row = feedback.insert().values(**values, size_bytes=_size_bytes(values))
-                conn.execute(row)
+            new = [values_of(key, one) for key, one in rows.items() if key not in there]
             if new:
+                conn.execute(feedback.insert(), new)
                 audit.record(conn, actor.id, "feedback.teach", model, {"rows": len(new)}, now)
                 _make_room(conn, owner)
             return len(new)
@@ -168,10 +167,16 @@ class FeedbackStore:
         return await self._db.write(change)
 
     async def of_owner(
-        self, owner: str, name: str | None = None, *, before: int | None = None, limit: int = 100
+        self,
+        owner: str,
+        name: str | None = None,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        shows: Callable[[Feedback], bool] = lambda _: True,
     ) -> list[Feedback]:
         """Return an owner's feedback, the newest first: on models of a name, with numbers below
-        ``before``."""
+        ``before``, and of that what ``shows`` says."""
         query = sa.select(*_COLUMNS).where(feedback.c.owner == owner).order_by(feedback.c.id.desc())
         if before is not None:
             query = query.where(feedback.c.id < before)
@@ -182,7 +187,7 @@ class FeedbackStore:
                 if len(found) == limit:
                     break
                 one = Feedback(**row)
-                if name is None or one.is_on(name):
+                if (name is None or one.is_on(name)) and shows(one):
                     found.append(one)
             return found
 
@@ -219,6 +224,24 @@ class FeedbackStore:
             return _taken(conn, owner, name, reads, after, limit)
 
         return await self._db.read(read)
+
+
+def output_of(answer: KeptAnswer, choice: int) -> dict[str, Any]:
+    """Return the output that is judged.
+
+    Raises:
+        InvalidRequestError: the answer has no such choice, or was kept without its text.
+    """
+    if choice >= len(answer.outputs):
+        raise InvalidRequestError(
+            f"the answer has {len(answer.outputs)} choices, counted from 0", param="choice"
+        )
+    output = answer.outputs[choice]
+    if "text" not in output:
+        raise InvalidRequestError(
+            "an older llmos kept this answer without its text: ask again, and judge that answer"
+        )
+    return output
 
 
 def check_source(path: str) -> str:

@@ -58,6 +58,8 @@ class RowsBody(Body):
 
     model: Ref
     rows: Annotated[list[dict[str, Any]], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
+    first: TokenCount = 1
+    """The number of the first of them, by which an error names a row."""
 
 
 class FeedbackBody(Body):

@@ -93,12 +93,13 @@ class Routing:
             ``{"model", "added", "known"}``.
 
         Raises:
-            DataError: a row is none of these.
+            DataError: a row is none of these, or teaches nothing; those before it may be taken.
         """
         told: Json = {"model": model, "added": 0, "known": 0}
         left = iter(rows)
         while some := list(islice(left, ROWS_AT_ONCE)):
-            body = {"model": model, "rows": some}
+            first = told["added"] + told["known"] + 1
+            body = {"model": model, "rows": some, "first": first}
             came = self.transport.json("POST", "/api/v1/feedback/rows", json=body)
             told = came | {name: told[name] + came[name] for name in ("added", "known")}
         return told

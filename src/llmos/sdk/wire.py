@@ -57,7 +57,8 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """One text or several. Not a union: an error names the place in what was given."""
-Labels = Annotated[list[str], Field(fail_fast=True, min_length=2, max_length=MAX_LABELS)]
+Label = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+Labels = Annotated[list[Label], Field(fail_fast=True, min_length=2, max_length=MAX_LABELS)]
 TokenId = Annotated[StrictInt, Field(ge=0, le=MAX_INT32)]
 TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_INT32)]
 JobNumber = Annotated[int, Field(ge=1, lt=2**63)]

@@ -32,7 +32,7 @@ async def gains(
     Raises:
         ContextLengthError: text and answer are longer than the model reads.
     """
-    prompts = [await _prompt(context, served, given, answers) for given in (text, "")]
+    prompts = [await _prompt(context, served, given, answers, terms) for given in (text, "")]
     endings = [await served.tokenizer.ids(answer, special_tokens=False) for answer in answers]
     longest = len(prompts[0]) + max(map(len, endings))
     if longest > served.context_tokens:
@@ -58,14 +58,16 @@ async def gains(
     return [one - other for one, other in zip(with_text, without, strict=True)]
 
 
-async def _prompt(context: TaskContext, served: Served, text: str, answers: Sequence[str]) -> Ids:
+async def _prompt(
+    context: TaskContext, served: Served, text: str, answers: Sequence[str], terms: Terms
+) -> Ids:
     if served.manifest.chat_template is None:
         return await served.tokenizer.ids(f"{text}\n")
     is_chinese = CHINESE.search("".join(answers)) is not None
     question = CHINESE_QUESTION if is_chinese else QUESTION
     asked = question.format(("、" if is_chinese else ", ").join(answers))
     said = Message("user", f"{text}\n\n{asked}" if text else asked)
-    prompt = await chat_prompt(context, served, [said], ToolUse(), {}, owner="")
+    prompt = await chat_prompt(context, served, [said], ToolUse(), {}, owner=terms.tenant)
     return await prompt.ids(served.tokenizer)
 
 

@@ -42,7 +42,7 @@ async def classify_by_labels(
 
     Raises:
         InvalidRequestError: the text or a label is empty, a label comes twice, or the template has
-            no place for one.
+            no place, or several, for one.
         ContextLengthError: the text, or a description, is longer than the model reads.
     """
     _check(text, labels, template)
@@ -63,9 +63,9 @@ def _check(text: str, labels: Sequence[str], template: str) -> None:
         if not label.strip() or label in labels[:place]:
             said = f"is {label[:100]!r} again" if label.strip() else "is empty"
             raise InvalidRequestError(f"labels.{place} {said}.", param=f"labels.{place}")
-    if PLACE not in template:
+    if template.count(PLACE) != 1:
         raise InvalidRequestError(
-            f"template has no {PLACE}, where a label goes: 'This is about {PLACE}.'",
+            f"template must have one {PLACE}, where a label goes: 'This is about {PLACE}.'",
             param="template",
         )
 

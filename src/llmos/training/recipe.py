@@ -256,6 +256,12 @@ class Recipe(Section):
         return path.removeprefix(STARTER) if path.startswith(STARTER) else None
 
     @property
+    def num_new_rows(self) -> int:
+        """How many rows of what is not replayed the steps see, each once."""
+        num_old = 0 if self.replay is None else self.replay.rows_of(self.batch_size)
+        return self.steps * self.accumulate * (self.batch_size - num_old)
+
+    @property
     def read_paths(self) -> list[str]:
         """The files and datasets that it reads, what is trained on first, each once."""
         others = [] if self.also is None else self.also.sections.values()

@@ -203,6 +203,13 @@ def check_learning(recipe: Recipe) -> None:
         raise ValueError("online needs data.path feedback:MODEL, and replay against forgetting")
     if online is not None and recipe.keep_at:
         raise ValueError("online makes one version, and no keep_at")
+    if online is not None and recipe.data.rows is not None:
+        raise ValueError("online takes as many rows as its steps see: leave data.rows out")
+    if online is not None and online.min_rows > recipe.num_new_rows:
+        raise ValueError(
+            f"online.min_rows {online.min_rows} are never taken: {recipe.steps} steps see "
+            f"{recipe.num_new_rows} new rows"
+        )
     if online is not None and recipe.adapter is not None:
         raise ValueError("online updates a model whole: an adapter would begin anew each time")
     if replay is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmos.apps import search_jobs
 from llmos.apps.submitting import Submitter
 from llmos.errors import (
     DataError,
@@ -46,7 +47,10 @@ ONLINE = RECIPE | {
     "replay": {"path": "starter:chat", "rows": 50, "share": 0.5},
     "online": {"min_rows": 3},
 }
-KINDS = {kind.name: kind for kind in training_jobs.llmos_job_kinds()}
+SEARCH = {"parameters": {"optimizer.learning_rate": [0.1, 0.2]}}
+KINDS = {
+    kind.name: kind for kind in (*training_jobs.llmos_job_kinds(), *search_jobs.llmos_job_kinds())
+}
 
 
 class Home:
@@ -181,6 +185,12 @@ async def test_a_pipeline_may_wait_for_what_is_new_but_does_not_begin_before(hom
     waiting = {"recipe": ONLINE, "name": "${other.result.name}"}
     await home.submitter.check_given(ALICE, "train", waiting, {"name"})
     assert home.blobs.blobs.keys() == {home.blobs.put_bytes(b"{}").digest}, "nothing was stored"
+
+
+async def test_a_search_over_feedback_is_known_to_have_its_rows(home: Home) -> None:
+    await home.teach(2)
+    known = {"recipe": RECIPE, "data": {}, "search": SEARCH}
+    await home.submitter.check_given(ALICE, "search", known, {"name"})
 
 
 @pytest.mark.parametrize(

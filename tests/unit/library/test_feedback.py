@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from llmos.errors import ConflictError, InvalidNameError, InvalidRequestError
 from llmos.library import feedback as module
-from llmos.library.answers import Answers, KeptAnswer
+from llmos.library.answers import AnswerNotFoundError, Answers, KeptAnswer
 from llmos.library.feedback import (
     FeedbackNotFoundError,
     FeedbackStore,
@@ -22,7 +22,7 @@ from llmos.library.feedback import (
 from llmos.security.actors import Actor
 from llmos.security.audit import list_events
 from llmos.storage.memory import MemoryDatabase
-from llmos.storage.schema import jobs
+from llmos.storage.schema import answer_keepers, feedback, jobs
 
 ALICE, BOB = Actor("k1", "alice", "user"), Actor("k2", "bob", "user")
 ADMIN = Actor("k0", "admin", "admin")
@@ -46,6 +46,8 @@ def answer(key: str = "a1", owner: str = "alice", **more: Any) -> KeptAnswer:
 
 @pytest.fixture
 def store(db: MemoryDatabase, clock: Any) -> FeedbackStore:
+    keepers = [{"owner": owner, "since": 0.0} for owner in ("alice", "bob")]
+    db.write_sync(lambda conn: conn.execute(answer_keepers.insert(), keepers))
     return FeedbackStore(db, clock)
 
 
@@ -101,6 +103,13 @@ async def test_it_is_its_owners_and_listed_by_model(store: FeedbackStore) -> Non
     assert [one.answer for one in await store.of_owner("alice", limit=1)] == ["c"]
 
 
+async def test_what_may_not_be_shown_takes_no_place(store: FeedbackStore) -> None:
+    for key in "abc":
+        await store.give(ALICE, answer(key), Said(good=key == "a"))
+    shown = await store.of_owner("alice", limit=1, shows=lambda one: bool(one.good))
+    assert [one.answer for one in shown] == ["a"]
+
+
 async def test_it_is_forgotten_by_its_owner_or_an_admin(store: FeedbackStore) -> None:
     one = await store.give(ALICE, answer("a"), Said(good=True))
     two = await store.give(ALICE, answer("b"), Said(good=True))
@@ -124,10 +133,11 @@ async def test_it_goes_when_answers_are_kept_no_more(
     store: FeedbackStore, db: MemoryDatabase, clock: Any
 ) -> None:
     answers = Answers(db, clock)
-    await answers.switch(ALICE, True)
     await store.give(ALICE, answer("a"), Said(good=True))
     await store.give(BOB, answer("b", owner="bob"), Said(good=True))
     await answers.switch(ALICE, False)
+    with pytest.raises(AnswerNotFoundError):  # it was read before that
+        await store.give(ALICE, answer("a"), Said(good=True))
     assert await store.of_owner("alice") == []
     assert len(await store.of_owner("bob")) == 1
 
@@ -155,6 +165,22 @@ async def test_rows_that_are_given_are_kept_once(store: FeedbackStore, db: Memor
     assert [row["chosen"] for row in taken.rows] == ["answer 0", "answer 1", "answer 2"]
     assert {row["rejected"] for row in taken.rows} == {"worse"}
     assert [event.detail["rows"] for event in list_events(db)] == [3, 1, 2], "nothing new: nothing"
+
+
+async def test_many_rows_are_written_at_once(store: FeedbackStore, db: MemoryDatabase) -> None:
+    said: list[str] = []
+
+    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    def note(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO feedback"):
+            said.append(statement)
+
+    try:
+        await store.teach(ALICE, "helper:1", [Lesson(f"{n}", "", f"{n}") for n in range(50)])
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert len(said) == 1
+    assert await db.read(lambda conn: conn.scalar(sa.select(sa.func.count(feedback.c.id)))) == 50
 
 
 async def test_news_are_what_no_update_has_taken_and_no_more_than_wanted(

@@ -59,12 +59,15 @@ def test_each_call_is_one_request_with_what_was_given(
 
 
 def test_rows_are_given_a_few_hundred_at_a_time(client_of: Callable[..., Client]) -> None:
-    sent: list[int] = []
+    sent: list[tuple[int, int]] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
         rows = json.loads(request.content)["rows"]
-        sent.append(len(rows))
+        sent.append((json.loads(request.content)["first"], len(rows)))
         return httpx.Response(200, json={"model": "m:1", "added": len(rows) - 1, "known": 1})
 
     told = client_of(handler).teach("m", ({"text": f"{n}"} for n in range(450)))
-    assert (sent, told) == ([200, 200, 50], {"model": "m:1", "added": 447, "known": 3})
+    assert (sent, told) == (
+        [(1, 200), (201, 200), (401, 50)],
+        {"model": "m:1", "added": 447, "known": 3},
+    )

@@ -221,6 +221,7 @@ async def test_answers_are_read_off_the_event_loop(
         ),
         ("classify", {"text": "x", "labels": ["a", "b"]}, 404, "no model for embed"),
         ("classify", {"model": "judge", "text": "x", "labels": ["a"]}, 400, "'labels'"),
+        ("classify", {"model": "judge", "text": "x", "labels": ["a", "b" * 1001]}, 400, "labels.1"),
         ("classify", {"model": "judge", "text": "x", "template": "a {}"}, 400, "is for labels"),
         ("classify", [], 400, "not valid"),
     ],

@@ -56,6 +56,16 @@ async def test_a_rating_in_the_middle_is_kept_and_judges_nobody(
     assert after == pytest.approx(before, abs=0.1)
 
 
+async def test_what_is_refused_judges_nobody(client: httpx.AsyncClient, system: Any) -> None:
+    await keep(client)
+    before = system.choosing.outcomes.counts("talker:1", "chat", "", "admin")
+    body = {"response_id": await answered(client), "good": False, "choice": 1}
+    refused = await client.post("/api/v1/feedback", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "choice")
+    after = system.choosing.outcomes.counts("talker:1", "chat", "", "admin")
+    assert after == pytest.approx(before, abs=0.1)
+
+
 async def test_the_text_of_an_answer_is_kept_without_the_prompt_it_echoes(
     client: httpx.AsyncClient,
 ) -> None:
@@ -116,6 +126,8 @@ async def test_rows_are_taken_all_or_none(client: httpx.AsyncClient) -> None:
     wrong = {"model": "talker", "rows": [row, {"messages": TURNS}]}
     refused = await client.post(path, json=wrong)
     assert refused.status_code == 400 and "row 2" in refused.json()["error"]["message"]
+    refused = await client.post(path, json=wrong | {"first": 201})
+    assert "row 202" in refused.json()["error"]["message"]
     assert (await client.get("/api/v1/feedback")).json()["data"] == []
     body = {"model": "talker", "rows": [row, pair, {"text": "Once upon a time"}]}
     assert (await client.post(path, json=body)).json() == {

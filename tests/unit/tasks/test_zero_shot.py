@@ -89,6 +89,7 @@ async def test_a_chat_model_is_asked_in_the_language_of_the_labels(served_by: Se
         ("good", ["good", " "], "{}", "labels.1"),
         ("good", ["good", "bad", "good"], "{}", "labels.2"),
         ("good", ["good", "bad"], "about", "template"),
+        ("good", ["good", "bad"], "{}" * 500, "template"),
     ],
 )
 async def test_bad_input_is_refused_by_name(

@@ -69,6 +69,16 @@ SAID = {"path": "feedback:tiny"}
         ("classify", BASED | {"replay": OLD | {"path": "x"}}, "replay needs labels"),
         (
             "chat",
+            BASED | {"data": SAID | {"rows": 9}, "replay": OLD, "online": {}},
+            "leave data.rows out",
+        ),
+        (
+            "chat",
+            BASED | {"data": SAID, "replay": OLD, "online": {"min_rows": 10_000}},
+            "min_rows 10000 are never taken",
+        ),
+        (
+            "chat",
             BASED | {"data": SAID, "replay": OLD, "online": {}, "adapter": {}},
             "online updates a model whole",
         ),

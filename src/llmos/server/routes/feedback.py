@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from llmos.apps.teaching import lessons_of
 from llmos.errors import NotFoundError
 from llmos.kernel.job_rows import MAX_ID
-from llmos.library.feedback import Said
+from llmos.library.feedback import Said, output_of
 from llmos.library.lessons import verdict
 from llmos.sdk.route_wire import FeedbackBody, RowsBody
 from llmos.security import policy
@@ -59,6 +59,8 @@ def router(system: System) -> APIRouter:
         model, kept = body.model, None
         if body.response_id is not None:
             model, kept = await answer_of(body, actor)
+        if kept is not None:
+            output_of(kept, body.choice)  # refused before anything is noted
         assert model is not None
         good = verdict(body.good, body.rating, body.correction)
         noted: dict[str, Any] = {"model": model, "good": None}
@@ -78,7 +80,7 @@ def router(system: System) -> APIRouter:
         that a file which has grown can be given again. All are taken, or none."""
         version = await asyncio.to_thread(system.library.resolve, body.model)
         policy.check(actor, "models.read", version.ref)
-        lessons = await asyncio.to_thread(lessons_of, body.rows)
+        lessons = await asyncio.to_thread(lessons_of, body.rows, body.first)
         added = await system.feedback.teach(actor, version.ref, lessons)
         return JSONResponse({"model": version.ref, "added": added, "known": len(lessons) - added})
 
@@ -91,8 +93,14 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """What was said of the answers of the key's owner, the newest first: of those of a model,
         or of one version of it."""
-        found = await system.feedback.of_owner(actor.owner, model, before=before, limit=limit)
-        return JSONResponse({"data": [feedback_json(one) for one in found if _may_see(actor, one)]})
+        found = await system.feedback.of_owner(
+            actor.owner,
+            model,
+            before=before,
+            limit=limit,
+            shows=lambda one: _may_see(actor, one),
+        )
+        return JSONResponse({"data": [feedback_json(one) for one in found]})
 
     @paths.delete("/feedback/{number}")
     async def forget(
