@@ -36,6 +36,8 @@ FORMATS = {
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_CELL_CHARS = 2**20
 MAX_COLUMNS = 1000
+MAX_NAME_CHARS = 200
+MAX_DEPTH = 64
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -122,6 +124,7 @@ def _lines(lines: TextIO) -> Iterator[tuple[int, str | None]]:
 
 def _checked(row: Row, where: str, excerpt: str) -> Row | Bad:
     """Return a row with its id first and no field that a dataset cannot hold."""
+    excerpt = _printable(excerpt)
     given = row.get(ID)
     if given is not None and (not isinstance(given, str | int) or isinstance(given, bool)):
         return Bad(where, "its id is neither text nor a whole number", excerpt)
@@ -129,24 +132,28 @@ def _checked(row: Row, where: str, excerpt: str) -> Row | Bad:
         return Bad(where, f"its {META!r}, which holds notes, is no mapping: rename it", excerpt)
     if len(row) > MAX_COLUMNS:
         return Bad(where, f"it has more than {MAX_COLUMNS} fields", excerpt)
-    fields = {name: value for name, value in row.items() if name != ID}
-    reason = _unstorable(fields)
+    reason = _unstorable(row)
+    if reason is None and any(len(name) > MAX_NAME_CHARS for name in row):
+        reason = f"the name of a field is longer than {MAX_NAME_CHARS} characters"
     if reason is not None:
-        return Bad(where, reason, _printable(excerpt))
+        return Bad(where, reason, excerpt)
+    fields = {name: value for name, value in row.items() if name != ID}
     return {ID: where if given is None else str(given), **fields}
 
 
-def _unstorable(value: Any) -> str | None:
+def _unstorable(value: Any, depth: int = 0) -> str | None:
     """Return why a value cannot be kept, None where it can."""
+    if depth > MAX_DEPTH:
+        return f"it is nested more than {MAX_DEPTH} deep"
     if isinstance(value, str):
         return None if value.isascii() or _is_unicode(value) else "it is not valid text"
     if isinstance(value, int):
         return None if value in _INT64 else "it has an integer beyond 64 bits"
     if isinstance(value, dict):
         every = (*value, *value.values())
-        return next((why for one in every if (why := _unstorable(one)) is not None), None)
+        return next((why for one in every if (why := _unstorable(one, depth + 1))), None)
     if isinstance(value, list):
-        return next((why for one in value if (why := _unstorable(one)) is not None), None)
+        return next((why for one in value if (why := _unstorable(one, depth + 1))), None)
     return None
 
 
@@ -228,7 +235,7 @@ def _cells(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
     is_csv = source.format == "csv"
     feed = (_whole(line, number, source) for number, line in _lines(lines))
     style: dict[str, Any] = {} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(feed, **style)
+    reader = csv.reader(feed, strict=True, **style)
     header = list(source.columns)
     while True:
         begun = reader.line_num + 1
@@ -236,7 +243,9 @@ def _cells(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield Bad(where, f"its cells cannot be told apart: {error}")
+            for number in range(begun, reader.line_num + 1):  # a quote that never closes takes all
+                shown = f"{source.shown}:{number}"
+                yield Bad(shown, f"its cells cannot be told apart: {error}")
             continue
         if cells is None:
             return

@@ -25,6 +25,8 @@ POLICIES = (
     "服务条款",
 )
 _SENTENCE_ENDS = re.compile(r"[.?!]+[\"'”’)]*(?=\s|$)|[。？！]+[”’」』）]*")
+MAX_NESTED = 10
+"""Citations in citations are taken out so deep; each such pass reads the line again."""
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 
 
@@ -94,7 +96,9 @@ class C4Lines(Operator[C4Options]):
 
 def _without_citations(line: str) -> str:
     line = line.strip()
-    while "[" in line and (shorter := _CITATION.sub("", line).strip()) != line:
+    for _ in range(MAX_NESTED):
+        if "[" not in line or (shorter := _CITATION.sub("", line).strip()) == line:
+            break
         line = shorter  # what stood around one may be another
     return line
 

@@ -158,3 +158,25 @@ def test_a_line_that_is_too_long_is_passed_over(
 def test_utf_16_without_a_mark_is_known_by_its_zeros() -> None:
     assert detect("Plain English text".encode("utf-16-le"), "a.txt") == "utf-16-le"
     assert detect("Plain English text".encode("utf-16-be"), "a.txt") == "utf-16-be"
+
+
+def test_a_quote_that_never_closes_is_told_of_every_line_that_it_takes(tmp_path: Path) -> None:
+    found = rows_of(tmp_path / "a.csv", 'text,label\nfine,x\ngood,"oops\nb,y\nc,z\n')
+    assert [row for row in found if isinstance(row, dict)] == [
+        {"id": "a.csv:2", "text": "fine", "label": "x"}
+    ]
+    places = [place for place, _ in bad(found)]
+    assert places == ["a.csv:3", "a.csv:4", "a.csv:5"]
+
+
+def test_what_no_dataset_holds_is_a_bad_row(tmp_path: Path) -> None:
+    deep = "[" * 300 + "]" * 300
+    name = "n" * 300
+    content = f'{{"a": {deep}}}\n{{"{name}": 1}}\n{{"a": 1}}\n'
+    found = rows_of(tmp_path / "a.jsonl", content)
+    reasons = [reason for _, reason in bad(found)]
+    assert reasons == [
+        "it is nested more than 64 deep",
+        "the name of a field is longer than 200 characters",
+    ]
+    assert len(found) == 3
