@@ -406,6 +406,20 @@ async def test_an_idle_model_makes_room_and_a_leased_one_does_not(kernel: Kernel
     assert states(kernel) == {"c": "ready"}
 
 
+async def test_two_that_are_asked_in_turn_stay_though_a_third_was_as_popular(
+    kernel: Kernel, unix_clock: Ahead
+) -> None:
+    models = [spec(name, 120, weights_bytes=120) for name in "abc"]  # two fit
+    for model in models:
+        for _ in range(20):
+            await ask(kernel, model)
+    for _ in range(5):
+        for model in models[:2]:
+            unix_clock.by_s += 1.0
+            await ask(kernel, model)
+    assert states(kernel) == {"a": "ready", "b": "ready"}
+
+
 async def test_models_in_use_take_turns(kernel: Kernel, unix_clock: Ahead) -> None:
     first, second = spec("a", 150, weights_bytes=150), spec("b", 150, weights_bytes=150)
     async with kernel.residency.lease(first) as lease:

@@ -22,6 +22,8 @@ from llmos.kernel.works import wait_until_ready
 from llmos.types import EngineStats, PerClass, Priority
 
 DEMAND_HALF_LIFE_S = 300.0
+MAX_PAST = 4096
+"""Models whose demand is remembered though they are not in memory."""
 PACE_SMOOTHING = 0.2
 RETRY_SHARE = 0.1
 """Who is refused is told to come back when this share of the full queue has ended."""
@@ -346,6 +348,28 @@ class LoadTimes:
         if self._num_loads[model.spec.key] > 1:
             return model.load_s
         return min(model.load_s, self._quickest_s * max(model.num_bytes, 1))
+
+
+class PastDemands:
+    """How much the models were in demand that are not known any more.
+
+    One that comes back is no stranger: otherwise two that are asked in turn replace each other for
+    as long as a third that was popular is remembered.
+    """
+
+    def __init__(self) -> None:
+        self._past: dict[str, tuple[float, float]] = {}
+
+    def keep(self, model: Model) -> None:
+        """Remember a model that is forgotten otherwise; of too many the oldest goes."""
+        self._past[model.spec.key] = (model.demand, model.last_used_at)
+        if len(self._past) > MAX_PAST:
+            del self._past[next(iter(self._past))]
+
+    def restored(self, model: Model) -> Model:
+        """Return a model that is new, with what is remembered of it."""
+        model.demand, model.last_used_at = self._past.pop(model.spec.key, (0.0, 0.0))
+        return model
 
 
 def too_large(model: WantedModel, ledger: Ledger) -> OutOfMemoryError:

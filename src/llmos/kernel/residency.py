@@ -20,7 +20,7 @@ from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
 from llmos.kernel.leases import Lease as Lease
 from llmos.kernel.ledger import Ledger
-from llmos.kernel.models import Expectations, LoadTimes, Model, ModelSpec, stopping
+from llmos.kernel.models import Expectations, LoadTimes, Model, ModelSpec, PastDemands, stopping
 from llmos.kernel.state import ResidentModel, WantedModel
 from llmos.kernel.telemetry import Meter, Telemetry
 from llmos.kernel.works import MAX_DEATHS, LiveWork, Works
@@ -61,12 +61,11 @@ class Residency:
         self._clock = clock
         self._max_queue = max_queue
         self._on_change = on_change
-        self._stall_s = stall_s
-        self._load_wait_s = load_wait_s
+        self._stall_s, self._load_wait_s = stall_s, load_wait_s
         self._monotonic = monotonic
         self.telemetry = telemetry or Telemetry()
         self._models: dict[str, Model] = {}
-        self._load_times = LoadTimes()
+        self._load_times, self._past = LoadTimes(), PastDemands()
         self.expectations = Expectations()
         """What models are expected to take; the kernel puts its own here."""
         self.engine = EngineLink(
@@ -273,11 +272,12 @@ class Residency:
 
     def _new_model(self, spec: ModelSpec) -> Model:
         bare = dataclasses.replace(spec, adapter=None)
-        return Model(bare, self.expectations.model_bytes(bare), wanted_since=self._clock())
+        model = Model(bare, self.expectations.model_bytes(bare), wanted_since=self._clock())
+        return self._past.restored(model)
 
     def _forget_if_unused(self, model: Model) -> None:
         if model.state == "absent" and model.num_users == 0 and not model.is_pinned:
-            self._models.pop(model.spec.key, None)
+            self._past.keep(self._models.pop(model.spec.key, model))
 
     # -- models ----------------------------------------------------------------------------------
 

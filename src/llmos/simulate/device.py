@@ -77,6 +77,8 @@ class Device:
         self.hardware = hardware
         self.ledger = Ledger(hardware.memory_bytes)
         self.models: dict[str, Hosted] = {}
+        self._past: dict[str, tuple[float, float]] = {}
+        """Demand, and last use, of models that are not known any more."""
         self.num_open = 0
         """Requests that came and have not ended."""
         self.num_urgent = 0
@@ -163,9 +165,7 @@ class Device:
         is_urgent = has_targets(sequence.request.priority)
         self.num_open += 1
         self.num_urgent += is_urgent
-        hosted = self.models.get(key)
-        if hosted is None:
-            hosted = self.models[key] = Hosted(key, self.hardware.model_bytes)
+        hosted = self._known(key)
         hosted.num_urgent += is_urgent
         hosted.use(seconds(now_ps), 1)
         if hosted.gives_leases:
@@ -177,6 +177,15 @@ class Device:
         hosted.queue.append(sequence)
         if hosted.state != "loading":
             self._keeper.review(self, now_ps)
+
+    def _known(self, key: str) -> Hosted:
+        """Return a model; one that comes back is as much in demand as it would be had it stayed, as
+        `kernel.models.PastDemands` has it."""
+        hosted = self.models.get(key)
+        if hosted is None:
+            hosted = self.models[key] = Hosted(key, self.hardware.model_bytes)
+            hosted.demand, hosted.last_used_at = self._past.pop(key, (0.0, 0.0))
+        return hosted
 
     def _enter(self, hosted: Hosted, sequence: Sequence) -> None:
         assert hosted.engine is not None, "only a model that is ready takes requests"
@@ -203,7 +212,7 @@ class Device:
 
     def load(self, key: str, now_ps: int) -> None:
         """Begin to load a model. Raises OutOfMemoryError: its bytes are not free."""
-        hosted = self.models.setdefault(key, Hosted(key, self.hardware.model_bytes))
+        hosted = self._known(key)
         self.ledger.reserve(key, hosted.num_bytes)
         hosted.state = "loading"
         self.num_loads += 1
@@ -248,7 +257,7 @@ class Device:
 
     def call(self, key: str, now_ps: int) -> None:
         """Ask for a model to be in memory, for requests that are to come."""
-        hosted = self.models.setdefault(key, Hosted(key, self.hardware.model_bytes))
+        hosted = self._known(key)
         if hosted.state == "absent" and not hosted.queue:
             hosted.is_called, hosted.wanted_since = True, seconds(now_ps)
             self._keeper.review(self, now_ps)
@@ -257,6 +266,7 @@ class Device:
         """Take back a call that was not answered yet; no-op where there is none."""
         hosted = self.models.get(key)
         if hosted is not None and hosted.is_called and not hosted.queue:
+            self._past[key] = (hosted.demand, hosted.last_used_at)
             del self.models[key]
 
     def drain(self, key: str, now_ps: int) -> None:
@@ -271,6 +281,7 @@ class Device:
         self._forget(hosted)
         self.num_evictions += 1
         if not hosted.queue and not hosted.is_called:
+            self._past[key] = (hosted.demand, hosted.last_used_at)
             del self.models[key]
 
     def _forget(self, hosted: Hosted) -> None:
