@@ -192,7 +192,7 @@ def test_every_change_is_in_the_audit_trail(client: Client, tmp_path: Path) -> N
     (tmp_path / "one.txt").write_text("One.")
     ref = made(client, client.add_dataset(tmp_path / "one.txt", "short-lived"))
     client.remove_dataset(ref)
-    with pytest.raises(DatasetNotFoundError, match="was removed"):
+    with pytest.raises(DatasetNotFoundError, match="there is no dataset"):
         client.dataset("short-lived")
     events = {(one["action"], one["object"]) for one in client.audit(50)}
     assert {("datasets.create", ref), ("datasets.remove", ref)} <= events

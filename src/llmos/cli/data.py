@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import age, counted, note, print_json, print_table, size
-
-if TYPE_CHECKING:
-    from llmos.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True)
 DatasetArgument = Annotated[
@@ -89,7 +86,7 @@ def add(
       llmos data add corpus/ --name corpus --unit document
       llmos data add old.txt --name old --encoding gb18030
     """
-    from llmos.cli.progress import transfer
+    from llmos.cli.progress import transfer, watch_job
 
     options: dict[str, Any] = {
         "format": format,
@@ -104,7 +101,7 @@ def add(
         with transfer("uploading") as on_progress:
             job = client.add_dataset(path, name, on_progress, **known)
         if not detach:
-            job = watch(client, job["id"], "reading")
+            job = watch_job(client, job["id"], "reading")
     report(job, as_json)
 
 
@@ -268,21 +265,6 @@ def remove(
     with open_client(server, home) as client:
         removed = client.remove_dataset(dataset)
     print_json(removed) if as_json else note(f"removed: {removed['ref']}")
-
-
-def watch(client: Client, number: int, verb: str) -> dict[str, Any]:
-    """Follow a job to its end; Ctrl-C leaves it running."""
-    from llmos.cli.progress import follow_job
-
-    note(f"job {number} is queued")
-    try:
-        return follow_job(client, number, verb)
-    except KeyboardInterrupt:
-        note(
-            f"\nDetached; it goes on: `llmos jobs logs {number} -f` follows it, "
-            f"`llmos jobs cancel {number}` stops it."
-        )
-        raise
 
 
 def report(job: dict[str, Any], as_json: bool) -> None:

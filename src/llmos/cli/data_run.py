@@ -41,7 +41,8 @@ def run(
       llmos data run clean.yaml
       llmos data run clean.yaml --input reviews:2 --name clean-reviews
     """
-    from llmos.cli.data import report, watch
+    from llmos.cli.data import report
+    from llmos.cli.progress import watch_job
     from llmos.data.pipeline import spec
 
     wanted = spec.load(pipeline)
@@ -50,7 +51,7 @@ def run(
     with open_client(server, home) as client:
         job = client.run_operators(wanted)
         if not detach:
-            job = watch(client, job["id"], "running")
+            job = watch_job(client, job["id"], "running")
     if not as_json and job["state"] == "succeeded":
         _print_steps(job["result"])
     report(job, as_json)
@@ -69,11 +70,12 @@ def diff(
       llmos data diff reviews clean-reviews
       llmos data diff reviews:1 reviews:2 --json
     """
-    from llmos.cli.data import shown, watch
+    from llmos.cli.data import shown
+    from llmos.cli.progress import watch_job
 
     with open_client(server, home) as client:
         job = client.diff_datasets(before, after)
-        found = watch(client, job["id"], "comparing")["result"]
+        found = watch_job(client, job["id"], "comparing")["result"]
     if as_json:
         print_json(found)
         return

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
-from llmos.cli.output import counted, note, print_json, print_metrics
-
-if TYPE_CHECKING:
-    from llmos.sdk.client import Client
+from llmos.cli.output import counted, print_json, print_metrics
 
 PANEL = "Deploy"
 
@@ -55,30 +52,19 @@ def evaluate(
       llmos evaluate my-model story.txt
       llmos evaluate my-vectors questions-words.txt
     """
+    from llmos.cli.progress import watch_job
+
     fields = dict(_pair(text) for text in field or ())
     with open_client(server, home) as client:
         job = client.evaluate(model, file, dataset=dataset, rows=rows, fields=fields)
         if not detach:
-            job = _watch(client, job["id"])
+            job = watch_job(client, job["id"], "evaluating")
     if as_json:
         print_json(job)
     elif job["state"] == "succeeded":
         _report(job)
     else:
         typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
-
-
-def _watch(client: Client, number: int) -> dict[str, Any]:
-    from llmos.cli.progress import follow_job
-
-    try:
-        return follow_job(client, number, "evaluating")
-    except KeyboardInterrupt:
-        note(
-            f"\nDetached; it goes on: `llmos jobs logs {number} -f` follows it, "
-            f"`llmos jobs cancel {number}` stops it."
-        )
-        raise
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -85,6 +85,20 @@ def follow_job(client: Client, number: int, verb: str) -> dict[str, Any]:
     return require_success(job)
 
 
+def watch_job(client: Client, number: int, verb: str) -> dict[str, Any]:
+    """As `follow_job`, of a job that was just queued; say how to come back to it where Ctrl-C
+    leaves it."""
+    note(f"job {number} is queued")
+    try:
+        return follow_job(client, number, verb)
+    except KeyboardInterrupt:
+        note(
+            f"\nDetached; it goes on: `llmos jobs logs {number} -f` follows it, "
+            f"`llmos jobs cancel {number}` stops it."
+        )
+        raise
+
+
 def require_success(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job that succeeded.
 

@@ -9,7 +9,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.models import PANEL
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
-from llmos.cli.output import note, print_json, size
+from llmos.cli.output import print_json, size
 
 if TYPE_CHECKING:
     from llmos.sdk.client import Client
@@ -44,29 +44,18 @@ def quantize(
       llmos quantize my-model --to int4
       llmos quantize my-model:2 --name my-model-small
     """
+    from llmos.cli.progress import watch_job
+
     with open_client(server, home) as client:
         job = client.quantize(model, to, name)
         if not detach:
-            job = _watch(client, job["id"])
+            job = watch_job(client, job["id"], "quantising")
         if as_json:
             print_json(job)
         elif job["state"] != "succeeded":
             typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
         else:
             _report(client, job)
-
-
-def _watch(client: Client, number: int) -> dict[str, Any]:
-    from llmos.cli.progress import follow_job
-
-    try:
-        return follow_job(client, number, "quantising")
-    except KeyboardInterrupt:
-        note(
-            f"\nDetached; it goes on. Come back with `llmos jobs logs {number} -f`, "
-            f"stop it with `llmos jobs cancel {number}`."
-        )
-        raise
 
 
 def _report(client: Client, job: dict[str, Any]) -> None:

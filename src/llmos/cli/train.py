@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import note, print_json, print_table
 from llmos.errors import RecipeError
-
-if TYPE_CHECKING:
-    from llmos.sdk.client import Client
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +51,7 @@ def train(
       llmos train recipes/starter-chat.yaml --detach
       llmos train nightly.yaml --detach --idempotency-key "$(date +%F)"
     """
-    from llmos.cli.progress import transfer
+    from llmos.cli.progress import transfer, watch_job
 
     wanted = checked_recipe(recipe, list(changes or ()))
     with open_client(server, home) as client:
@@ -66,7 +63,7 @@ def train(
                 idempotency_key=idempotency_key,
             )
         if not detach:
-            job = _watch(client, job["id"])
+            job = watch_job(client, job["id"], "training")
     _report(job, as_json)
 
 
@@ -111,20 +108,6 @@ def checked_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:  # YAML that JSON has no form for: dates as keys, loops
         raise RecipeError(f"{path} is not a plain mapping of names to values: {error}") from None
     return recipe.model_dump(mode="json", exclude_defaults=True)
-
-
-def _watch(client: Client, number: int) -> dict[str, Any]:
-    from llmos.cli.progress import follow_job
-
-    note(f"job {number} is queued")
-    try:
-        return follow_job(client, number, "training")
-    except KeyboardInterrupt:
-        note(
-            f"\nDetached; training goes on. Come back with `llmos jobs logs {number} -f`, "
-            f"stop it with `llmos jobs cancel {number}`."
-        )
-        raise
 
 
 def _report(job: dict[str, Any], as_json: bool) -> None:

@@ -52,30 +52,43 @@ def find(conn: sa.Connection, ref: ModelRef, kind: str) -> Version:
         ModelNotFoundError: there is none, or it was removed; DatasetNotFoundError of datasets.
         ConflictError: ``ref`` has a version and an alias that mean different ones.
     """
-    missing = DatasetNotFoundError if kind == "dataset" else ModelNotFoundError
     entries = _entries(conn, ref, kind)
-    if not entries:
-        raise missing(_unknown(conn, ref, kind))
     live = _live(entries)
+    if kind == "dataset":
+        return _find_dataset(conn, ref, live)
+    if not entries:
+        raise ModelNotFoundError(_unknown(conn, ref, kind))
     named = _aliases(conn, ref, kind)
     if ref.version is not None:
         found = next((entry for entry in entries if entry.number == ref.version), None)
         if found is None or found.removed_at is not None:
-            raise missing(_no_version(ref, found, live))
+            raise ModelNotFoundError(_no_version(ref, found, live))
         if ref.alias is not None and named.get(ref.alias) != ref.version:
             raise ConflictError(
                 f"{ref.full_name}:{ref.version} is not @{ref.alias}: give the version or the alias"
             )
         return _version(conn, found)
     if not live:
-        raise missing(_all_removed(ref, entries[-1], kind))
+        raise ModelNotFoundError(_all_removed(ref, entries[-1]))
     number = named.get(ref.alias or LATEST)
     if number is None:
-        raise missing(
+        raise ModelNotFoundError(
             f"{ref.full_name} has no alias {ref.alias!r}: it has {_listed(sorted(named))}",
             param="model",
         )
     return _version(conn, next(entry for entry in live if entry.number == number))
+
+
+def _find_dataset(conn: sa.Connection, ref: ModelRef, live: list[_Entry]) -> Version:
+    """As `find`. An error tells no numbers, aliases or days: the dataset may be somebody else's."""
+    named = _aliases(conn, ref, "dataset")
+    number = ref.version if ref.version is not None else named.get(ref.alias or LATEST)
+    found = next((entry for entry in live if entry.number == number), None)
+    if found is None or (ref.alias is not None and named.get(ref.alias) != number):
+        raise DatasetNotFoundError(
+            f"there is no dataset {str(ref)!r}: `llmos data ls` shows those there are"
+        )
+    return _version(conn, found)
 
 
 def made_from(conn: sa.Connection, source: str) -> list[Version]:
@@ -111,8 +124,6 @@ def _version(conn: sa.Connection, entry: _Entry) -> Version:
 
 
 def _unknown(conn: sa.Connection, ref: ModelRef, kind: str) -> str:
-    if kind == "dataset":  # those of others are not named
-        return f"there is no dataset {ref.full_name!r}: `llmos data ls` shows those there are"
     other = {"model": "adapter", "adapter": "model"}.get(kind)
     if other is not None and _live(_entries(conn, ref, other)):
         return f"{ref.full_name!r} is of kind {other}, where a name of kind {kind} is wanted"
@@ -139,10 +150,8 @@ def _no_version(ref: ModelRef, removed: _Entry | None, live: list[_Entry]) -> st
     return f"{ref.full_name} has no version {ref.version}: it has {numbers}"
 
 
-def _all_removed(ref: ModelRef, newest: _Entry, kind: str) -> str:
+def _all_removed(ref: ModelRef, newest: _Entry) -> str:
     again = "train, import or pull it again, or see `llmos list`"
-    if kind == "dataset":
-        again = "add it again, or see `llmos data ls`"
     return f"{ref.full_name} was removed on {_day(newest)}: {again}"
 
 

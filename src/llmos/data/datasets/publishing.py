@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmos.data.datasets.stats import Stats, count_duplicates
-from llmos.data.pipeline.record import Row
+from llmos.data.pipeline.record import ID, Row
 from llmos.data.pipeline.steps import SIDE_SCHEMA
 from llmos.storage.parquet import Schema, append_all, merged, num_rows_in, read_rows, write_rows
 from llmos.types import FileRef, NewVersion
@@ -23,6 +23,7 @@ HEAD, DROPPED, REJECTED = "head.jsonl", "dropped.parquet", "rejected.parquet"
 HEAD_ROWS = 100
 HEAD_CHARS = 2000
 """Of a text in the head; longer ones are cut."""
+HEAD_ROW_BYTES = 2**16
 HEAD_ITEMS = 50
 
 
@@ -100,15 +101,24 @@ def _head(shards: Iterator[Path]) -> bytes:
     return b"".join(msgspec.json.encode(cut(row)) + b"\n" for row in rows)
 
 
-def cut(value: Any) -> Any:
-    """Return a row as it is shown: long texts and lists are cut."""
+def cut(row: Row) -> Row:
+    """Return a row as it is shown: long texts and lists are cut. Of a row that is too large even so
+    only its id and size are told."""
+    shown: Row = _cut(row)
+    num_bytes = len(msgspec.json.encode(shown))
+    if num_bytes <= HEAD_ROW_BYTES:
+        return shown
+    return {ID: _cut(row[ID]), "…": f"{num_bytes} bytes, too many to show"}
+
+
+def _cut(value: Any) -> Any:
     match value:
         case str() if len(value) > HEAD_CHARS:
             return value[:HEAD_CHARS] + "…"
         case dict():
-            return {name: cut(one) for name, one in value.items()}
+            return {name: _cut(one) for name, one in value.items()}
         case list():
-            return [cut(one) for one in value[:HEAD_ITEMS]]
+            return [_cut(one) for one in value[:HEAD_ITEMS]]
     return value
 
 

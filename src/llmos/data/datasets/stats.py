@@ -21,6 +21,7 @@ MAX_VALUES = 50
 MAX_VALUE_CHARS = 60
 QUANTILES = (5, 25, 50, 75, 95)
 HASH_BYTES = 8
+HASHES_A_PASS = 10**7
 _EXACT_BITS = 7
 _HAN = regex.compile(r"\p{Han}+")
 _LATIN = regex.compile(r"\p{Latin}+")
@@ -107,9 +108,13 @@ def count_duplicates(files: Iterable[Path]) -> int:
     """Return how many rows are the same as another before them, by files of `row_hash`."""
     import numpy as np
 
-    parts = [np.fromfile(path, dtype=np.uint64) for path in files]
-    every = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
-    return len(every) - len(np.unique(every))
+    parts = [np.memmap(path, np.uint64, "r") for path in files if path.stat().st_size]
+    passes = -(-sum(map(len, parts)) // HASHES_A_PASS)
+    count = 0
+    for number in range(passes):  # the same hashes meet in the same pass
+        some = np.concatenate([part[part % passes == number] for part in parts])
+        count += len(some) - len(np.unique(some))
+    return count
 
 
 def _texts(value: Any) -> Iterable[str]:

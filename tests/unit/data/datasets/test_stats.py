@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmos.data.datasets.stats import Stats, row_hash
+from llmos.data.datasets import stats as stats_module
+from llmos.data.datasets.stats import Stats, count_duplicates, row_hash
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ROW = st.fixed_dictionaries(
@@ -71,3 +74,16 @@ def test_rows_hash_by_their_fields_alone() -> None:
     one = {"id": "1", "text": "a", "label": "b", "meta": {"x": 1}}
     assert row_hash(one) == row_hash({"id": "2", "label": "b", "text": "a"})
     assert row_hash(one) != row_hash({"id": "1", "text": "a"})
+
+
+def test_duplicates_are_counted_in_passes_as_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = [[1, 2, 3, 2**64 - 1], [], [3, 2**64 - 1, 3, 8]]
+    files = [tmp_path / str(number) for number in range(len(hashes))]
+    for file, some in zip(files, hashes, strict=True):
+        file.write_bytes(b"".join(one.to_bytes(8, "little") for one in some))
+    assert count_duplicates(files) == 3
+    monkeypatch.setattr(stats_module, "HASHES_A_PASS", 2)
+    assert count_duplicates(files) == 3
+    assert count_duplicates([]) == 0
