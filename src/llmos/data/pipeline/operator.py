@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmos.data.pipeline.record import Record
 
-Group = Literal["normalise", "filter", "deduplicate", "shape"]
+Group = Literal[
+    "normalise",
+    "filter",
+    "deduplicate",
+    "anonymise",
+    "segment",
+    "augment",
+    "synthesise",
+    "shape",
+]
 KEY_BYTES = 16
 
 

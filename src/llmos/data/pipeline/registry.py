@@ -6,12 +6,12 @@ import difflib
 import functools
 import importlib
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from llmos.data.operators import builtin
-from llmos.data.pipeline.operator import Comparer, Operator
+from llmos.data.pipeline.operator import Comparer, Group, Operator
 from llmos.errors import PipelineError
 from llmos.plugins.manager import load_plugins
 from llmos.storage.parquet import check_packages
@@ -80,7 +80,7 @@ def describe(name: str) -> dict[str, Any]:
 
 def described() -> list[dict[str, Any]]:
     """Return what every operator says of itself, by group and name."""
-    order = ("normalise", "filter", "deduplicate", "shape")
+    order = get_args(Group)
     found = [describe(name) for name in operator_paths()]
     return sorted(found, key=lambda one: (order.index(one["group"]), one["name"]))
 
