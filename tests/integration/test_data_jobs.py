@@ -20,7 +20,8 @@ import pytest
 from tests.unit.data.data_jobs import Home, only
 
 from llmos.data.datasets import adding, jobs
-from llmos.data.pipeline import shard
+from llmos.data.pipeline import comparing, shard
+from llmos.data.pipeline.operator import Comparer
 from llmos.data.pipeline.pool import ChildLostError
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import make_operator
@@ -305,28 +306,31 @@ def test_more_keys_than_are_compared_at_once_take_more_passes(
     work = tmp_path / "work"
     spec = shard.StepSpec(1, "exact_dedup", {"fields": ["text"], "loose": False})
     operator = make_operator("exact_dedup", {}, 0)
+    assert isinstance(operator, Comparer)
+    shards = []
+    for start, end in ((0, 120), (120, 120), (120, 200)):
+        rows = [{"id": str(number), "text": texts[number]} for number in range(start, end)]
+        shards.append(work / str(len(shards)))
+        shards[-1].mkdir(parents=True)
+        shard.write_rows(shards[-1] / shard.ROWS, rows, {"id": "string", "text": "string"})
+        keys = [operator.keys(Record.of_row(row)) for row in rows]
+        comparing.write_keys(shards[-1], keys, [0] * len(keys))
     verdicts = []
     for keys_a_pass in (1000, 30):
-        monkeypatch.setattr(shard, "KEYS_A_PASS", keys_a_pass)
-        files = []
-        for start in (0, 120):
-            rows = [
-                {"key": operator.key(Record(str(n), {"text": texts[n]})).hex(), "id": str(n)}  # type: ignore[attr-defined]
-                for n in range(start, 120 if start == 0 else 200)
-            ]
-            files.append(work / f"{keys_a_pass}-{start}.parquet")
-            work.mkdir(exist_ok=True)
-            shard.write_rows(files[-1], rows)
+        monkeypatch.setattr(comparing, "KEYS_A_PASS", keys_a_pass)
         out = work / f"out-{keys_a_pass}"
-        shard.run_compare(shard.CompareTask([str(file) for file in files], spec, 0, str(out)))
+        task = comparing.CompareTask([str(path) for path in shards], spec, 0, str(out))
+        comparing.run_compare(task)
         found = {
-            (path.name[:5], row["row"], row["reason"])
-            for path in out.glob("*.parquet")
+            (place, row["row"], row["reason"])
+            for place in range(len(shards))
+            if (path := comparing.drops_file(out, place)).exists()
             for row in shard.read_rows(path)
         }
+        assert comparing.read_compared(out) == comparing.Compared(clusters=70, largest=3)
         verdicts.append(found)
     assert verdicts[0] == verdicts[1] and len(verdicts[0]) == 130
-    assert ("00001", 0, "duplicate: of 50") in verdicts[0]
+    assert (2, 0, "duplicate: of 50") in verdicts[0]
 
 
 def test_a_cancelled_job_ends_with_its_processes(tmp_path: Path) -> None:

@@ -202,3 +202,19 @@ def test_operators_tell_of_themselves(client: Client) -> None:
     told = {one["name"]: one for one in client.operators()}
     assert told["length"]["options"][1]["name"] == "least"
     assert ">>> tried(Length(" in told["length"]["example"]
+
+
+def test_a_step_reads_another_dataset_that_its_user_may_read(
+    server: EchoServer, client: Client, reviews: str, tmp_path: Path
+) -> None:
+    (tmp_path / "quiz.jsonl").write_text('{"text": "A fine film 4"}', "utf-8")
+    quiz = made(client, client.add_dataset(tmp_path / "quiz.jsonl", "quiz"))
+    step = {"decontaminate": {"datasets": ["quiz"], "ngram": 4}}
+    pipeline = {"name": "unseen", "input": "reviews", "steps": ["whitespace", step]}
+    job = client.wait(client.run_operators(pipeline)["id"])
+    version = client.dataset(job["result"]["artifacts"][0])
+    assert set(version["inputs"]) == {f"dataset:{reviews}", f"dataset:{quiz}"}
+    assert version["manifest"]["operators"][1]["dropped"] == {"contaminated": 2}
+    step["decontaminate"]["datasets"] = ["nothing-of-the-kind"]
+    with pytest.raises(DatasetNotFoundError):
+        client.run_operators(pipeline)

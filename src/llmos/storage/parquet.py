@@ -150,6 +150,14 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path.name} is not a Parquet file that can be read: {error}") from error
 
 
+def read_column(path: Path, name: str) -> list[Any]:
+    """Return a column of a file that `write_rows` made, which holds no JSON."""
+    import pyarrow.parquet as pq
+
+    found: list[Any] = pq.read_table(path, columns=[name]).column(name).to_pylist()
+    return found
+
+
 def schema_in(path: Path) -> Schema:
     """Return the columns of a file that `write_rows` made."""
     import pyarrow.parquet as pq

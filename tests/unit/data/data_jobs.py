@@ -58,11 +58,17 @@ class Home:
         return adding.run(context)
 
     def run(
-        self, version: NewVersion, steps: list[Any], checkpoint: str = "", **keys: Any
+        self,
+        version: NewVersion,
+        steps: list[Any],
+        checkpoint: str = "",
+        others: Mapping[str, NewVersion] | None = None,
+        **keys: Any,
     ) -> JobResult:
-        """Run a pipeline over a dataset."""
+        """Run a pipeline over a dataset; ``others`` are what its steps look things up in."""
         pipeline = {"name": "clean", "input": version.name, "steps": steps, **keys}
         datasets = {"input": self.told(version)}
+        datasets |= {role: self.told(other) for role, other in (others or {}).items()}
         params = jobs.check_run({"pipeline": pipeline, "datasets": datasets})
         return handler.run(self.context(params, checkpoint))
 

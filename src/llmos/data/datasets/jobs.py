@@ -8,6 +8,7 @@ from typing import Any, get_args
 from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
 from llmos.data.pipeline import spec
+from llmos.data.pipeline.consulting import named_datasets
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef, parse_name
@@ -69,7 +70,7 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
 
 def check_run(params: dict[str, Any]) -> dict[str, Any]:
     """Check a request to run a pipeline: ``{"pipeline", "datasets"}``; the server fills in
-    ``datasets``, the version that it reads.
+    ``datasets``, the versions that it reads.
 
     Raises:
         PipelineError, InvalidNameError, InvalidRequestError, DataError: something is missing,
@@ -78,11 +79,11 @@ def check_run(params: dict[str, Any]) -> dict[str, Any]:
     check_packages()
     _only(params, "pipeline", "datasets")
     wanted = spec.parse(params.get("pipeline"))
-    spec.steps_of(wanted)
+    others = named_datasets(spec.steps_of(wanted))
     return {
         "pipeline": wanted.model_dump(mode="json"),
         "name": parse_name(wanted.name).full_name,
-        "datasets": _versions(params, "input"),
+        "datasets": _versions(params, "input", *others),
     }
 
 
@@ -100,12 +101,16 @@ def check_diff(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
-    """Return the datasets that an unchecked request reads, by what each is for."""
-    given = params if kind == DIFF else {}
-    if kind == RUN and isinstance(pipeline := params.get("pipeline"), dict):
-        given = {"input": pipeline.get("input")}
-    roles = ("before", "after") if kind == DIFF else ("input",)
-    return {role: given[role] for role in roles if isinstance(given.get(role), str)}
+    """Return the datasets that an unchecked request reads, by what each is for.
+
+    Raises:
+        PipelineError, InvalidNameError, DataError: it has a pipeline that is wrong.
+    """
+    if kind == RUN:
+        pipeline = spec.parse(params.get("pipeline"))
+        return {"input": pipeline.input, **named_datasets(spec.steps_of(pipeline))}
+    roles = ("before", "after") if kind == DIFF else ()
+    return {role: params[role] for role in roles if isinstance(params.get(role), str)}
 
 
 def _only(params: dict[str, Any], *keys: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import msgspec
 
 from llmos.data.datasets.stats import Stats, count_duplicates
 from llmos.data.pipeline.record import ID, Row
-from llmos.data.pipeline.steps import SIDE_SCHEMA
+from llmos.data.pipeline.steps import CLUSTER_SCHEMA, SIDE_SCHEMA
 from llmos.storage.parquet import Schema, append_all, merged, num_rows_in, read_rows, write_rows
 from llmos.types import FileRef, NewVersion
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 HEAD, DROPPED, REJECTED = "head.jsonl", "dropped.parquet", "rejected.parquet"
+CLUSTERS = "clusters.parquet"
 HEAD_ROWS = 100
 HEAD_CHARS = 2000
 """Of a text in the head; longer ones are cut."""
@@ -37,6 +38,8 @@ class Parts:
     dropped: list[Path]
     rejected: list[Path]
     stats: Stats
+    clusters: list[Path] = field(default_factory=list)
+    """Files of the table of records that are not alone, where some are."""
 
 
 def publish(
@@ -67,8 +70,12 @@ def publish(
         files[filename] = context.blobs.put_file(path, link=True)
         shards.append({"file": filename, "rows": num_rows_in(path)})
     counts = {}
-    for filename, sources in ((DROPPED, parts.dropped), (REJECTED, parts.rejected)):
-        counts[filename] = append_all(work / filename, sources, SIDE_SCHEMA)
+    for filename, sources, columns in (
+        (DROPPED, parts.dropped, SIDE_SCHEMA),
+        (REJECTED, parts.rejected, SIDE_SCHEMA),
+        (CLUSTERS, parts.clusters, CLUSTER_SCHEMA),
+    ):
+        counts[filename] = append_all(work / filename, sources, columns)
         if counts[filename]:
             files[filename] = context.blobs.put_file(work / filename)
     files[HEAD] = context.blobs.put_bytes(_head(parts.rows[number] for number in kept))

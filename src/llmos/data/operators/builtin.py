@@ -23,5 +23,8 @@ def llmos_operators() -> dict[str, str]:
         "gopher_repetition": f"{_HERE}.gopher:GopherRepetition",
         "c4_lines": f"{_HERE}.c4:C4Lines",
         "exact_dedup": f"{_HERE}.dedup:ExactDedup",
+        "minhash_dedup": f"{_HERE}.minhash:MinHashDedup",
+        "url_dedup": f"{_HERE}.urls:UrlDedup",
+        "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "sample": f"{_HERE}.shape:Sample",
     }

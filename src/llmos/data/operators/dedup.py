@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 
 import msgspec
 import regex
@@ -37,7 +38,7 @@ class ExactDedup(Comparer[ExactDedupOptions]):
     name = "exact_dedup"
     options_type = ExactDedupOptions
 
-    def key(self, record: Record) -> bytes:
+    def keys(self, record: Record) -> Sequence[bytes]:
         """Return a hash of what must be the same. Raises DataError where there is none of it."""
         names = self.options.fields or sorted(record.fields)
         values = [record.fields.get(name) for name in names]
@@ -46,7 +47,7 @@ class ExactDedup(Comparer[ExactDedupOptions]):
         if self.options.loose:
             values = [_loose(value) if isinstance(value, str) else value for value in values]
         encoded = msgspec.json.encode(values, order="sorted")
-        return hashlib.blake2b(encoded, digest_size=KEY_BYTES).digest()
+        return (hashlib.blake2b(encoded, digest_size=KEY_BYTES).digest(),)
 
 
 def _loose(text: str) -> str:

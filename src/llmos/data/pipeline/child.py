@@ -14,11 +14,13 @@ import traceback
 import msgspec
 
 from llmos.data.datasets.reading import ReadTask, run_read
-from llmos.data.pipeline.shard import CompareTask, ShardTask, run_compare, run_shard
+from llmos.data.pipeline.comparing import CompareTask, run_compare
+from llmos.data.pipeline.consulting import IndexTask, run_index
+from llmos.data.pipeline.shard import ShardTask, run_shard
 from llmos.errors import DataError, LlmosError
 from llmos.kernel.worker import die_with_server
 
-Task = ShardTask | CompareTask | ReadTask
+Task = ShardTask | CompareTask | IndexTask | ReadTask
 MEMORY_BYTES = 2 * 2**30
 """That a process may take; a shard takes a tenth of it. What would take more, as a file does that
 holds next to nothing many million times, fails alone."""
@@ -52,6 +54,8 @@ def perform(task: Task) -> Answer:
                 run_shard(task)
             case CompareTask():
                 run_compare(task)
+            case IndexTask():
+                run_index(task)
             case ReadTask():
                 run_read(task)
     except LlmosError as error:

@@ -11,21 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmos.data.datasets.publishing import Parts, publish, side_reasons
 from llmos.data.datasets.stats import Stats
 from llmos.data.pipeline import spec as specs
+from llmos.data.pipeline.comparing import (
+    CompareTask,
+    clusters_file,
+    drops_file,
+    read_compared,
+)
+from llmos.data.pipeline.consulting import IndexTask, consults, shards_of, with_versions
 from llmos.data.pipeline.pool import Pool, open_pool
 from llmos.data.pipeline.shard import (
     DROPPED,
     HASHES,
-    KEYS,
     REJECTED,
     ROWS,
-    CompareTask,
     Done,
     ShardTask,
     StepSpec,
-    drops_prefix,
     read_done,
     tally_dict,
 )
@@ -68,10 +74,14 @@ class _Run:
     def __init__(self, context: JobContext) -> None:
         self._context = context
         self._spec = specs.parse(context.params["pipeline"])
-        self._steps = specs.steps_of(self._spec)
+        self._versions = context.params["datasets"]
+        self._input = self._versions["input"]
+        self._steps = with_versions(specs.steps_of(self._spec), self._versions)
         self._stages = specs.stages_of(self._steps)
-        self._input = context.params["datasets"]["input"]
+        self._numbers = range(len(self._input["shards"]))
+        """Of the shards."""
         self._work = context.checkpoint_dir / "stages"
+        self._indexes = context.checkpoint_dir / "indexes"
         self._allowed = int(self._spec.max_rejected * self._input["rows"])
         self._count = _Count()
 
@@ -79,15 +89,32 @@ class _Run:
         context, shards = self._context, self._input["shards"]
         context.log(f"{self._input['rows']:,} rows in {len(shards)} shards of {self._input['ref']}")
         with open_pool(context, len(shards)) as pool:
+            self._read_others(pool)
             for number in range(len(self._stages)):
                 self._stage(pool, number)
                 if number + 1 < len(self._stages):
                     self._compare(pool, number)
         return self._result()
 
+    def _read_others(self, pool: Pool) -> None:
+        """Have the datasets read that steps look things up in."""
+        prepared(self._indexes)
+        tasks = [
+            IndexTask(
+                home=str(self._context.home),
+                datasets=shards_of(step, self._versions),
+                step=step,
+                seed=self._spec.seed,
+                out=str(self._index(step)),
+            )
+            for step in self._steps
+            if consults(step) and not self._index(step).exists()
+        ]
+        pool.run(tasks, lambda _: None)
+
     def _stage(self, pool: Pool, number: int) -> None:
         prepared(self._folder(number))
-        tasks = [self._task(number, shard) for shard in range(len(self._input["shards"]))]
+        tasks = [self._task(number, shard) for shard in self._numbers]
         waiting = []
         for task in tasks:
             if Path(task.out).exists():
@@ -103,10 +130,10 @@ class _Run:
         pool.run(waiting, on_done)
 
     def _compare(self, pool: Pool, number: int) -> None:
-        keys = [self._shard(number, shard) / KEYS for shard in range(len(self._input["shards"]))]
-        step, out = self._stages[number][-1], self._drops(number)
+        out = self._drops(number)
         if not out.exists():
-            task = CompareTask([str(path) for path in keys], step, self._spec.seed, str(out))
+            shards = [str(self._shard(number, shard)) for shard in self._numbers]
+            task = CompareTask(shards, self._stages[number][-1], self._spec.seed, str(out))
             pool.run([task], lambda _: None)
 
     def _task(self, number: int, shard: int) -> ShardTask:
@@ -114,7 +141,7 @@ class _Run:
         is_first = number == 0
         digest = self._input["shards"][shard]
         blob = context.blobs.path(digest)
-        drops = "" if is_first else str(self._drops(before) / drops_prefix(shard))
+        drops = "" if is_first else str(drops_file(self._drops(before), shard))
         return ShardTask(
             home=str(context.home),
             source=str(blob if is_first else self._shard(before, shard) / ROWS),
@@ -124,8 +151,16 @@ class _Run:
             out=str(self._shard(number, shard)),
             settles=None if is_first else self._stages[before][-1],
             drops=drops,
+            indexes={
+                str(step.number): str(self._index(step))
+                for step in self._stages[number]
+                if consults(step)
+            },
             is_last=number == len(self._stages) - 1,
         )
+
+    def _index(self, step: StepSpec) -> Path:
+        return self._indexes / f"{step.number:03d}"
 
     def _folder(self, number: int) -> Path:
         return self._work / f"{number:03d}"
@@ -157,11 +192,12 @@ class _Run:
 
     def _result(self) -> JobResult:
         context = self._context
-        numbers = range(len(self._input["shards"]))
         last = len(self._stages) - 1
-        done = [read_done(self._shard(last, shard)) for shard in numbers]
+        done = [read_done(self._shard(last, shard)) for shard in self._numbers]
         every = [
-            self._shard(stage, shard) for shard in numbers for stage in range(len(self._stages))
+            self._shard(stage, shard)
+            for shard in self._numbers
+            for stage in range(len(self._stages))
         ]
         tallies = self._tallies(every)
         stats = Stats()
@@ -169,19 +205,25 @@ class _Run:
             if one.stats is not None:
                 stats.add(one.stats)
         told = [
-            {"step": step.number, "operator": step.name, **tally_dict(tally)}
+            {
+                "step": step.number,
+                "operator": step.name,
+                **tally_dict(tally),
+                **self._compared(step),
+            }
             for step, tally in zip(self._steps, tallies, strict=True)
         ]
         if not stats.rows:
             where = ", ".join(f"{one['operator']} {sum(one['dropped'].values()):,}" for one in told)
             raise DataError(f"nothing is left of {self._input['ref']}; dropped by step: {where}")
         parts = Parts(
-            rows=[self._shard(last, shard) / ROWS for shard in numbers],
+            rows=[self._shard(last, shard) / ROWS for shard in self._numbers],
             schemas=[one.schema for one in done],
-            hashes=[self._shard(last, shard) / HASHES for shard in numbers],
+            hashes=[self._shard(last, shard) / HASHES for shard in self._numbers],
             dropped=[directory / DROPPED for directory in every],
             rejected=[directory / REJECTED for directory in every],
             stats=stats,
+            clusters=self._clusters(),
         )
         about = {
             "rejected": self._count.rejected,
@@ -191,9 +233,27 @@ class _Run:
             "pipeline": {"seed": self._spec.seed, "steps": _plain(self._steps)},
             "operators": told,
         }
-        inputs = [f"dataset:{self._input['ref']}"]
+        refs = [self._input["ref"], *(one["ref"] for one in self._versions.values())]
+        inputs = [f"dataset:{ref}" for ref in dict.fromkeys(refs)]
         version = publish(context, self._spec.name, parts, about, inputs)
         return JobResult(self._summary(told, tallies, version.manifest), (version,))
+
+    def _compared(self, step: StepSpec) -> dict[str, int]:
+        """Return what came of comparing all records, where a step did."""
+        for number, stage in enumerate(self._stages[:-1]):
+            if stage[-1] is step:
+                found: dict[str, int] = msgspec.to_builtins(read_compared(self._drops(number)))
+                return found
+        return {}
+
+    def _clusters(self) -> list[Path]:
+        """Return the files of the records that are in clusters, in the order of the steps."""
+        files = (
+            clusters_file(self._drops(stage), shard)
+            for stage in range(len(self._stages) - 1)
+            for shard in self._numbers
+        )
+        return [file for file in files if file.exists()]
 
     def _tallies(self, directories: list[Path]) -> list[Tally]:
         """Return what each step did, over all shards."""
@@ -214,10 +274,13 @@ class _Run:
         ]
         for one in timed:
             drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
+            clusters = ""
+            if one.get("clusters"):
+                clusters = f"; {one['clusters']:,} clusters, of {one['largest']:,} at most"
             self._context.log(
                 f"{one['step']}. {one['operator']}: {one['read']:,} read, {one['changed']:,} "
                 f"changed, {one['kept']:,} kept, {one['rejected']:,} rejected, "
-                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "")
+                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "") + clusters
             )
         return {
             "rows_read": self._input["rows"],

@@ -8,7 +8,8 @@ doctest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,7 @@ Group = Literal[
     "shape",
 ]
 KEY_BYTES = 16
+MAX_DATASETS = 20
 
 
 class Options(BaseModel):
@@ -109,7 +111,11 @@ class Filter(Operator[T_co]):
 
 
 class Comparer(Operator[O_co]):
-    """Drops all but the first of the records that have the same key, in the whole dataset."""
+    """Drops all but one of the records that are alike, in the whole dataset.
+
+    Those that have a key in common are alike, and so is who is alike to one of them: all together
+    are a cluster, of which one record stays.
+    """
 
     group = "deduplicate"
 
@@ -117,9 +123,48 @@ class Comparer(Operator[O_co]):
         yield from records
 
     @abstractmethod
-    def key(self, record: Record) -> bytes:
-        """Return KEY_BYTES that stand for what must be there once."""
+    def keys(self, record: Record) -> Sequence[bytes]:
+        """Return what a record may have in common with others, each of KEY_BYTES; one without any
+        is alike to none."""
+
+    def weight(self, record: Record) -> int:
+        """Return what decides who stays of a cluster: the greatest, of equal ones the first."""
+        return 0
 
     def reason(self, kept: str) -> str:
-        """Return why a record goes of which the one with the id ``kept`` stays."""
+        """Return why a record goes of whose cluster the one with the id ``kept`` stays."""
         return f"duplicate: of {kept}"
+
+
+class ConsultingOptions(TextOptions):
+    """Options of an operator that looks things up in other datasets."""
+
+    datasets: list[str] = Field(
+        default=[],
+        max_length=MAX_DATASETS,
+        description="names, NAME or NAME:3, to look things up in",
+    )
+
+
+C_co = TypeVar("C_co", bound=ConsultingOptions, covariant=True)
+
+
+class Consulting(Operator[C_co]):
+    """Looks things up in the datasets that its options name, which a job reads once for it."""
+
+    options_type: ClassVar[type[Options]] = ConsultingOptions
+
+    @abstractmethod
+    def build_index(self, datasets: Mapping[str, Iterator[Record]], folder: Path) -> None:
+        """Write what is to be known of datasets into a folder, in bounded memory.
+
+        Args:
+            datasets: the records of each, by its name and version, in the order of the option.
+
+        Raises:
+            DataError: it cannot be known of them.
+        """
+
+    @abstractmethod
+    def use_index(self, folder: Path) -> None:
+        """Use what `build_index` has written there from now on."""

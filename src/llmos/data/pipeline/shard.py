@@ -7,7 +7,6 @@ shard is done. The same shard gives the same bytes, whoever does it.
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import msgspec
 
 from llmos.data.datasets.stats import Stats, row_hash
-from llmos.data.pipeline.operator import Comparer
+from llmos.data.pipeline.operator import Comparer, Consulting
 from llmos.data.pipeline.record import ID, Record, Row
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import SIDE_SCHEMA, Outcome, Step, Tally, batched
@@ -34,11 +33,7 @@ from llmos.storage.parquet import (
 )
 
 ROWS, DROPPED, REJECTED = "rows.parquet", "dropped.parquet", "rejected.parquet"
-KEYS, HASHES, DONE = "keys.parquet", "hashes.bin", "done.json"
-KEYS_A_PASS = 500_000
-"""Keys compared at a time, which bounds memory: more of them take more passes."""
-_KEY_SCHEMA = {"key": "string", "id": "string"}
-_DROP_SCHEMA = {"row": "integer", "reason": "string"}
+HASHES, DONE = "hashes.bin", "done.json"
 
 
 class StepSpec(msgspec.Struct, frozen=True):
@@ -55,8 +50,9 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
     Attributes:
         source: the file of its rows.
         digest: of that file where it is a blob, which is checked; empty else.
-        settles: the step before, which compared all records; its verdicts are ``drops``, the
-            beginning of the names of files.
+        settles: the step before, which compared all records; the file ``drops``, where it is
+            there, says which of them go.
+        indexes: the folders in which steps find what they look up, by their numbers.
         is_last: whether the rows are the dataset's.
         out: the directory to make.
     """
@@ -69,21 +65,8 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
     out: str
     settles: StepSpec | None = None
     drops: str = ""
+    indexes: dict[str, str] = {}
     is_last: bool = False
-
-
-class CompareTask(msgspec.Struct, frozen=True, tag="compare"):
-    """Find the records of all shards whose key another before them has.
-
-    Attributes:
-        keys: the file of each shard's keys, in order.
-        out: the directory to make.
-    """
-
-    keys: list[str]
-    step: StepSpec
-    seed: int
-    out: str
 
 
 class Done(msgspec.Struct):
@@ -111,21 +94,23 @@ def run_shard(task: ShardTask) -> None:
     if task.digest:
         BlobStore(Path(task.home) / "blobs").verify(task.digest)
     outcome = Outcome()
-    steps = [_step(spec, task.seed) for spec in task.steps]
-    settling = _step(task.settles, task.seed) if task.settles else None
+    steps = [_step(spec, task.seed, task.indexes) for spec in task.steps]
+    settling = _step(task.settles, task.seed, {}) if task.settles else None
     read = num_rows_in(Path(task.source))
     records: Iterator[Record] = map(Record.of_row, read_rows(Path(task.source)))
     if settling is not None:
         records = _settled(settling, records, task.drops, outcome)
     rows: list[Row] = []
-    keys: list[Row] = []
+    keys: list[Sequence[bytes]] = []
+    weights: list[int] = []
     for batch in batched(records):
         for step in steps:
             batch = step.apply(batch, outcome)
         if steps and isinstance(steps[-1].operator, Comparer):
-            pairs = steps[-1].keyed(batch, outcome)
-            keys += [{"key": key.hex(), "id": record.id} for record, key in pairs]
-            batch = [record for record, _ in pairs]
+            keyed = steps[-1].keyed(batch, outcome)
+            keys += [one.keys for one in keyed]
+            weights += [one.weight for one in keyed]
+            batch = [one.record for one in keyed]
         rows += [record.to_row() for record in batch]
     used = [*steps, settling] if settling is not None else steps
     done = Done(
@@ -140,7 +125,9 @@ def run_shard(task: ShardTask) -> None:
         write_rows(directory / DROPPED, outcome.dropped, SIDE_SCHEMA)
         write_rows(directory / REJECTED, outcome.rejected, SIDE_SCHEMA)
         if compares:
-            write_rows(directory / KEYS, keys, _KEY_SCHEMA)
+            from llmos.data.pipeline.comparing import write_keys
+
+            write_keys(directory, keys, weights)
         finish(directory, rows, done, is_last=task.is_last)
 
 
@@ -161,50 +148,11 @@ def read_done(directory: Path) -> Done:
     return msgspec.json.decode((directory / DONE).read_bytes(), type=Done)
 
 
-def run_compare(task: CompareTask) -> None:
-    """Compare the keys of all shards, unless that is done: of the same key, the first stays.
-
-    Writes ``SHARD-PASS.parquet`` with the places, from 0, and reasons of the others.
-    """
-    out = Path(task.out)
-    if out.exists():
-        return
-    operator = make_operator(task.step.name, task.step.options, task.seed)
-    assert isinstance(operator, Comparer)
-    files = [Path(path) for path in task.keys]
-    passes = max(1, math.ceil(sum(map(num_rows_in, files)) / KEYS_A_PASS))
-    with making(out) as directory:
-        for number in range(passes):
-            first: dict[str, str] = {}
-            for shard, file in enumerate(files):
-                drops = []
-                for row, one in enumerate(read_rows(file)):
-                    key = one["key"]
-                    if passes > 1 and int(key[:8], 16) % passes != number:
-                        continue
-                    if key in first:
-                        drops.append({"row": row, "reason": operator.reason(first[key])})
-                    else:
-                        first[key] = one["id"]
-                if drops:
-                    name = f"{drops_prefix(shard)}{number:05d}.parquet"
-                    write_rows(directory / name, drops, _DROP_SCHEMA)
-
-
-def drops_prefix(shard: int) -> str:
-    """Return how the names of the files begin that say which records of a shard are to go."""
-    return f"{shard:05d}-"
-
-
 def _settled(
     step: Step, records: Iterator[Record], drops: str, outcome: Outcome
 ) -> Iterator[Record]:
-    folder, prefix = Path(drops).parent, Path(drops).name
-    reasons = {
-        row["row"]: row["reason"]
-        for file in sorted(folder.glob(f"{prefix}*.parquet"))
-        for row in read_rows(file)
-    }
+    path = Path(drops)
+    reasons = {row["row"]: row["reason"] for row in read_rows(path)} if path.exists() else {}
     for row, record in enumerate(records):
         if row in reasons:
             step.tally.kept -= 1
@@ -213,8 +161,13 @@ def _settled(
             yield record
 
 
-def _step(spec: StepSpec, seed: int) -> Step:
-    return Step(spec.number, spec.name, make_operator(spec.name, spec.options, seed))
+def _step(spec: StepSpec, seed: int, indexes: dict[str, str]) -> Step:
+    operator = make_operator(spec.name, spec.options, seed)
+    folder = indexes.get(str(spec.number))
+    if folder is not None:
+        assert isinstance(operator, Consulting)
+        operator.use_index(Path(folder))
+    return Step(spec.number, spec.name, operator)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from llmos.data.pipeline.operator import Comparer, Operator
+from llmos.data.pipeline.operator import KEY_BYTES, Comparer, Operator
 from llmos.data.pipeline.record import Record, Row
 
 BATCH_RECORDS = 256
@@ -44,6 +44,15 @@ class Tally:
         """Count a record that is dropped for a reason."""
         short = reason.partition(":")[0]
         self.dropped[short] = self.dropped.get(short, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A record as a comparer sees it."""
+
+    record: Record
+    keys: Sequence[bytes]
+    weight: int
 
 
 @dataclass(slots=True)
@@ -99,14 +108,17 @@ class Step:
         self.tally.seconds += perf_counter() - begun
         return kept
 
-    def keyed(self, records: list[Record], outcome: Outcome) -> list[tuple[Record, bytes]]:
-        """Return records with their keys, of a comparer; note those that have none as rejected."""
+    def keyed(self, records: list[Record], outcome: Outcome) -> list[Keyed]:
+        """Return records with their keys, of a comparer; note those at which it raised."""
         assert isinstance(self.operator, Comparer)
         begun = perf_counter()
         found = []
         for record in records:
             try:
-                found.append((record, self.operator.key(record)))
+                keys, weight = self.operator.keys(record), self.operator.weight(record)
+                if any(len(key) != KEY_BYTES for key in keys) or weight < 0:
+                    raise ValueError(f"keys are of {KEY_BYTES} bytes, and weights not below 0")
+                found.append(Keyed(record, keys, weight))
             except Exception as error:  # as in `apply`
                 self.reject(record, error, outcome)
         self.tally.kept -= len(records) - len(found)
@@ -143,6 +155,10 @@ SIDE_SCHEMA = {
     "reason": "string",
     "excerpt": "string",
 }
+
+
+CLUSTER_SCHEMA = {"step": "integer", "cluster": "string", "id": "string", "kept": "boolean"}
+"""Of the table of records that are not alone; a cluster is told by the id of the one that stays."""
 
 
 class _Feed:
@@ -218,22 +234,29 @@ def apply(operators: Sequence[Operator[Any]], records: Iterable[Record]) -> Appl
     for step in steps:
         current = [one for batch in batched(current) for one in step.apply(batch, outcome)]
         if isinstance(step.operator, Comparer):
-            current = _first_of_each(step, step.operator, current, outcome)
+            current = _one_of_each(step, step.operator, current, outcome)
     return Applied(current, outcome, [step.tally for step in steps])
 
 
-def _first_of_each(
+def _one_of_each(
     step: Step, operator: Comparer[Any], records: list[Record], outcome: Outcome
 ) -> list[Record]:
-    first: dict[bytes, str] = {}
+    import numpy as np
+
+    from llmos.data.pipeline.clusters import Clusters, entries_of
+
+    keyed = step.keyed(records, outcome)
+    clusters = Clusters(len(keyed))
+    clusters.unite(entries_of([one.keys for one in keyed]))
+    clusters.settle(np.array([one.weight for one in keyed], np.int64))
+    stays = clusters.kept(np.arange(len(keyed))).tolist()
     kept = []
-    for record, key in step.keyed(records, outcome):
-        if key not in first:
-            first[key] = record.id
-            kept.append(record)
+    for row, one in enumerate(keyed):
+        if stays[row] == row:
+            kept.append(one.record)
         else:
             step.tally.kept -= 1
-            step.drop(record, operator.reason(first[key]), outcome)
+            step.drop(one.record, operator.reason(keyed[stays[row]].record.id), outcome)
     return kept
 
 

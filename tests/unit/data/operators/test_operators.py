@@ -33,6 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sample": {"share": 0.5},
     "gopher_quality": {"min_words": 3},
     "c4_lines": {"min_sentences": 1},
+    "url_dedup": {"field": "text"},
+    "decontaminate": {"texts": ["The cat sat", "一天。"], "ngram": 2},
 }
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
@@ -228,6 +230,7 @@ def test_stop_words_are_counted_once_each() -> None:
 
 def test_operators_are_listed_by_group() -> None:
     found = described()
-    assert [one["name"] for one in found if one["compares"]] == ["exact_dedup"]
+    comparers = [one["name"] for one in found if one["compares"]]
+    assert comparers == ["exact_dedup", "minhash_dedup", "url_dedup"]
     assert len(found) == len(NAMES)
     assert steps.LEFT_OUT == "left out"
