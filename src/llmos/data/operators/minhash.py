@@ -40,9 +40,9 @@ class MinHashDedup(Comparer[MinHashOptions]):
     """Drops texts that are nearly the same as one before, by the n-grams of words that they share,
     in the whole dataset.
 
-    Case, width and punctuation do not matter. Two texts whose shares of common n-grams (Jaccard
-    similarity) is s are found with a probability of 1 - (1 - s^rows)^bands: by default 0.5 for
-    0.69, 0.92 for 0.8, 0.9996 for 0.9. Texts that others between them connect are of one cluster.
+    Case, width and punctuation do not matter. Two texts whose share of common n-grams (Jaccard
+    similarity) is s are found with a probability of 1 - (1 - s^rows)^bands: by default 0.56 for
+    0.7, 0.92 for 0.8, 0.9996 for 0.9. Texts that others between them connect are of one cluster.
 
     >>> near = MinHashDedup(ngram=2, rows=3, bands=30)
     >>> tried(near, "one two three four five six", "One two three four five, six!", "six seven")
