@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 from llmos.errors import InvalidRequestError, LlmosError
+from llmos.library.files import TOKENIZER_FILES
 from llmos.library.variants import is_quantized
 from llmos.security import policy
 from llmos.training.counted import WORD_VECTORS
@@ -73,7 +76,8 @@ async def datasets_for(
 
 
 def dataset_params(version: Version) -> dict[str, Any]:
-    """Return what a job is told of a dataset: its shards by digest, in order.
+    """Return what a job is told of a dataset: its shards by digest, in order, and the files of the
+    tokenizer that made its ids, if it has any.
 
     Raises:
         InvalidRequestError: it has none.
@@ -87,4 +91,10 @@ def dataset_params(version: Version) -> dict[str, Any]:
         "rows": version.manifest["rows"],
         "license": version.manifest["license"],
         "shards": [version.files[shard["file"]].digest for shard in shards],
+        "tokenizer": files_of(version, TOKENIZER_FILES),
     }
+
+
+def files_of(version: Version, names: Iterable[str]) -> dict[str, Any]:
+    """Return what a job is told of some of a version's files, of those that it has."""
+    return {name: to_builtins(version.files[name]) for name in names if name in version.files}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from llmos.apps.batch_jobs import BATCH
+from llmos.apps.data_inputs import models_for
 from llmos.apps.inputs import datasets_for
 from llmos.apps.search_jobs import SEARCH
 from llmos.apps.training_inputs import TrainingInputs, readable
@@ -50,7 +51,7 @@ MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES
 """Kinds of job whose checked ``name`` is that of the model, or dataset, they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
-FILLED_IN = frozenset({*ROLES, "task", "datasets", "stream"})
+FILLED_IN = frozenset({*ROLES, "task", "datasets", "models", "stream"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
 ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
@@ -222,6 +223,7 @@ class Submitter:
         elif kind in DATA_KINDS:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
+            params |= await models_for(self._library, actor, params)
         elif kind == SEARCH:
             await self._inputs.models(actor, params)  # each trial has it filled in for itself
             params |= await self._inputs.lessons(actor, params, begins, queues)
@@ -308,7 +310,8 @@ class Submitter:
         if not isinstance(name, str):
             policy.check(actor, "models.write")
             return params
-        await self._check_name(actor, name, _kind_made(kind, checked))
+        for one in checked.get("names", [name]):
+            await self._check_name(actor, one, _kind_made(kind, checked))
         check = self._library.check_name
         if kind in MAY_MAKE_ADAPTERS and dtype != "stored":
             names = [variant_name(name, one) for one in DTYPES if dtype in ("auto", one)]

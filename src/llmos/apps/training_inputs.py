@@ -52,6 +52,7 @@ class TrainingInputs:
             PermissionDeniedError: the actor may not read it.
         """
         found = await datasets_for(self._library, actor, params, wanted_data(params))
+        _check_tokenized(params, found)
         for role, (section, key) in ROLES.items():
             if params.get(role) is not None:
                 raise InvalidRequestError(
@@ -165,6 +166,26 @@ def _feedback_path(params: dict[str, Any]) -> str | None:
     data = recipe.get("data") if isinstance(recipe, dict) else None
     path = data.get("path") if isinstance(data, dict) else None
     return path if isinstance(path, str) and path.startswith(FEEDBACK) else None
+
+
+def _check_tokenized(params: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse a recipe that takes the tokenizer of a dataset which has none.
+
+    Raises:
+        InvalidRequestError: its data was not tokenised.
+    """
+    recipe = params.get("recipe")
+    section = recipe.get("tokenizer") if isinstance(recipe, dict) else None
+    data = recipe.get("data") if isinstance(recipe, dict) else None
+    if not isinstance(section, dict) or section.get("kind") != "data" or not isinstance(data, dict):
+        return
+    told = found.get("datasets", {}).get(str(data.get("path")))
+    if told is not None and not told["tokenizer"]:
+        raise InvalidRequestError(
+            f"{told['ref']} has no token ids: run the operator tokenize on it, or choose another "
+            "tokenizer.kind",
+            param="params.recipe",
+        )
 
 
 def _is_online(params: dict[str, Any]) -> bool:

@@ -74,6 +74,14 @@ def encode_stream(tokenizer: Tokenizer, texts: Iterable[str], end_id: int | None
     return Ragged.of([np.concatenate(parts)] if parts else [[]])
 
 
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of one text, as `encode_stream` has them: long ones are encoded in pieces."""
+    found: list[int] = []
+    for encoded in tokenizer.encode_batch_fast(list(_pieces(text)), add_special_tokens=False):
+        found += encoded.ids
+    return found
+
+
 def encode_texts(
     tokenizer: Tokenizer, texts: Iterable[str], add_special_tokens: bool = True
 ) -> Iterator[Encoding]:

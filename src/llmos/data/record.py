@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,13 @@ class Document:
     """A text to learn to continue."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A text as the ids of its tokens, that of its end among them if it has any."""
+
+    ids: array[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,16 @@ class Rated:
 
 
 Record = (
-    Document | Conversation | Preference | Pair | Labelled | Annotated | Question | Alike | Rated
+    Document
+    | Tokenized
+    | Conversation
+    | Preference
+    | Pair
+    | Labelled
+    | Annotated
+    | Question
+    | Alike
+    | Rated
 )
 
 
@@ -128,7 +145,7 @@ def to_record(kind: str, row: Row, where: str) -> Record:
     """Make the record that is learned from out of a row.
 
     Args:
-        kind: preferences, texts, or a task that is trained.
+        kind: preferences, texts, tokens, or a task that is trained.
         row: field values by our field names.
         where: the place to name in an error ("file.jsonl, line 3").
 
@@ -155,6 +172,14 @@ def text_in(row: Row, field: str, where: str) -> str:
 
 def _document(row: Row, where: str) -> Document:
     return Document(text_in(row, "text", where))
+
+
+def _tokenized(row: Row, where: str) -> Tokenized:
+    ids = row.get("input_ids")
+    try:
+        return Tokenized(array("i", ids))  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        raise DataError(f"{where} has no token ids as 'input_ids': a list of integers") from None
 
 
 def _pair(row: Row, where: str) -> Pair:
@@ -331,6 +356,7 @@ def score_in(row: Row, where: str) -> float:
 _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "generate": _document,
     "texts": _document,
+    "tokens": _tokenized,
     "word_vectors": _document,
     "chat": _conversation,
     "preferences": _preference,

@@ -98,6 +98,8 @@ class DatasetSource:
     shards: tuple[Path, ...]
     shown: str
     fields: dict[str, str] = field(default_factory=dict)
+    is_tokenized: bool = False
+    """Whether its rows are read as token ids."""
 
     def kind(self) -> str:
         """Rows, whatever their fields."""

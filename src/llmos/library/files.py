@@ -21,6 +21,8 @@ INDEX_FILE = "model.safetensors.index.json"
 QUANTIZED_FILE = "quantized.safetensors"
 """The weights of a quantised decoder, in a layout of llmos' own (see ``quantized``)."""
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json")
+"""What makes text into tokens, and says which of them are special."""
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"

@@ -42,6 +42,36 @@ class RunPipelineBody(Body):
         return {"pipeline": self.pipeline}
 
 
+class SplitBody(Body):
+    """Split a dataset into parts, each a dataset of its own: NAME-PART."""
+
+    max_items: ClassVar[dict[str, int]] = {"parts": 20}
+    input: str
+    parts: dict[str, float]
+    """The share of each, 1 together."""
+    name: str | None = None
+    by: str | None = None
+    """The field whose equal values stay together."""
+    stratify: str | None = None
+    """The field of labels that each part has in the same shares."""
+    time: str | None = None
+    """The field by which the parts follow one another."""
+    seed: int = 0
+
+
+class MixBody(Body):
+    """Mix datasets by weights: ``{"NAME": weight}``."""
+
+    max_items: ClassVar[dict[str, int]] = {"inputs": 100}
+    name: str
+    inputs: dict[str, float]
+    rows: int | None = None
+    """Unset: as many as there can be without one twice."""
+    repeat: bool = False
+    seed: int = 0
+    description: str | None = Field(None, max_length=10_000)
+
+
 class DiffBody(Body):
     """Compare two datasets by the ids of their rows."""
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -90,6 +91,26 @@ class Collecting:
         ``{"same", "changed", "added", "removed", "samples"}``."""
         body = {"before": before, "after": after}
         return self.transport.json("POST", "/api/v1/datasets/diff", json=body)
+
+    def split_dataset(self, ref: str, parts: Mapping[str, float], **options: Any) -> Json:
+        """Start splitting a dataset into parts by their shares, each a dataset of its own that is
+        called NAME-PART; returns the job.
+
+        Args:
+            options: ``name``; ``by``, ``stratify`` or ``time``, a field; ``seed``: see
+                docs/data.md.
+        """
+        body = {"input": ref, "parts": dict(parts), **options}
+        return self.transport.json("POST", "/api/v1/datasets/split", json=given(body))
+
+    def mix_datasets(self, name: str, weights: Mapping[str, float], **options: Any) -> Json:
+        """Start mixing datasets by weights into one; returns the job.
+
+        Args:
+            options: ``rows`` of all, ``repeat``, ``seed`` and ``description``, see docs/data.md.
+        """
+        body = {"name": name, "inputs": dict(weights), **options}
+        return self.transport.json("POST", "/api/v1/datasets/mix", json=given(body))
 
     def remove_dataset(self, ref: str) -> Json:
         """Remove a version (a tombstone stays; `gc` frees the space)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from llmos.data import encoding
@@ -16,6 +17,7 @@ from llmos.data.record import (
     Pair,
     Preference,
     Record,
+    Tokenized,
 )
 from llmos.data.spans import tags_of
 from llmos.data.tokenizers import Specials
@@ -81,6 +83,10 @@ class Encoder:
         return {name: Ragged.of(row[i] for row in kept) for i, name in enumerate(names)}
 
     def _stream(self, records: Sequence[Record]) -> Ragged:
+        if records and isinstance(records[0], Tokenized):
+            ids = [record.ids for record in records if isinstance(record, Tokenized)]
+            flat = np.concatenate([np.frombuffer(one, dtype=np.intc) for one in ids])
+            return Ragged.of([flat])
         end = self.tokenizer.token_to_id(self._specials.eos)
         texts = (record.text for record in records if isinstance(record, Document))
         return encoding.encode_stream(self.tokenizer, texts, end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from llmos.data.record import (
     Preference,
     Question,
     Record,
+    Tokenized,
     to_record,
 )
 from llmos.errors import DataError, RecipeError
@@ -33,6 +34,7 @@ class Data:
             `starter:` data.
         validation_file: where that of `data.validation_path` lies, if the recipe has one.
         also: the data of the other tasks, where the recipe is one of several.
+        tokenized: paths of the datasets whose token ids are read.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Data:
         validation_file: Located = None,
         *,
         also: Sequence[Data] = (),
+        tokenized: Collection[str] = (),
     ) -> None:
         self.parts = (self, *also)
         """Of each task."""
         self._recipe = recipe
+        self._tokenized = frozenset(tokenized)
         self._source = self._read_from(file, recipe.data.path)
         self._validation = self._read_from(validation_file, recipe.data.validation_path or "")
 
@@ -54,7 +58,8 @@ class Data:
             return None
         data = self._recipe.data
         if isinstance(file, tuple):
-            return sources.DatasetSource(file, shown, data.fields)
+            is_tokenized = shown in self._tokenized
+            return sources.DatasetSource(file, shown, data.fields, is_tokenized)
         columns = tuple(data.columns) if data.columns else None
         form = "jsonl" if shown.startswith(FEEDBACK) else data.format
         return sources.FileSource(file, shown, form, columns, data.fields)
@@ -101,21 +106,34 @@ class Data:
         assert self._source is not None
         if self._validation is not None and name in FILE_SPLITS:
             read = self._validation if name == "validation" else self._source
-            return self._records(read.rows(rows or data.rows))
-        return self._of_file(name, self._source.rows(data.rows), rows)
+            return self._records(read.rows(rows or data.rows), _kind_of(read))
+        kind = _kind_of(self._source)
+        return self._of_file(name, self._source.rows(data.rows), rows, kind)
 
     def _of_file(
-        self, name: str, all_rows: Iterable[tuple[str, dict[str, Any]]], rows: int | None
+        self,
+        name: str,
+        all_rows: Iterable[tuple[str, dict[str, Any]]],
+        rows: int | None,
+        kind: str | None = None,
     ) -> list[Record]:
         recipe, data = self._recipe, self._recipe.data
         if name not in ("train", "validation"):
             raise DataError(f"{data.path} has no split {name}: it has train and validation")
-        records = self._records(all_rows)
+        records = self._records(all_rows, kind)
         chosen = _split(records, data.validation, recipe.seed, data.path)[name == "validation"]
         return chosen[:rows]
 
-    def _records(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Record]:
-        return [to_record(self._recipe.reads, row, where) for where, row in rows]
+    def _records(
+        self, rows: Iterable[tuple[str, dict[str, Any]]], kind: str | None = None
+    ) -> list[Record]:
+        return [to_record(kind or self._recipe.reads, row, where) for where, row in rows]
+
+
+def _kind_of(source: sources.Source) -> str | None:
+    """Return what a source's rows are, where the recipe does not tell."""
+    is_tokenized = isinstance(source, sources.DatasetSource) and source.is_tokenized
+    return "tokens" if is_tokenized else None
 
 
 def texts_of(record: Record) -> list[str]:
@@ -132,6 +150,8 @@ def texts_of(record: Record) -> list[str]:
             return [record.context, record.question]
         case Alike():
             return [record.anchor, record.positive, record.negative]
+        case Tokenized():
+            return []
         case _:
             return [record.text]
 
@@ -179,6 +199,9 @@ def held_back(fractions: Sequence[float], share: float, shown: str) -> float:
 
 def fraction(record: Record, seed: int) -> float:
     """A number in [0, 1) from what the model reads of a record."""
-    read = "\x1f".join(_read(record))
-    digest = hashlib.sha256(f"{seed}\x1f{read}".encode()).digest()
+    if isinstance(record, Tokenized):
+        read = record.ids.tobytes()
+    else:
+        read = "\x1f".join(_read(record)).encode()
+    digest = hashlib.sha256(f"{seed}\x1f".encode() + read).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

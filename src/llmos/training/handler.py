@@ -22,7 +22,7 @@ from llmos.storage.files import disk_errors
 from llmos.training import checkpoint, distillation, networks, ranks
 from llmos.training.adversarial import adversarial_of, drop_critic
 from llmos.training.augmentation import augmented
-from llmos.training.base_model import BaseModel, Given
+from llmos.training.base_model import BaseModel, Given, tokenized_paths
 from llmos.training.checkpoint import Progress
 from llmos.training.counted import is_counted
 from llmos.training.counting import Counting
@@ -265,7 +265,7 @@ def settle(seed: int, threads: int) -> None:
 def _data(context: JobContext, recipe: Recipe) -> Data:
     def of(part: Recipe, *also: Data) -> Data:
         sources = [_data_source(context, path) for path in part.data.read_paths]
-        return Data(part, *sources, also=also)
+        return Data(part, *sources, also=also, tokenized=tokenized_paths(context, part))
 
     own, *others = parts_of(recipe)
     return of(own, *map(of, others))

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from llmos.data.encoding import Columns
-from llmos.data.record import Record
+from llmos.data.record import Record, Tokenized
 from llmos.data.tokenizers import UNKNOWN, Specials
 from llmos.errors import LlmosError
 from llmos.training import readers
@@ -95,8 +95,9 @@ def prompts(recipe: Recipe, validation: Columns) -> list[list[int]]:
 
 
 def samples(data: Data) -> list[Record]:
-    """A few records of the validation split; none of a running text."""
-    return [] if data.is_text else data.split("validation", PROMPTS)
+    """A few records of the validation split; none of a running text, nor of ids."""
+    records = [] if data.is_text else data.split("validation", PROMPTS)
+    return [record for record in records if not isinstance(record, Tokenized)]
 
 
 def load(recipe: Recipe, directory: Path) -> PreTrainedModel:

@@ -90,6 +90,7 @@ def check_dpo(recipe: Recipe) -> None:
 def check_together(recipe: Recipe) -> None:
     """Raise ValueError where sections of a recipe do not go together."""
     check_dataset(recipe)
+    check_tokenized(recipe)
     check_mixture(recipe)
     check_distill(recipe)
     check_privacy(recipe)
@@ -105,6 +106,16 @@ def check_dataset(recipe: Recipe) -> None:
     for data in (recipe.data, *(one.data for one in others), *filter(None, [recipe.replay])):
         if data.path.startswith(DATASET) and (data.format or data.columns):
             raise ValueError("data.format and data.columns are for files: a dataset has its own")
+
+
+def check_tokenized(recipe: Recipe) -> None:
+    """Raise ValueError where the tokenizer cannot be that of the data."""
+    if recipe.tokenizer.kind != "data":
+        return
+    if recipe.model.base is not None or not recipe.data.path.startswith(DATASET):
+        raise ValueError("tokenizer.kind data needs a data.path dataset:NAME, and no model.base")
+    if recipe.task != "generate" or recipe.objective != "causal_lm":
+        raise ValueError("tokenizer.kind data is for task generate with objective causal_lm")
 
 
 def check_distill(recipe: Recipe) -> None:

@@ -151,9 +151,10 @@ class DistillSection(Section):
 
 class TokenizerSection(Section):
     """How text becomes tokens; `base` takes the tokenizer of `model.base`, `teacher` that of
-    `distill.teacher`, `vectors` the words of `model.vectors`."""
+    `distill.teacher`, `vectors` the words of `model.vectors`, `data` that which made the token
+    ids of the dataset."""
 
-    kind: Literal["character", "word", "byte_bpe", "base", "teacher", "vectors"]
+    kind: Literal["character", "word", "byte_bpe", "base", "teacher", "vectors", "data"]
     vocab_size: int = Field(default=4096, ge=257, le=1_000_000)
     min_count: int = Field(default=5, ge=1)
     """How often a word is there at least (kind `word`); rarer ones are unknown."""

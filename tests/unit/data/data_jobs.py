@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from llmos.data.datasets import adding, diffing, jobs
 from llmos.data.pipeline import handler
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker, StartJob
+from llmos.library.files import TOKENIZER_FILES
 from llmos.library.manifest import version_digest
 from llmos.storage.parquet import Row, read_rows
 from llmos.types import JobResult, NewVersion
@@ -63,13 +66,16 @@ class Home:
         steps: list[Any],
         checkpoint: str = "",
         others: Mapping[str, NewVersion] | None = None,
+        models: Mapping[str, Any] | None = None,
         **keys: Any,
     ) -> JobResult:
-        """Run a pipeline over a dataset; ``others`` are what its steps look things up in."""
+        """Run a pipeline over a dataset; ``others`` are what its steps look things up in,
+        ``models`` the files that operators read."""
         pipeline = {"name": "clean", "input": version.name, "steps": steps, **keys}
         datasets = {"input": self.told(version)}
         datasets |= {role: self.told(other) for role, other in (others or {}).items()}
-        params = jobs.check_run({"pipeline": pipeline, "datasets": datasets})
+        given = {"pipeline": pipeline, "datasets": datasets, "models": models or {}}
+        params = jobs.check_run(given)
         return handler.run(self.context(params, checkpoint))
 
     def diff(self, before: NewVersion, after: NewVersion) -> dict[str, Any]:
@@ -86,6 +92,11 @@ class Home:
             "rows": version.manifest["rows"],
             "license": version.manifest["license"],
             "shards": [version.files[one["file"]].digest for one in version.manifest["shards"]],
+            "tokenizer": {
+                name: to_builtins(version.files[name])
+                for name in TOKENIZER_FILES
+                if name in version.files
+            },
         }
 
     def rows(self, version: NewVersion) -> list[Row]:

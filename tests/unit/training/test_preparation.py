@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from tests.unit.training.tiny import make_recipe
 
+from llmos.data.tokenizers import specials_of, train_character
 from llmos.errors import DataError, RecipeError
+from llmos.storage.parquet import write_rows
+from llmos.training.base_model import BaseModel
 from llmos.training.examples import Data
 from llmos.training.preparation import Prepared, prepare
 from llmos.training.recipe import parse
@@ -152,3 +155,28 @@ def test_conversations_that_begin_alike_are_held_back_one_by_one(tmp_path: Path)
     data = Data(recipe, file)
     train, held = data.split("train"), data.split("validation")
     assert len(train) + len(held) == 40 and 3 < len(held) < 20
+
+
+def test_the_ids_of_a_dataset_are_learned_as_the_tokens_of_its_texts(tmp_path: Path) -> None:
+    texts = [f"A tale of {number} 猫 and more." for number in range(60)]
+    specials = specials_of("generate")
+    tokenizer = train_character(texts, specials)
+    end = tokenizer.token_to_id(specials.eos)
+    rows = [
+        {"id": str(number), "text": text, "input_ids": [*tokenizer.encode(text).ids, end]}
+        for number, text in enumerate(texts)
+    ]
+    shards = []
+    for name, part in (("train", rows[:40]), ("held", rows[40:])):
+        shards.append((tmp_path / f"{name}.parquet",))
+        write_rows(shards[-1][0], part)
+    base = BaseModel("base:1", "", tmp_path, tokenizer, specials)
+    named = {"path": "dataset:train", "validation_path": "dataset:held"}
+    recipe = parse(make_recipe("generate", data=named, evaluate={"splits": []}))
+    read = {}
+    for kind, tokenized in (("ids", named.values()), ("texts", ())):
+        data = Data(recipe, *shards, tokenized=tokenized)
+        read[kind] = prepare(recipe, data, base, tmp_path / kind, str)
+    for split in ("train", "validation"):
+        ids, of_texts = (getattr(read[kind], split)["tokens"].flat for kind in read)
+        assert ids.tolist() == of_texts.tolist()

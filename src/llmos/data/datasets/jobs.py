@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
 from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
+from llmos.data.datasets.requests import MixRequest, SplitRequest, requested
 from llmos.data.pipeline import spec
 from llmos.data.pipeline.consulting import named_datasets
+from llmos.data.pipeline.registry import find_operator
+from llmos.data.pipeline.shard import StepSpec
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef, parse_name
@@ -17,8 +22,9 @@ from llmos.storage.blobs import is_digest
 from llmos.storage.parquet import check_packages
 
 ADD, RUN, DIFF = "data_add", "data_run", "data_diff"
-KINDS = frozenset({ADD, RUN, DIFF})
-MAKES_A_DATASET = frozenset({ADD, RUN})
+SPLIT, MIX = "data_split", "data_mix"
+KINDS = frozenset({ADD, RUN, DIFF, SPLIT, MIX})
+MAKES_A_DATASET = frozenset({ADD, RUN, SPLIT, MIX})
 """Kinds of job whose checked ``name`` is that of the dataset they add to."""
 MAX_FILES = 20_000
 MAX_COLUMNS = 1000
@@ -28,8 +34,11 @@ BAD_SHARE = 0.01
 _ADD_KEYS = frozenset(
     ("name", "files", "format", "encoding", "unit", "columns", "on_bad", "max_bad")
 ) | frozenset(("license", "source", "description"))
-_WORKING_BYTES = 700_000_000
-_DIFF_BYTES = 400_000_000
+JOB_BYTES = 400_000_000
+"""Of a job's own process, which draws the card's plots."""
+PROCESS_BYTES = 250_000_000
+"""Of each process that does its shards, as was measured; one may take more, and a job that has is
+expected to the next time."""
 
 
 def check_add(params: dict[str, Any]) -> dict[str, Any]:
@@ -69,21 +78,23 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_run(params: dict[str, Any]) -> dict[str, Any]:
-    """Check a request to run a pipeline: ``{"pipeline", "datasets"}``; the server fills in
-    ``datasets``, the versions that it reads.
+    """Check a request to run a pipeline: ``{"pipeline", "datasets", "models"}``; the server
+    fills in ``datasets``, the versions that it reads, and ``models``, the files that operators read
+    of models.
 
     Raises:
         PipelineError, InvalidNameError, InvalidRequestError, DataError: something is missing,
             unknown or wrong.
     """
     check_packages()
-    _only(params, "pipeline", "datasets")
+    _only(params, "pipeline", "datasets", "models")
     wanted = spec.parse(params.get("pipeline"))
-    others = named_datasets(spec.steps_of(wanted))
+    steps = spec.steps_of(wanted)
     return {
         "pipeline": wanted.model_dump(mode="json"),
         "name": parse_name(wanted.name).full_name,
-        "datasets": _versions(params, "input", *others),
+        "datasets": versions(params, "input", *named_datasets(steps)),
+        "models": _models(params, steps),
     }
 
 
@@ -97,7 +108,36 @@ def check_diff(params: dict[str, Any]) -> dict[str, Any]:
     check_packages()
     _only(params, "before", "after", "datasets")
     names = {role: str(ModelRef.parse(_text(params, role))) for role in ("before", "after")}
-    return {**names, "datasets": _versions(params, "before", "after")}
+    return {**names, "datasets": versions(params, "before", "after")}
+
+
+def check_split(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to split a dataset, as `SplitRequest` has it; the server fills in
+    ``datasets``. ``names`` are those of the parts' datasets.
+
+    Raises:
+        InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
+    """
+    check_packages()
+    wanted = requested(SplitRequest, params)
+    name = parse_name(wanted.name or ModelRef.parse(wanted.input).full_name).full_name
+    names = [parse_name(f"{name}-{part}").full_name for part in wanted.parts]
+    told = {"name": name, "names": names, "datasets": versions(params, "input")}
+    return wanted.model_dump(mode="json") | told
+
+
+def check_mix(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to mix datasets, as `MixRequest` has it; the server fills in ``datasets``.
+
+    Raises:
+        InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
+    """
+    check_packages()
+    wanted = requested(MixRequest, params)
+    for ref in wanted.inputs:
+        ModelRef.parse(ref)
+    told = {"name": parse_name(wanted.name).full_name}
+    return wanted.model_dump(mode="json") | told | {"datasets": versions(params, *wanted.inputs)}
 
 
 def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
@@ -109,7 +149,9 @@ def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
     if kind == RUN:
         pipeline = spec.parse(params.get("pipeline"))
         return {"input": pipeline.input, **named_datasets(spec.steps_of(pipeline))}
-    roles = ("before", "after") if kind == DIFF else ()
+    if kind == MIX and isinstance(weights := params.get("inputs"), dict):
+        return {ref: ref for ref in weights if isinstance(ref, str)}
+    roles = {DIFF: ("before", "after"), SPLIT: ("input",)}.get(kind, ())
     return {role: params[role] for role in roles if isinstance(params.get(role), str)}
 
 
@@ -169,7 +211,7 @@ def _files(files: Any, given_format: str | None) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _versions(params: dict[str, Any], *roles: str) -> dict[str, Any]:
+def versions(params: dict[str, Any], *roles: str) -> dict[str, Any]:
     """Return the versions that the server filled in."""
     given: Any = params.get("datasets")
     try:
@@ -181,7 +223,8 @@ def _versions(params: dict[str, Any], *roles: str) -> dict[str, Any]:
 
 
 def _version(given: Any) -> dict[str, Any]:
-    """Return ``{"ref", "digest", "rows", "license", "shards": [digest]}``. Raises ValueError."""
+    """Return ``{"ref", "digest", "rows", "license", "shards": [digest], "tokenizer": files}``.
+    Raises ValueError."""
     if not all(is_digest(one) for one in (given["digest"], *given["shards"])):
         raise ValueError
     return {
@@ -190,21 +233,67 @@ def _version(given: Any) -> dict[str, Any]:
         "rows": int(given["rows"]),
         "license": str(given["license"]),
         "shards": list(given["shards"]),
+        "tokenizer": _file_refs(given.get("tokenizer") or {}),
     }
 
 
-def _kind(name: str, handler: str, schema: Any, num_bytes: int) -> JobKind:
-    def estimate(params: dict[str, Any]) -> int:
-        return num_bytes
+def _models(params: dict[str, Any], steps: list[StepSpec]) -> dict[str, Any]:
+    """Return the files that operators read of models, as the server filled them in."""
+    given: Any = params.get("models") or {}
+    names = [step.options[option] for step in steps for option in find_operator(step.name).reads]
+    try:
+        return {name: _file_refs(given[name]) for name in names}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidRequestError(
+            "models is the server's to fill in: name a model in the step", param="models"
+        ) from None
 
-    return JobKind(name, handler, schema, estimate, resumes=True)
+
+def _file_refs(files: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{filename: {"digest", "size"}}``. Raises ValueError."""
+    if not all(is_digest(told["digest"]) for told in files.values()):
+        raise ValueError
+    return {
+        name: {"digest": told["digest"], "size": int(told["size"])} for name, told in files.items()
+    }
+
+
+def estimate_bytes(params: dict[str, Any]) -> int:
+    """Return the memory that a job of shards, or of files, may take: by its processes, of which
+    there are as many as threads, and no more than shards."""
+    shards = sum(len(told["shards"]) for told in params.get("datasets", {}).values())
+    processes = min(os.cpu_count() or 1, max(1, shards + len(params.get("files", ()))))
+    return JOB_BYTES + processes * PROCESS_BYTES
+
+
+def _kind(
+    name: str,
+    handler: str,
+    schema: Any,
+    estimate: Callable[[dict[str, Any]], int] = estimate_bytes,
+    subject: Callable[[dict[str, Any]], str] = lambda params: "",
+) -> JobKind:
+    return JobKind(name, handler, schema, estimate, resumes=True, subject=subject)
+
+
+def _diff_bytes(params: dict[str, Any]) -> int:
+    return JOB_BYTES
+
+
+def _operators_of(params: dict[str, Any]) -> str:
+    """Return the operators of a pipeline, which what its processes take hangs on."""
+    steps = params["pipeline"]["steps"]
+    names = [step if isinstance(step, str) else next(iter(step)) for step in steps]
+    return " ".join(sorted(set(names)))[:200]
 
 
 @hookimpl
 def llmos_job_kinds() -> list[JobKind]:
     """Return the job kinds of datasets."""
     return [
-        _kind(ADD, "llmos.data.datasets.adding:run", check_add, _WORKING_BYTES),
-        _kind(RUN, "llmos.data.pipeline.handler:run", check_run, _WORKING_BYTES),
-        _kind(DIFF, "llmos.data.datasets.diffing:run", check_diff, _DIFF_BYTES),
+        _kind(ADD, "llmos.data.datasets.adding:run", check_add),
+        _kind(RUN, "llmos.data.pipeline.handler:run", check_run, subject=_operators_of),
+        _kind(DIFF, "llmos.data.datasets.diffing:run", check_diff, _diff_bytes),
+        _kind(SPLIT, "llmos.data.datasets.splitting:run", check_split),
+        _kind(MIX, "llmos.data.datasets.mixing:run", check_mix),
     ]

@@ -48,6 +48,7 @@ def publish(
     parts: Parts,
     about: Mapping[str, Any],
     inputs: Sequence[str],
+    also: Mapping[str, FileRef] | None = None,
 ) -> NewVersion:
     """Return the version that a job ends with; its files are in the store.
 
@@ -55,12 +56,13 @@ def publish(
         parts: of at least one row.
         about: further keys of its manifest.
         inputs: its lineage.
+        also: further files of it.
     """
-    work = context.checkpoint_dir / "version"
+    work = context.checkpoint_dir / "version" / name
     work.mkdir(parents=True, exist_ok=True)
     kept = [number for number, path in enumerate(parts.rows) if num_rows_in(path)]
     schema = merged(parts.schemas[number] for number in kept)
-    files: dict[str, FileRef] = {}
+    files = dict(also or {})
     shards: list[dict[str, Any]] = []
     for place, number in enumerate(kept):
         context.raise_if_cancelled()
@@ -88,6 +90,11 @@ def publish(
         **about,
     }
     return NewVersion("dataset", name, files, manifest, tuple(inputs))
+
+
+def file_refs(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileRef]:
+    """Return files that a job was told of as ``{filename: {"digest", "size"}}``."""
+    return {name: FileRef(**told) for name, told in files.items()}
 
 
 def shard_filename(number: int) -> str:

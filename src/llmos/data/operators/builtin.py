@@ -27,4 +27,6 @@ def llmos_operators() -> dict[str, str]:
         "url_dedup": f"{_HERE}.urls:UrlDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "sample": f"{_HERE}.shape:Sample",
+        "tokenize": f"{_HERE}.tokens:Tokenize",
+        "pack": f"{_HERE}.tokens:Pack",
     }

@@ -13,6 +13,14 @@ import traceback
 
 import msgspec
 
+from llmos.data.datasets.dealing import (
+    DealTask,
+    GatherTask,
+    KeyTask,
+    run_deal,
+    run_gather,
+    run_keys,
+)
 from llmos.data.datasets.reading import ReadTask, run_read
 from llmos.data.pipeline.comparing import CompareTask, run_compare
 from llmos.data.pipeline.consulting import IndexTask, run_index
@@ -20,7 +28,7 @@ from llmos.data.pipeline.shard import ShardTask, run_shard
 from llmos.errors import DataError, LlmosError
 from llmos.kernel.worker import die_with_server
 
-Task = ShardTask | CompareTask | IndexTask | ReadTask
+Task = ShardTask | CompareTask | IndexTask | ReadTask | KeyTask | DealTask | GatherTask
 MEMORY_BYTES = 2 * 2**30
 """That a process may take; a shard takes a tenth of it. What would take more, as a file does that
 holds next to nothing many million times, fails alone."""
@@ -58,6 +66,12 @@ def perform(task: Task) -> Answer:
                 run_index(task)
             case ReadTask():
                 run_read(task)
+            case KeyTask():
+                run_keys(task)
+            case DealTask():
+                run_deal(task)
+            case GatherTask():
+                run_gather(task)
     except LlmosError as error:
         return Answer(error.code, error.message)
     except MemoryError:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmos.data.datasets.publishing import Parts, publish, side_reasons
+from llmos.data.datasets.publishing import Parts, file_refs, publish, side_reasons
 from llmos.data.datasets.stats import Stats
+from llmos.data.operators.tokens import Tokenize
 from llmos.data.pipeline import spec as specs
 from llmos.data.pipeline.comparing import (
     CompareTask,
@@ -40,7 +41,7 @@ from llmos.data.pipeline.work import prepared
 from llmos.errors import DataError
 from llmos.storage.files import disk_errors
 from llmos.storage.parquet import read_rows
-from llmos.types import JobResult
+from llmos.types import FileRef, JobResult
 
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
@@ -82,11 +83,13 @@ class _Run:
         """Of the shards."""
         self._work = context.checkpoint_dir / "stages"
         self._indexes = context.checkpoint_dir / "indexes"
+        self._models: dict[str, str] = {}
         self._allowed = int(self._spec.max_rejected * self._input["rows"])
         self._count = _Count()
 
     def run(self) -> JobResult:
         context, shards = self._context, self._input["shards"]
+        self._models = _laid_out(context)
         context.log(f"{self._input['rows']:,} rows in {len(shards)} shards of {self._input['ref']}")
         with open_pool(context, len(shards)) as pool:
             self._read_others(pool)
@@ -157,6 +160,7 @@ class _Run:
                 if consults(step)
             },
             is_last=number == len(self._stages) - 1,
+            models=self._models,
         )
 
     def _index(self, step: StepSpec) -> Path:
@@ -234,8 +238,9 @@ class _Run:
             "operators": told,
         }
         refs = [self._input["ref"], *(one["ref"] for one in self._versions.values())]
-        inputs = [f"dataset:{ref}" for ref in dict.fromkeys(refs)]
-        version = publish(context, self._spec.name, parts, about, inputs)
+        inputs = [f"dataset:{ref}" for ref in dict.fromkeys(refs)] + list(self._models)
+        also = _tokenizer_of(self._steps, context.params)
+        version = publish(context, self._spec.name, parts, about, inputs, also)
         return JobResult(self._summary(told, tallies, version.manifest), (version,))
 
     def _compared(self, step: StepSpec) -> dict[str, int]:
@@ -291,6 +296,22 @@ class _Run:
             "seconds": round(seconds, 3),
             "operators": timed,
         }
+
+
+def _laid_out(context: JobContext) -> dict[str, str]:
+    """Lay out the files that operators read of models; return where, by the models' names."""
+    found = {}
+    for number, (name, files) in enumerate(context.params["models"].items()):
+        directory = context.checkpoint_dir / "models" / str(number)
+        found[name] = str(context.blobs.materialize(file_refs(files), directory))
+    return found
+
+
+def _tokenizer_of(steps: list[StepSpec], params: dict[str, Any]) -> dict[str, FileRef]:
+    """Return the files of the tokenizer that made the ids of the new dataset, none for none."""
+    made = [step.options["tokenizer"] for step in steps if step.name == Tokenize.name]
+    files = params["models"][made[-1]] if made else params["datasets"]["input"]["tokenizer"]
+    return file_refs(files)
 
 
 def _plain(steps: list[StepSpec]) -> list[dict[str, Any]]:

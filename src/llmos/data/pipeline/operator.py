@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -65,6 +66,11 @@ class Operator(ABC, Generic[O_co]):
     options_type: ClassVar[type[Options]] = Options
     needs: ClassVar[dict[str, str]] = {}
     """Modules that it imports and llmos does not need -> the packages they come from."""
+    reads: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Options that name a model of the library -> those of its files that it reads, the first of
+    which it must have."""
+    models: Mapping[str, Path] = MappingProxyType({})
+    """Where those files lie, by the model that an option names: set before it is called."""
 
     def __init__(self, seed: int = 0, **options: Any) -> None:
         self.seed = seed

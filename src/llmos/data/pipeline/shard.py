@@ -53,6 +53,7 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
         settles: the step before, which compared all records; the file ``drops``, where it is
             there, says which of them go.
         indexes: the folders in which steps find what they look up, by their numbers.
+        models: where the files lie that operators read of models, by the models' names.
         is_last: whether the rows are the dataset's.
         out: the directory to make.
     """
@@ -67,6 +68,7 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
     drops: str = ""
     indexes: dict[str, str] = {}
     is_last: bool = False
+    models: dict[str, str] = {}
 
 
 class Done(msgspec.Struct):
@@ -94,8 +96,8 @@ def run_shard(task: ShardTask) -> None:
     if task.digest:
         BlobStore(Path(task.home) / "blobs").verify(task.digest)
     outcome = Outcome()
-    steps = [_step(spec, task.seed, task.indexes) for spec in task.steps]
-    settling = _step(task.settles, task.seed, {}) if task.settles else None
+    steps = [_step(spec, task) for spec in task.steps]
+    settling = _step(task.settles, task) if task.settles else None
     read = num_rows_in(Path(task.source))
     records: Iterator[Record] = map(Record.of_row, read_rows(Path(task.source)))
     if settling is not None:
@@ -161,9 +163,10 @@ def _settled(
             yield record
 
 
-def _step(spec: StepSpec, seed: int, indexes: dict[str, str]) -> Step:
-    operator = make_operator(spec.name, spec.options, seed)
-    folder = indexes.get(str(spec.number))
+def _step(spec: StepSpec, task: ShardTask) -> Step:
+    operator = make_operator(spec.name, spec.options, task.seed)
+    operator.models = {name: Path(directory) for name, directory in task.models.items()}
+    folder = task.indexes.get(str(spec.number))
     if folder is not None:
         assert isinstance(operator, Consulting)
         operator.use_index(Path(folder))

@@ -15,7 +15,7 @@ from llmos.data.datasets.card import render
 from llmos.data.datasets.publishing import HEAD, HEAD_ROWS
 from llmos.data.pipeline import registry
 from llmos.errors import NotFoundError
-from llmos.sdk.dataset_wire import AddDatasetBody, DiffBody, RunPipelineBody
+from llmos.sdk.dataset_wire import AddDatasetBody, DiffBody, MixBody, RunPipelineBody, SplitBody
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
@@ -76,6 +76,22 @@ def router(system: System) -> APIRouter:
         """Start comparing two datasets; returns the job, whose result says what differs."""
         params = body.model_dump()
         return await submitted(actor, jobs.DIFF, params, f"{body.before[:90]} {body.after[:90]}")
+
+    @routes.post("/datasets/split", status_code=202)
+    async def split_dataset(
+        body: SplitBody, actor: Annotated[Actor, allow("datasets.write")]
+    ) -> JSONResponse:
+        """Start splitting a dataset into parts, each a dataset of its own; returns the job."""
+        params = body.model_dump(exclude_none=True)
+        return await submitted(actor, jobs.SPLIT, params, body.input[:200])
+
+    @routes.post("/datasets/mix", status_code=202)
+    async def mix_datasets(
+        body: MixBody, actor: Annotated[Actor, allow("datasets.write")]
+    ) -> JSONResponse:
+        """Start mixing datasets by weights into one; returns the job."""
+        params = body.model_dump(exclude_none=True)
+        return await submitted(actor, jobs.MIX, params, body.name[:200])
 
     @routes.get("/operators")
     async def list_operators(actor: Annotated[Actor, allow("datasets.read")]) -> JSONResponse:
