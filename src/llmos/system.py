@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Connection
 
-from llmos.apps import batch_jobs, search_jobs
+from llmos.apps import annotation_jobs, batch_jobs, search_jobs
+from llmos.apps.annotating import Annotation
 from llmos.apps.batch_ends import BatchEnds
 from llmos.apps.batch_store import Batches, commit_batch
 from llmos.apps.runs import Runs
@@ -76,6 +77,7 @@ BUILT_INS = (
     batch_jobs,
     search_jobs,
     dataset_jobs,
+    annotation_jobs,
     builtin_operators,
 )
 
@@ -135,6 +137,7 @@ class System:
     deployments: Deployments
     answers: Answers
     feedback: FeedbackStore
+    annotation: Annotation
     kernel: Kernel
     submitter: Submitter
     runs: Runs
@@ -216,8 +219,7 @@ def _assemble(
     feedback = FeedbackStore(database, clock)
     outbound = Outbound(allow_private=settings.allow_private_webhooks)
     webhooks = Webhooks(database, clock, outbound.check, audit=audit.record)
-    commit = _commit_to(library, deployments, clock)
-    kernel = _kernel(settings, database, plugins, commit, webhooks, deployments, clock)
+    kernel = _kernel(settings, database, plugins, library, webhooks, deployments, clock)
     submitter = Submitter(kernel.jobs, library, blobs, deployments, feedback)
     tasks = TaskContext(
         library,
@@ -230,9 +232,9 @@ def _assemble(
         answers=answers,
         drafts=parse_drafts(settings.drafts),
     )
-    telemetry = kernel.fleet.telemetry
     canaries = Canaries(deployments)
-    choosing = open_choosing(database, tasks, telemetry, clock, random.Random(), trials=canaries)
+    telemetry, rng = kernel.fleet.telemetry, random.Random()
+    choosing = open_choosing(database, tasks, telemetry, clock, rng, trials=canaries)
     runs = Runs(database, kernel.jobs, submitter, clock, keys.actor_of, outbox=webhooks)
     batches = Batches(database, kernel.jobs, clock)
     return System(
@@ -246,6 +248,7 @@ def _assemble(
         deployments=deployments,
         answers=answers,
         feedback=feedback,
+        annotation=Annotation(database, clock),
         kernel=kernel,
         submitter=submitter,
         runs=runs,
@@ -266,7 +269,7 @@ def _kernel(
     settings: Settings,
     database: Database,
     plugins: Plugins,
-    commit: Commit,
+    library: Library,
     webhooks: Webhooks,
     deployments: Deployments,
     clock: Callable[[], float],
@@ -280,7 +283,7 @@ def _kernel(
         plugins.job_kinds(),
         settings,
         clock,
-        commit,
+        _commit_to(library, deployments, clock),
         rng=random.Random(),
         audit=audit.record,
         outbox=webhooks,

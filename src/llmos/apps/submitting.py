@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from llmos.apps import annotation_jobs
 from llmos.apps.batch_jobs import BATCH
 from llmos.apps.data_inputs import models_for
 from llmos.apps.inputs import datasets_for
@@ -47,13 +48,14 @@ if TYPE_CHECKING:
     from llmos.storage.blobs import BlobStore
 
 MAY_MAKE_ADAPTERS = frozenset({"import", "pull"})
-MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES_A_DATASET})
+MAKES_DATASETS = MAKES_A_DATASET | {annotation_jobs.EXPORT}
+MAKES_A_VERSION = frozenset({TRAIN, SEARCH, QUANTIZE, *MAY_MAKE_ADAPTERS, *MAKES_DATASETS})
 """Kinds of job whose checked ``name`` is that of the model, or dataset, they add to."""
 NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
 FILLED_IN = frozenset({*ROLES, "task", "datasets", "models", "stream"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
-ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH})
+ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH, *annotation_jobs.KINDS})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
 
 Promised = Callable[[str], bool]
@@ -224,6 +226,8 @@ class Submitter:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
+        elif kind in annotation_jobs.KINDS:
+            params |= await annotation_jobs.inputs_of(self._library, actor, kind, params)
         elif kind == SEARCH:
             await self._inputs.models(actor, params)  # each trial has it filled in for itself
             params |= await self._inputs.lessons(actor, params, begins, queues)
@@ -360,7 +364,7 @@ class Submitter:
 
 def _kind_made(kind: str, params: dict[str, Any]) -> str | None:
     """Return the kind of artifact that a job makes; None: only the work will tell."""
-    if kind in MAKES_A_DATASET:
+    if kind in MAKES_DATASETS:
         return "dataset"
     if kind in (TRAIN, SEARCH) and makes_adapter(params):
         return "adapter"

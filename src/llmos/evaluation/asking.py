@@ -34,9 +34,16 @@ class Ask:
 
 
 def ask_all(
-    context: JobContext, asks: Sequence[Ask], doing: str = "asking"
+    context: JobContext,
+    asks: Sequence[Ask],
+    doing: str | None = "asking",
+    bears: frozenset[int] = frozenset(),
 ) -> Iterator[dict[str, Any]]:
     """Yield the JSON answer of each question, in order, saying how far it is.
+
+    Args:
+        doing: what is said that this is; None: nothing is said.
+        bears: statuses of refusals that are answers, too: ``{"error": {"message", …}}``.
 
     Raises:
         JobFailedError: one was refused, or the server stayed too busy for it.
@@ -49,8 +56,9 @@ def ask_all(
             index, ask = following
             under_way.append((index, _send(context, ask)))
         index, future = under_way.popleft()
-        yield _answer(context, asks[index], index, future)
-        context.progress(done + 1, len(asks), doing)
+        yield _answer(context, asks[index], index, future, bears)
+        if doing is not None:
+            context.progress(done + 1, len(asks), doing)
 
 
 def read(context: JobContext, path: str) -> dict[str, Any]:
@@ -59,15 +67,27 @@ def read(context: JobContext, path: str) -> dict[str, Any]:
     return found
 
 
+def ask(context: JobContext, one: Ask) -> dict[str, Any]:
+    """Return the JSON answer to one question, saying nothing of how far it is. Raises as
+    `ask_all`."""
+    return _answer(context, one, 0, _send(context, one))
+
+
 def _send(context: JobContext, ask: Ask) -> Future[Answer]:
     body = None if ask.body is None else msgspec.json.encode(ask.body)
     return context.ask(ask.path, body)
 
 
-def _answer(context: JobContext, ask: Ask, index: int, future: Future[Answer]) -> dict[str, Any]:
+def _answer(
+    context: JobContext,
+    ask: Ask,
+    index: int,
+    future: Future[Answer],
+    bears: frozenset[int] = frozenset(),
+) -> dict[str, Any]:
     for _ in range(MAX_TRIES):
         answer = _wait(context, future)
-        if answer.status == 200:
+        if answer.status == 200 or answer.status in bears:
             found: dict[str, Any] = msgspec.json.decode(answer.body)
             return found
         if answer.status not in (429, 503) or answer.retry_after_s is None:

@@ -24,7 +24,7 @@ from llmos.errors import LlmosError
 from llmos.security import audit
 from llmos.security.actors import OPERATORS, SYSTEM, Actor
 from llmos.storage.database import Database
-from llmos.storage.schema import outcomes
+from llmos.storage.schema import outcomes, verdicts
 
 HALF_LIFE_S = 7 * 86400.0
 WINDOW = 200.0
@@ -33,6 +33,8 @@ FEEDBACK_WEIGHT = 10.0
 SAVE_EVERY_S = 5.0
 MAX_ROWS = 10_000
 """Of one owner; beyond, the one that changed longest ago is forgotten."""
+MAX_VERDICTS = 10_000
+"""Of one owner on answers with an id; said once more of one that is forgotten, it counts again."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,15 @@ class _Kind(NamedTuple):
     task: str
     language: str
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What somebody said of an answer, and what that counted for; ``at`` in Unix seconds."""
+
+    kind: _Kind
+    good: bool
+    at: float
 
 
 class Outcomes:
@@ -131,17 +142,42 @@ class Outcomes:
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(self._save_soon(), name="save-outcomes")
 
-    async def judge(self, actor: Actor, model: str, task: str, language: str, good: bool) -> None:
-        """Note a person's verdict on an answer; it is durable when this returns, and audited."""
+    async def judge(
+        self,
+        actor: Actor,
+        model: str,
+        task: str,
+        language: str,
+        good: bool,
+        answer: str | None = None,
+    ) -> None:
+        """Note a person's verdict on an answer; it is durable when this returns, and audited.
+
+        Args:
+            answer: its id, where it has one: what is said of it again counts instead of what was
+                said before, and the same is not counted twice.
+        """
         kind, now = _Kind(model, task, language, actor.owner), self._clock()
+        verdict = Verdict(kind, good, now)
         detail = {"good": good, "task": task, "language": language}
 
-        def change(conn: sa.Connection) -> list[_Kind]:
+        def change(conn: sa.Connection) -> tuple[Verdict | None, list[_Kind]]:
+            before = None if answer is None else _verdict_on(conn, actor.owner, answer)
+            if before is not None and (before.kind, before.good) == (kind, good):
+                return before, []
+            if before is not None:
+                _store(conn, before.kind, _without(_stored(conn, before.kind), before, now))
             _store(conn, kind, _stored(conn, kind).noted(good, now, FEEDBACK_WEIGHT))
+            if answer is not None:
+                _keep_verdict(conn, answer, verdict)
             audit.record(conn, actor.id, "feedback.create", model, detail, now)
-            return _forget_oldest(conn, kind.owner)
+            return before, _forget_oldest(conn, kind.owner)
 
-        forgotten = await self._db.write(change)
+        before, forgotten = await self._db.write(change)
+        if before is not None:
+            if (before.kind, before.good) == (kind, good):
+                return
+            self._put(before.kind, _without(self._get(before.kind), before, now))
         self._put(kind, self._get(kind).noted(good, now, FEEDBACK_WEIGHT))
         self._drop(forgotten)
 
@@ -179,6 +215,37 @@ class Outcomes:
     def _drop(self, forgotten: Iterable[_Kind]) -> None:
         for kind in forgotten:
             self._counts.get((kind.model, kind.task, kind.owner), {}).pop(kind.language, None)
+
+
+def _without(counts: Counts, verdict: Verdict, now: float) -> Counts:
+    """Return counts without what is left of a verdict that was taken back."""
+    left = Counts(FEEDBACK_WEIGHT, 0.0, verdict.at).faded(now).successes
+    old = counts.faded(now)
+    if verdict.good:
+        return Counts(max(0.0, old.successes - left), old.failures, now)
+    return Counts(old.successes, max(0.0, old.failures - left), now)
+
+
+def _verdict_on(conn: sa.Connection, owner: str, answer: str) -> Verdict | None:
+    """Return what an owner said of an answer; None: nothing, or it is forgotten."""
+    this = (verdicts.c.owner == owner, verdicts.c.answer == answer)
+    row = conn.execute(sa.select(verdicts).where(*this)).first()
+    if row is None:
+        return None
+    return Verdict(_Kind(row.model, row.task, row.language, owner), row.good, row.at)
+
+
+def _keep_verdict(conn: sa.Connection, answer: str, verdict: Verdict) -> None:
+    """Keep what an owner says of an answer, in place of what was said before; forget its oldest
+    verdicts where there are too many."""
+    kind, mine = verdict.kind, verdicts.c.owner == verdict.kind.owner
+    conn.execute(verdicts.delete().where(mine, verdicts.c.answer == answer))
+    values = {**kind._asdict(), "answer": answer, "good": verdict.good, "at": verdict.at}
+    conn.execute(verdicts.insert().values(**values))
+    oldest = sa.select(verdicts.c.answer).where(mine).order_by(verdicts.c.at.desc())
+    gone = conn.scalars(oldest.offset(MAX_VERDICTS)).all()
+    for one in gone:
+        conn.execute(verdicts.delete().where(mine, verdicts.c.answer == one))
 
 
 def _where(kind: _Kind) -> list[sa.ColumnElement[bool]]:

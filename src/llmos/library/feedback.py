@@ -197,13 +197,15 @@ class FeedbackStore:
         """Forget a piece of feedback; what has learned it stays as it is.
 
         Raises:
-            FeedbackNotFoundError: there is none of that number, or it is another owner's.
+            FeedbackNotFoundError: there is none of that number, it is another owner's, or the key
+                is for other models.
         """
 
         def change(conn: sa.Connection) -> None:
             this = feedback.c.id == number
             row = conn.execute(sa.select(feedback.c.owner, feedback.c.model).where(this)).first()
-            if row is None or not policy.is_of(actor, row.owner):
+            is_theirs = row is not None and policy.is_of(actor, row.owner)
+            if row is None or not is_theirs or not may_see(actor, row.model):
                 raise FeedbackNotFoundError(
                     f"There is no feedback {number}: `llmos feedback` lists what there is."
                 )
@@ -224,6 +226,11 @@ class FeedbackStore:
             return _taken(conn, owner, name, reads, after, limit)
 
         return await self._db.read(read)
+
+
+def may_see(actor: Actor, model: str) -> bool:
+    """Whether a key is for the version, or the base and the adapter, that gave an answer."""
+    return all(policy.has_model(actor, ref) for ref in model.split("+"))
 
 
 def output_of(answer: KeptAnswer, choice: int) -> dict[str, Any]:

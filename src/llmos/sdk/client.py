@@ -14,6 +14,7 @@ from urllib.parse import quote
 from llmos.errors import CancelledError, JobFailedError
 from llmos.sdk import transfer
 from llmos.sdk.accounting import Accounting
+from llmos.sdk.annotation import Annotating
 from llmos.sdk.asking import Asking, given
 from llmos.sdk.batches import Batching
 from llmos.sdk.coding import Coding
@@ -34,6 +35,7 @@ class Client(
     Coding,
     Batching,
     Collecting,
+    Annotating,
     Deploying,
     Accounting,
     Tracing,

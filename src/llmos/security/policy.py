@@ -45,6 +45,8 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "routes.write": _EVERYONE,
     "feedback.read": _EVERYONE,
     "feedback.write": _EVERYONE,
+    "annotation.read": _EVERYONE,
+    "annotation.write": _EVERYONE,
     "system.read": _EVERYONE,
     "system.manage": _ADMIN,
     "logs.read": _ADMIN,

@@ -25,6 +25,7 @@ from llmos.server.gate import Gate, KeyCache
 from llmos.server.lifetime import Lifetime
 from llmos.server.metering import Metering, metered_paths
 from llmos.server.routes import (
+    annotation,
     ask,
     blobs,
     datasets,
@@ -114,6 +115,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         reading.router(system),
         models.router(system),
         datasets.router(system),
+        annotation.router(system),
         deployments.router(system),
         lineage.router(system),
         tasks.router(system),

@@ -153,9 +153,18 @@ class Choosing:
         return plan.explained()
 
     async def judge(
-        self, actor: Actor, ref: str, task: str | None, language: str, good: bool
+        self,
+        actor: Actor,
+        ref: str,
+        task: str | None,
+        language: str,
+        good: bool,
+        answer: str | None = None,
     ) -> dict[str, Any]:
         """Note a person's verdict on an answer of the model ``ref``; return what it is for.
+
+        Args:
+            answer: its id, where it has one: what is said of it again counts instead of what was.
 
         Raises:
             ModelNotFoundError: there is no such model.
@@ -168,7 +177,7 @@ class Choosing:
         if (made := one.made_for(kinds)) is None:
             raise InvalidRequestError(f"{one.ref} is for {one.task!r}, not {task!r}.", param="task")
         one = made
-        await self.outcomes.judge(actor, one.ref, one.task, language, good)
+        await self.outcomes.judge(actor, one.ref, one.task, language, good, answer)
         return {"model": one.ref, "task": one.task, "language": language, "good": good}
 
     def ended(

@@ -230,3 +230,45 @@ def test_when_the_best_becomes_bad_it_is_left_within_three_hundred_requests(seed
         taken.append(arm)
         step += 1
     assert taken[300:].count(1) > 0.85 * 300
+
+
+# -- verdicts on answers that have an id -----------------------------------------------------------
+
+
+async def test_a_verdict_said_again_counts_once_and_one_taken_back_not_at_all(
+    outcomes: Outcomes, database: MemoryDatabase, clock: Clock
+) -> None:
+    def counts() -> tuple[float, float]:
+        return outcomes.counts("m:1", "chat", "", "alice")
+
+    for _ in range(3):
+        await outcomes.judge(ALICE, "m:1", "chat", "", True, "a1")
+    assert counts() == (FEEDBACK_WEIGHT, 0.0)
+    assert [event.action for event in list_events(database)] == ["feedback.create"]
+    await outcomes.judge(ALICE, "m:1", "chat", "", True, "a2")
+    clock.now += HALF_LIFE_S
+    assert counts() == pytest.approx((FEEDBACK_WEIGHT, 0.0))
+    await outcomes.judge(ALICE, "m:1", "chat", "", False, "a1")
+    half = FEEDBACK_WEIGHT / 2
+    assert counts() == pytest.approx((half, FEEDBACK_WEIGHT)), "what was left of it is taken back"
+    again = Outcomes(database, clock)
+    await again.start()
+    assert again.counts("m:1", "chat", "", "alice") == pytest.approx((half, FEEDBACK_WEIGHT))
+    await outcomes.judge(ALICE, "m:1", "chat", "zh", False, "a1")
+    assert counts() == pytest.approx((half, FEEDBACK_WEIGHT)), "of another language now"
+    await outcomes.judge(BOB, "m:1", "chat", "", True, "a1")
+    assert outcomes.counts("m:1", "chat", "", "bob") == (FEEDBACK_WEIGHT, 0.0)
+    for _ in range(2):
+        await outcomes.judge(BOB, "m:1", "chat", "", True)
+    assert outcomes.counts("m:1", "chat", "", "bob")[0] == pytest.approx(3 * FEEDBACK_WEIGHT)
+
+
+async def test_only_so_many_verdicts_are_known_again(
+    outcomes: Outcomes, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_VERDICTS", 2)
+    for answer in ("a1", "a2", "a3", "a1", "a3"):
+        clock.now += 1
+        await outcomes.judge(ALICE, "m:1", "chat", "", True, answer)
+    good, _ = outcomes.counts("m:1", "chat", "", "alice")
+    assert good == pytest.approx(4 * FEEDBACK_WEIGHT, rel=1e-4), "a1 was forgotten, a3 was not"

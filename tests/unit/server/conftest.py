@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from llmos.apps.annotating import Annotation
 from llmos.apps.batch_store import Batches
 from llmos.apps.runs import Runs
 from llmos.apps.submitting import Submitter
@@ -162,6 +163,7 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
         canaries=canaries,
         answers=answers,
         feedback=feedback,
+        annotation=Annotation(database, time.time),
         kernel=kernel,
         submitter=submitter,
         runs=runs,

@@ -137,3 +137,33 @@ async def test_rows_are_taken_all_or_none(client: httpx.AsyncClient) -> None:
     }
     assert (await client.post(path, json=body)).json()["known"] == 3
     assert (await client.post(path, json=body | {"model": "none"})).status_code == 404
+
+
+async def test_a_verdict_on_the_same_answer_counts_once(
+    client: httpx.AsyncClient, system: Any
+) -> None:
+    await keep(client)
+    body = {"response_id": await answered(client), "good": True}
+    before = system.choosing.outcomes.counts("talker:1", "chat", "", "admin")
+    for _ in range(3):
+        assert (await client.post("/api/v1/feedback", json=body)).json()["good"] is True
+    after = system.choosing.outcomes.counts("talker:1", "chat", "", "admin")
+    assert after[0] - before[0] == pytest.approx(10, abs=0.1)
+    await client.post("/api/v1/feedback", json=body | {"good": False})
+    last = system.choosing.outcomes.counts("talker:1", "chat", "", "admin")
+    assert last == pytest.approx((before[0], before[1] + 10), abs=0.1)
+
+
+async def test_a_key_for_other_models_neither_says_nor_forgets_anything(
+    client: httpx.AsyncClient, new_client: NewClient
+) -> None:
+    alice = new_client("user", name="alice", owner="alice")
+    limited = new_client("user", name="limited", owner="alice", models=["writer"])
+    await keep(alice)
+    body = {"response_id": await answered(alice)}
+    for said in ({"comment": "x"}, {"rating": 3}, {"good": True}, {"correction": "x"}):
+        refused = await limited.post("/api/v1/feedback", json=body | said)
+        assert refused.status_code == 403, said
+    number = (await alice.post("/api/v1/feedback", json=body | {"rating": 5})).json()["id"]
+    assert (await limited.delete(f"/api/v1/feedback/{number}")).status_code == 404
+    assert (await alice.delete(f"/api/v1/feedback/{number}")).status_code == 200

@@ -29,4 +29,5 @@ def llmos_operators() -> dict[str, str]:
         "sample": f"{_HERE}.shape:Sample",
         "tokenize": f"{_HERE}.tokens:Tokenize",
         "pack": f"{_HERE}.tokens:Pack",
+        "judged_answers": f"{_HERE}.feedback:JudgedAnswers",
     }

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
 from llmos.apps.teaching import lessons_of
-from llmos.errors import NotFoundError
+from llmos.errors import NotFoundError, PermissionDeniedError
 from llmos.kernel.job_rows import MAX_ID
-from llmos.library.feedback import Said, output_of
+from llmos.library.answers import key_of
+from llmos.library.feedback import Said, may_see, output_of
 from llmos.library.lessons import verdict
 from llmos.sdk.route_wire import FeedbackBody, RowsBody
 from llmos.security import policy
@@ -34,6 +35,15 @@ def router(system: System) -> APIRouter:
     paths = APIRouter(prefix="/api/v1", tags=["feedback"], route_class=BodyRoute)
     responses = ResponseStore(system.database, system.keys.clock)
 
+    def checked(model: str, actor: Actor) -> str:
+        """Return the version that gave an answer, if the key is for it."""
+        if not may_see(actor, model):
+            raise PermissionDeniedError(
+                f"feedback on an answer of {model} is not allowed: this key is limited to other "
+                "models; ask an admin for another key"
+            )
+        return model
+
     async def answer_of(body: FeedbackBody, actor: Actor) -> tuple[str, KeptAnswer | None]:
         """Return which version gave an answer that was kept or stored, and the answer if kept."""
         assert body.response_id is not None
@@ -47,8 +57,8 @@ def router(system: System) -> APIRouter:
                 stored = await responses.get(body.response_id, actor.owner)
             except NotFoundError:
                 raise missing from None
-            return str(stored.body["model"]), None
-        return kept.model, kept
+            return checked(str(stored.body["model"]), actor), None
+        return checked(kept.model, actor), kept
 
     @paths.post("/feedback")
     async def give(
@@ -66,7 +76,8 @@ def router(system: System) -> APIRouter:
         noted: dict[str, Any] = {"model": model, "good": None}
         if good is not None:
             judged = system.choosing.judge
-            noted = await judged(actor, model, body.task, body.language or "", good)
+            of = _answer_key(body)
+            noted = await judged(actor, model, body.task, body.language or "", good, of)
         if kept is not None:
             said = Said(body.good, body.rating, body.correction, body.comment, body.choice)
             noted["id"] = (await system.feedback.give(actor, kept, said)).id
@@ -98,7 +109,7 @@ def router(system: System) -> APIRouter:
             model,
             before=before,
             limit=limit,
-            shows=lambda one: _may_see(actor, one),
+            shows=lambda one: may_see(actor, one.model),
         )
         return JSONResponse({"data": [feedback_json(one) for one in found]})
 
@@ -119,5 +130,9 @@ def feedback_json(one: Feedback) -> dict[str, Any]:
     return dataclasses.asdict(one)
 
 
-def _may_see(actor: Actor, one: Feedback) -> bool:
-    return all(policy.has_model(actor, ref) for ref in one.model.split("+"))
+def _answer_key(body: FeedbackBody) -> str | None:
+    """Return what one answer is known by, behind whichever door; None where it has no id."""
+    if body.response_id is None:
+        return None
+    key = key_of(body.response_id)
+    return f"{key}#{body.choice}" if body.choice else key

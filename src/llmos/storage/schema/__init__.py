@@ -14,6 +14,21 @@ from llmos.storage.schema.accounts import (
 from llmos.storage.schema.accounts import (
     usage_daily as usage_daily,
 )
+from llmos.storage.schema.annotation import (
+    annotation_consents as annotation_consents,
+)
+from llmos.storage.schema.annotation import (
+    annotation_items as annotation_items,
+)
+from llmos.storage.schema.annotation import (
+    annotation_labels as annotation_labels,
+)
+from llmos.storage.schema.annotation import (
+    annotation_tasks as annotation_tasks,
+)
+from llmos.storage.schema.annotation import (
+    annotation_turns as annotation_turns,
+)
 from llmos.storage.schema.base import metadata as metadata
 from llmos.storage.schema.library import (
     aliases as aliases,
@@ -71,6 +86,9 @@ from llmos.storage.schema.serving import (
 )
 from llmos.storage.schema.serving import (
     uploads as uploads,
+)
+from llmos.storage.schema.serving import (
+    verdicts as verdicts,
 )
 from llmos.storage.schema.work import (
     deliveries as deliveries,

@@ -145,3 +145,16 @@ learned = Table(
     Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),  # which took it
     Column("at", Float, nullable=False),
 )
+
+verdicts = Table(
+    "verdicts",  # of people on answers that have an id: said again, one counts once
+    metadata,
+    Column("owner", String, primary_key=True),  # who said so
+    Column("answer", String, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("task", String, nullable=False),
+    Column("language", String, nullable=False),
+    Column("good", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+)
+Index("ix_verdicts_owner", verdicts.c.owner, verdicts.c.at)
