@@ -47,21 +47,21 @@ def data() -> None:
 def add(
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE_OR_FOLDER", help=".txt, .md, .jsonl, .csv, .tsv, .parquet."),
+        typer.Argument(metavar="FILE_OR_FOLDER", help="Text, tables, documents, archives."),
     ],
     name: Annotated[str, typer.Option("--name", help="Of the dataset.")],
     format: Annotated[
-        str | None, typer.Option("--format", help="text, jsonl, csv, tsv, parquet; else by suffix.")
+        str | None, typer.Option("--format", help="text, jsonl, pdf, …; else by each suffix.")
     ] = None,
     encoding: Annotated[
         str | None, typer.Option("--encoding", help="As utf-8, gb18030; found out by default.")
     ] = None,
     unit: Annotated[
         str | None,
-        typer.Option("--unit", help="Row of a plain text: paragraph (default), line, document."),
+        typer.Option("--unit", help="A row of a text: paragraph, line, page, document."),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,…", help="Of cells without a header.")
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Where no header names them.")
     ] = None,
     on_bad: Annotated[
         str | None, typer.Option("--on-bad", help="Bad rows: skip (the default) or stop.")
@@ -84,7 +84,7 @@ def add(
 
     Examples:
       llmos data add reviews.csv --name reviews --license CC-BY-4.0
-      llmos data add corpus/ --name corpus --unit document
+      llmos data add corpus/ --name corpus
       llmos data add old.txt --name old --encoding gb18030
     """
     from llmos.cli.progress import transfer, watch_job

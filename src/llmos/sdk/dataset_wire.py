@@ -8,6 +8,24 @@ from pydantic import Field, JsonValue
 
 from llmos.sdk.wire import MAX_FILES, MAX_NAMES, Body
 
+FileFormat = Literal[
+    "text",
+    "markdown",
+    "jsonl",
+    "csv",
+    "tsv",
+    "conll",
+    "conllu",
+    "parquet",
+    "html",
+    "pdf",
+    "docx",
+    "epub",
+    "warc",
+    "zip",
+    "tar",
+]
+
 
 class AddDatasetBody(Body):
     """Make a dataset of uploaded files: ``files`` maps what they are called to blob digests."""
@@ -15,14 +33,14 @@ class AddDatasetBody(Body):
     max_items: ClassVar[dict[str, int]] = {"files": MAX_FILES}
     name: str
     files: dict[str, str]
-    format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None
+    format: FileFormat | None = None
     """Unset: by each file's suffix."""
     encoding: str | None = None
     """Unset: found out."""
-    unit: Literal["paragraph", "line", "document"] | None = None
-    """What of a plain text is a row."""
+    unit: Literal["paragraph", "line", "document", "page"] | None = None
+    """What of a text or a document is a row; unset: what each format is cut into."""
     columns: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
-    """Of files of cells without a header line."""
+    """Of files of cells without a header line; of CoNLL, of its lines."""
     on_bad: Literal["skip", "stop"] | None = None
     """What a row that cannot be read does."""
     max_bad: float | None = Field(None, ge=0, le=1)

@@ -18,7 +18,13 @@ from llmos.sdk.exporting import FORMATS, write_as
 from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
-SUFFIXES = frozenset({".txt", ".md", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
+_LINES = (".txt", ".md", ".markdown", ".jsonl", ".ndjson", ".csv", ".tsv", ".conll", ".conllu")
+SUFFIXES = (
+    *_LINES,
+    *(f"{suffix}.gz" for suffix in _LINES),
+    *(".parquet", ".html", ".htm", ".xhtml", ".pdf", ".docx", ".epub", ".warc", ".warc.gz"),
+    *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
+)
 """Of the files of a folder that are added, where no format is given."""
 Format = Literal["parquet", "jsonl", "csv", "tsv", "txt"]
 
@@ -194,11 +200,11 @@ def data_files(path: Path, format: str | None = None) -> dict[str, Path]:
     for file in sorted(path.rglob("*")):
         relative = file.relative_to(path)
         is_hidden = any(part.startswith(".") for part in relative.parts)
-        is_data = format is not None or file.suffix.lower() in SUFFIXES
+        is_data = format is not None or file.name.lower().endswith(SUFFIXES)
         if file.is_file() and not is_hidden and is_data:
             found[relative.as_posix()] = file
     if not found:
-        kinds = ", ".join(sorted(SUFFIXES))
+        kinds = ", ".join(SUFFIXES)
         raise DataError(f"{path} has no data files ({kinds}): name the format", param="path")
     return found
 

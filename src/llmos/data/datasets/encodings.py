@@ -50,7 +50,9 @@ def detect(sample: bytes, shown: str) -> str:
     check_packages(NEEDS)
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample).best()
+    # It may end within a character, of up to four bytes, which then no encoding fits.
+    cuts = (sample[: len(sample) - cut] for cut in range(4))
+    best = next((best for cut in cuts if (best := from_bytes(cut).best())), None)
     if best is None:
         raise DataError(f"{shown} is in no encoding that is known: name it with --encoding")
     # What a part of a text shows as GB 2312 or GBK may go on with characters of GB 18030 alone.

@@ -46,8 +46,9 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         params: ``name``; ``files``, what each is called -> digest of an uploaded blob; where they
-            do not tell, their ``format`` and ``encoding``; ``unit`` of plain text (paragraph, line,
-            document); ``columns`` of files of cells without a header; ``on_bad`` (skip, stop) and
+            do not tell, their ``format`` and ``encoding``; ``unit``, what of a text
+            or a document is a row (paragraph, line, document, page); ``columns`` of files of cells
+            without a header, of CoNLL those of its lines; ``on_bad`` (skip, stop) and
             ``max_bad``, the share of bad rows to bear; ``license``, ``source``, ``description``.
 
     Raises:
@@ -58,16 +59,15 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequestError(f"unknown parameter {unknown[0][:80]}", param=unknown[0])
     name = parse_name(_text(params, "name")).full_name
     given = _text(params, "format", "") or None
-    if given is not None and given not in FORMATS.values():
-        known = ", ".join(sorted(set(FORMATS.values())))
-        raise InvalidRequestError(f"format must be one of {known}", param="format")
+    if given is not None and given not in FORMATS:
+        raise InvalidRequestError(f"format must be one of {', '.join(FORMATS)}", param="format")
     encoding = _text(params, "encoding", "") or None
     return {
         "name": name,
         "files": _files(params.get("files"), given),
         "format": given,
         "encoding": check_encoding(encoding) if encoding else None,
-        "unit": _one_of(params, "unit", get_args(Unit)),
+        "unit": _one_of(params, "unit", get_args(Unit)) if params.get("unit") else None,
         "columns": _columns(params.get("columns")),
         "on_bad": _one_of(params, "on_bad", ("skip", "stop")),
         "max_bad": _share(params.get("max_bad", BAD_SHARE), "max_bad"),
@@ -197,6 +197,7 @@ def _files(files: Any, given_format: str | None) -> dict[str, str]:
         raise InvalidRequestError(
             f"files must map 1 to {MAX_FILES} file names to digests", param="files"
         )
+    formats = set()
     for shown, digest in files.items():
         path = PurePosixPath(shown)
         if not shown or len(shown) > MAX_PATH_CHARS or path.is_absolute() or ".." in path.parts:
@@ -207,7 +208,9 @@ def _files(files: Any, given_format: str | None) -> dict[str, str]:
             raise InvalidRequestError(
                 f"the digest of {shown[:80]} must be 'sha256:' and 64 hex digits", param="files"
             )
-        format_of(shown, given_format)
+        formats.add(format_of(shown, given_format))
+    for name in sorted(formats):
+        check_packages(FORMATS[name].needs)
     return dict(sorted(files.items()))
 
 

@@ -1,44 +1,85 @@
-"""Rows out of files: plain text, JSON lines, cells and Parquet, one after the other.
+"""The table of the formats that become rows, and what every reader is given and gives.
 
-What cannot be read is yielded as `Bad`, with the reason, and reading goes on behind it. A line is
-never held beyond MAX_RECORD_BYTES.
+A reader is a function in `llmos.data.formats`: it takes a Source and yields rows. What cannot be
+read it yields as `Bad`, with the reason, and goes on behind it.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
-import io
+import importlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TextIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
-import msgspec
-
-from llmos.data.datasets.encodings import SAMPLE_BYTES, detect
-from llmos.data.pipeline.record import ID, META, TEXT, Row
+from llmos.data.pipeline.record import ID, META, Row
 from llmos.errors import DataError
+from llmos.storage.parquet import check_packages
 
-Unit = Literal["paragraph", "line", "document"]
-FORMATS = {
-    ".txt": "text",
-    ".md": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
+Unit = Literal["paragraph", "line", "document", "page"]
 MAX_RECORD_BYTES = 16 * 2**20
-MAX_CELL_CHARS = 2**20
 MAX_COLUMNS = 1000
 MAX_NAME_CHARS = 200
 MAX_DEPTH = 64
+EXCERPT_CHARS = 200
 _INT64 = range(-(2**63), 2**63)
+_HERE = "llmos.data.formats"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How files of one kind become rows.
+
+    Attributes:
+        reader: "module:function".
+        suffixes: of its files; those of lines may have .gz behind them.
+        kind: text that is read line by line, in an encoding that is found out; a file of rows; a
+            document, which is parsed in a process of its own, as that may end or hang it; or an
+            archive, whose reader yields a Source for each file in it.
+        needs: modules that it takes -> the packages they come from.
+    """
+
+    reader: str
+    suffixes: tuple[str, ...]
+    kind: Literal["lines", "rows", "document", "archive"] = "lines"
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+
+_HTML = {"trafilatura": "trafilatura"}
+FORMATS = {
+    "text": Format(f"{_HERE}.text:text", (".txt",)),
+    "markdown": Format(f"{_HERE}.text:markdown", (".md", ".markdown")),
+    "jsonl": Format(f"{_HERE}.lines:json_lines", (".jsonl", ".ndjson")),
+    "csv": Format(f"{_HERE}.cells:cells", (".csv",)),
+    "tsv": Format(f"{_HERE}.cells:cells", (".tsv",)),
+    "conll": Format(f"{_HERE}.conll:conll", (".conll",)),
+    "conllu": Format(f"{_HERE}.conll:conllu", (".conllu",)),
+    "parquet": Format(f"{_HERE}.parquet:parquet", (".parquet",), "rows"),
+    "html": Format(f"{_HERE}.html:html", (".html", ".htm", ".xhtml"), "document", _HTML),
+    "pdf": Format(f"{_HERE}.pdf:pdf", (".pdf",), "document", {"pypdf": "pypdf"}),
+    "docx": Format(f"{_HERE}.docx:docx", (".docx",), "document", {"docx": "python-docx"}),
+    "epub": Format(f"{_HERE}.epub:epub", (".epub",), "document", {"lxml": "lxml"}),
+    "warc": Format(
+        f"{_HERE}.warc:warc", (".warc", ".warc.gz"), "document", {**_HTML, "warcio": "warcio"}
+    ),
+    "zip": Format(f"{_HERE}.archives:zip_members", (".zip",), "archive"),
+    "tar": Format(
+        f"{_HERE}.archives:tar_members",
+        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
+        "archive",
+    ),
+}
+"""Every format by name. One more is a line here and its reader; `llmos.sdk` lists its suffixes."""
+SUFFIXES = {
+    suffix + packed: name
+    for name, form in FORMATS.items()
+    for suffix in form.suffixes
+    for packed in (("", ".gz") if form.kind == "lines" else ("",))
+}
+"""Suffix -> the name of its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,74 +98,77 @@ class Source:
     Attributes:
         path: where it lies.
         shown: what its user calls it.
-        unit: what of a plain text is a row.
-        columns: of a file of cells without a header line.
+        format: a name in FORMATS.
+        encoding: of text; found out unless given.
+        unit: what of a text or a document is a row; what its format is cut into unless given.
+        columns: of a file of cells without a header line, of CoNLL those of its lines.
     """
 
     path: Path
     shown: str
     format: str
     encoding: str | None = None
-    unit: Unit = "paragraph"
-    columns: tuple[str, ...] = field(default=())
+    unit: Unit | None = None
+    columns: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """That of its format."""
+        return FORMATS[self.format].kind
+
+    @property
+    def is_gzipped(self) -> bool:
+        """Whether its lines are packed."""
+        return self.kind == "lines" and self.shown.lower().endswith(".gz")
 
 
 def format_of(shown: str, given: str | None = None) -> str:
-    """Return the format of a file: as given, else by its suffix.
+    """Return the name of the format of a file: as given, else by its suffix.
 
     Raises:
         DataError: nothing tells.
     """
-    found = given or FORMATS.get(Path(shown).suffix.lower())
+    found = given or suffix_format(shown)
     if found is None:
         raise DataError(
-            f"{shown}: what it holds is not known: files may end in {', '.join(FORMATS)}, "
+            f"{shown}: what it holds is not known: files may end in {', '.join(SUFFIXES)}, "
             "or name the --format"
         )
     return found
 
 
-def read(source: Source) -> Iterator[Row | Bad]:
-    """Yield a dataset's rows of a file, each with an ``id``: its own, or "FILE:PLACE".
+def suffix_format(shown: str) -> str | None:
+    """Return the name of the format that a file's suffix tells, None where it tells none."""
+    last = [suffix.lower() for suffix in PurePosixPath(shown).suffixes[-2:]]
+    return SUFFIXES.get("".join(last)) or (SUFFIXES.get(last[-1]) if last else None)
+
+
+def reader_of(source: Source) -> Callable[..., Iterator[Any]]:
+    """Return the reader of a file's format.
 
     Raises:
-        DataError: nothing of it can be read.
+        DataError: a package that it needs is not installed.
     """
-    if source.format == "parquet":
-        yield from _parquet(source)
-        return
-    with source.path.open("rb") as file:
-        sample = file.read(SAMPLE_BYTES)
-    encoding = source.encoding or detect(sample, source.shown)
-    readers = {"text": _text, "jsonl": _json_lines, "csv": _cells, "tsv": _cells}
-    with _opened(source.path, encoding) as lines:
-        yield from readers[source.format](source, lines)
+    form = FORMATS[source.format]
+    check_packages(form.needs)
+    module, _, name = form.reader.partition(":")
+    reader: Callable[..., Iterator[Any]] = getattr(importlib.import_module(module), name)
+    return reader
 
 
-@contextmanager
-def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
-    """Give a text file, its undecodable bytes as half characters, its line ends as they are."""
-    errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding, errors, newline="\n") as lines:
-        yield lines
+def read(source: Source) -> Iterator[Row | Bad]:
+    """Yield a dataset's rows of a file that is no archive, each with an ``id``, its own or
+    "FILE:PLACE"; all in this process.
+
+    Raises:
+        DataError: nothing of it can be read, or a package is missing.
+    """
+    yield from reader_of(source)(source)
 
 
-def _lines(lines: TextIO) -> Iterator[tuple[int, str | None]]:
-    """Yield each line's number and itself; None for one that is too long, which is passed over."""
-    number = 0
-    while line := lines.readline(MAX_RECORD_BYTES):
-        number += 1
-        if line.endswith("\n") or len(line) < MAX_RECORD_BYTES:
-            yield number, line
-            continue
-        while (rest := lines.readline(MAX_RECORD_BYTES)) and not rest.endswith("\n"):
-            pass
-        yield number, None
-
-
-def _checked(row: Row, where: str, excerpt: str) -> Row | Bad:
+def checked(row: Row, where: str, excerpt: str) -> Row | Bad:
     """Return a row with its id first and no field that a dataset cannot hold."""
-    excerpt = _printable(excerpt)
+    excerpt = printable(excerpt[:EXCERPT_CHARS])
     given = row.get(ID)
     if given is not None and (not isinstance(given, str | int) or isinstance(given, bool)):
         return Bad(where, "its id is neither text nor a whole number", excerpt)
@@ -132,7 +176,7 @@ def _checked(row: Row, where: str, excerpt: str) -> Row | Bad:
         return Bad(where, f"its {META!r}, which holds notes, is no mapping: rename it", excerpt)
     if len(row) > MAX_COLUMNS:
         return Bad(where, f"it has more than {MAX_COLUMNS} fields", excerpt)
-    reason = _unstorable(row)
+    reason = unstorable(row)
     if reason is None and any(len(name) > MAX_NAME_CHARS for name in row):
         reason = f"the name of a field is longer than {MAX_NAME_CHARS} characters"
     if reason is not None:
@@ -141,7 +185,7 @@ def _checked(row: Row, where: str, excerpt: str) -> Row | Bad:
     return {ID: where if given is None else str(given), **fields}
 
 
-def _unstorable(value: Any, depth: int = 0) -> str | None:
+def unstorable(value: Any, depth: int = 0) -> str | None:
     """Return why a value cannot be kept, None where it can."""
     if depth > MAX_DEPTH:
         return f"it is nested more than {MAX_DEPTH} deep"
@@ -151,9 +195,9 @@ def _unstorable(value: Any, depth: int = 0) -> str | None:
         return None if value in _INT64 else "it has an integer beyond 64 bits"
     if isinstance(value, dict):
         every = (*value, *value.values())
-        return next((why for one in every if (why := _unstorable(one, depth + 1))), None)
+        return next((why for one in every if (why := unstorable(one, depth + 1))), None)
     if isinstance(value, list):
-        return next((why for one in value if (why := _unstorable(one, depth + 1))), None)
+        return next((why for one in value if (why := unstorable(one, depth + 1))), None)
     return None
 
 
@@ -165,136 +209,22 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text whose half characters are question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _text(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
-    """Yield the units of a plain text; white space around each is left out."""
-    if source.unit == "line":
-        for number, line in _lines(lines):
-            where = f"{source.shown}:{number}"
-            if line is None:
-                yield Bad(where, _too_long())
-            elif line.strip():
-                yield _checked({TEXT: line.strip()}, where, line[:200])
-        return
-    held: list[str] = []
-    size = begun = 0
-    for number, line in _lines(lines):
-        if source.unit == "paragraph" and line is not None and not line.strip():
-            yield from _unit(source, held, size, begun)
-            held, size, begun = [], 0, 0
-            continue
-        begun = begun or number
-        size += MAX_RECORD_BYTES + 1 if line is None else len(line)
-        if line is not None and size <= MAX_RECORD_BYTES:
-            held.append(line)
-    yield from _unit(source, held, size, begun)
-
-
-def _unit(source: Source, held: list[str], size: int, begun: int) -> Iterator[Row | Bad]:
-    where = source.shown if source.unit == "document" else f"{source.shown}:{begun}"
-    text = "".join(held).strip()
-    if size > MAX_RECORD_BYTES:
-        yield Bad(where, _too_long(), _printable(text[:200]))
-    elif text:
-        yield _checked({TEXT: text.replace("\r\n", "\n")}, where, text[:200])
-
-
-def _too_long() -> str:
+def too_long() -> str:
+    """Return the reason of what is larger than a row may be."""
     return f"it is longer than a row may be, {MAX_RECORD_BYTES // 2**20} MB"
 
 
-def _json_lines(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
-    for number, line in _lines(lines):
-        where = f"{source.shown}:{number}"
-        if line is None:
-            yield Bad(where, _too_long())
-            continue
-        if not line.strip():
-            continue
-        excerpt = _printable(line[:200])
-        if (reason := _unstorable(line)) is not None:
-            yield Bad(where, reason, excerpt)
-            continue
-        try:
-            row = msgspec.json.decode(line)
-        except (ValueError, RecursionError) as error:
-            yield Bad(where, f"it is not JSON: {error}", excerpt)
-            continue
-        if not isinstance(row, dict):
-            yield Bad(where, "it is not a JSON object", excerpt)
-            continue
-        yield _checked(row, where, excerpt)
+def plain(value: Any) -> Any:
+    """Return a value of a library as JSON has it: dates and decimals as text.
 
-
-def _cells(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
-    """Yield rows of CSV, or of tab-separated values, in which quotes mean nothing."""
-    csv.field_size_limit(MAX_CELL_CHARS)
-    is_csv = source.format == "csv"
-    feed = (_whole(line, number, source) for number, line in _lines(lines))
-    style: dict[str, Any] = {} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(feed, strict=True, **style)
-    header = list(source.columns)
-    while True:
-        begun = reader.line_num + 1
-        where = f"{source.shown}:{begun}"
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            for number in range(begun, reader.line_num + 1):  # a quote that never closes takes all
-                shown = f"{source.shown}:{number}"
-                yield Bad(shown, f"its cells cannot be told apart: {error}")
-            continue
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if not header:
-            header = cells
-            if len(set(header)) < len(header) or not all(header):
-                raise DataError(f"{where}: the header has an empty name, or one twice")
-        elif len(cells) != len(header):
-            reason = f"it has {len(cells)} cells where the header has {len(header)}"
-            yield Bad(where, reason, _printable(" | ".join(cells)[:200]))
-        else:
-            row = {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
-            yield _checked(row, where, " | ".join(cells)[:200])
-
-
-def _whole(line: str | None, number: int, source: Source) -> str:
-    if line is None:
-        raise DataError(f"{source.shown}:{number}: the line {_too_long().removeprefix('it ')}")
-    return line
-
-
-def _parquet(source: Source) -> Iterator[Row | Bad]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(source.path) as file:
-            for batch in file.iter_batches(256):
-                for row in batch.to_pylist():
-                    number += 1
-                    where = f"{source.shown}:{number}"
-                    try:
-                        plain = {name: _plain(value) for name, value in row.items()}
-                    except DataError as error:
-                        yield Bad(where, error.message)
-                        continue
-                    kept = {name: value for name, value in plain.items() if value is not None}
-                    yield _checked(kept, where, str(kept)[:200])
-    except MemoryError:  # one of Arrow's is an ArrowException, too
-        raise
-    except pa.ArrowException as error:
-        raise DataError(f"{source.shown} is not a Parquet file that can be read: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Return a Parquet value as JSON has it: dates and decimals as text. Raises DataError."""
+    Raises:
+        DataError: JSON has no form for it.
+    """
     match value:
         case float() if not math.isfinite(value):
             return None
@@ -305,7 +235,7 @@ def _plain(value: Any) -> Any:
         case decimal.Decimal():
             return str(value)
         case dict():
-            return {str(name): _plain(one) for name, one in value.items()}
+            return {str(name): plain(one) for name, one in value.items()}
         case list() | tuple():
-            return [_plain(one) for one in value]
+            return [plain(one) for one in value]
     raise DataError(f"it has a value of type {type(value).__name__}, which JSON has no form for")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
-from llmos.data.datasets.encodings import SAMPLE_BYTES, detect
-from llmos.data.datasets.readers import Bad, Source, Unit, read
+from llmos.data.datasets.readers import Bad, Source, Unit, read, reader_of
 from llmos.data.datasets.stats import Stats, row_hash
+from llmos.data.formats.lines import encoding_of
+from llmos.data.formats.parser import Parser
 from llmos.data.pipeline.record import Row
 from llmos.data.pipeline.shard import DONE, REJECTED, making
 from llmos.data.pipeline.steps import EXCERPT_CHARS, SIDE_SCHEMA
@@ -45,7 +49,7 @@ class ReadTask(msgspec.Struct, frozen=True, tag="read"):
     home: str
     files: list[FileSpec]
     encoding: str | None
-    unit: Unit
+    unit: Unit | None
     columns: list[str]
     stops: bool
     out: str
@@ -86,9 +90,15 @@ def run_read(task: ReadTask) -> None:
     with making(Path(task.out)) as directory:
         writer = _Writer(directory, done)
         listed: list[Row] = []
-        for file in task.files:
-            blobs.verify(file.digest)
-            _read_file(task, file, blobs.path(file.digest), writer, listed)
+        with Parser() as parser, TemporaryDirectory(dir=directory) as folder:
+            for file in task.files:
+                blobs.verify(file.digest)
+                source = _source(task, file, blobs.path(file.digest))
+                found = rows_in(source, parser, Path(folder))
+                told = {"name": file.shown, "digest": file.digest, "format": file.format}
+                if source.encoding is not None:
+                    told["encoding"] = source.encoding
+                _keep(told, found, writer, listed, stops=task.stops)
         writer.flush()
         write_rows(directory / REJECTED, listed, SIDE_SCHEMA)
         (directory / DONE).write_bytes(msgspec.json.encode(done))
@@ -99,27 +109,56 @@ def read_done(directory: Path) -> ReadDone:
     return msgspec.json.decode((directory / DONE).read_bytes(), type=ReadDone)
 
 
-def _read_file(
-    task: ReadTask, file: FileSpec, path: Path, writer: _Writer, listed: list[Row]
+def rows_in(source: Source, parser: Parser, folder: Path) -> Iterator[Row | Bad]:
+    """Yield the rows of a file, of an archive those of each file in it.
+
+    Args:
+        parser: reads documents.
+        folder: where a file of an archive is put while it is read.
+
+    Raises:
+        DataError: nothing of it can be read; of a file in an archive, that is `Bad`.
+    """
+    if source.kind == "document":
+        yield from parser.rows(source)
+    elif source.kind != "archive":
+        yield from read(source)
+    else:
+        for member in reader_of(source)(source, folder):
+            if isinstance(member, Bad):
+                yield member
+                continue
+            try:
+                yield from rows_in(member, parser, folder)
+            except DataError as error:
+                yield Bad(member.shown, error.message)
+
+
+def _source(task: ReadTask, file: FileSpec, path: Path) -> Source:
+    source = Source(path, file.shown, file.format, task.encoding, task.unit, tuple(task.columns))
+    return replace(source, encoding=encoding_of(source)) if source.kind == "lines" else source
+
+
+def _keep(
+    told: dict[str, Any],
+    found: Iterator[Row | Bad],
+    writer: _Writer,
+    listed: list[Row],
+    *,
+    stops: bool,
 ) -> None:
-    encoding = task.encoding
-    if file.format != "parquet" and encoding is None:
-        with path.open("rb") as opened:
-            encoding = detect(opened.read(SAMPLE_BYTES), file.shown)
-    source = Source(path, file.shown, file.format, encoding, task.unit, tuple(task.columns))
+    """Take what was found in a file, and note what it is."""
     rows = bad = 0
-    for one in read(source):
+    for one in found:
         if isinstance(one, dict):
             rows += 1
             writer.add(one)
             continue
-        if task.stops:
+        if stops:
             raise DataError(f"{one.where}: {one.reason}: mend it, or let bad rows be skipped")
         bad += 1
         if len(listed) < MAX_BAD_LISTED:
             listed.append(_side_row(one))
-    told = {"name": file.shown, "digest": file.digest, "format": file.format}
-    told |= {"encoding": encoding} if encoding else {}
     writer.done.files.append({**told, "rows": rows, "bad": bad})
     writer.done.bad += bad
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmos.data.datasets import readers
 from llmos.data.datasets.encodings import check_encoding, detect
 from llmos.data.datasets.readers import Bad, Source, format_of, read
+from llmos.data.formats import lines as formats_lines
+from llmos.data.formats import text as formats_text
 from llmos.errors import DataError
 
 ESSAY = "模型可以从文本中学习，并且用中文回答问题。数据需要清洗，也需要去重。" * 20
@@ -142,7 +143,8 @@ def test_bytes_of_another_encoding_make_bad_rows_and_not_an_end(tmp_path: Path) 
 def test_a_line_that_is_too_long_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 50)
+    for module in (formats_lines, formats_text):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 50)
     long = "x" * 500
     lines = rows_of(tmp_path / "a.txt", f"a\n{long}\nb", unit="line")
     assert [one["text"] for one in lines if isinstance(one, dict)] == ["a", "b"]
@@ -151,8 +153,14 @@ def test_a_line_that_is_too_long_is_passed_over(
     found = rows_of(tmp_path / "a.jsonl", f'{{"text": "{long}"}}\n{{"text": "b"}}\n')
     assert [one["text"] for one in found if isinstance(one, dict)] == ["b"]
     assert all("longer than a row may be" in reason for _, reason in bad(found))
-    with pytest.raises(DataError, match=r"a.csv:2: the line is longer"):
-        rows_of(tmp_path / "a.csv", f"text\n{long}\n")
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5"])
+def test_an_encoding_is_found_whatever_character_the_sample_ends_in(encoding: str) -> None:
+    essay = "我們可以從文字中學習，並且用中文回答問題。\n" * 2000
+    for start in range(4):
+        sample = (("x" * start) + essay).encode(encoding)[: 2**16]
+        assert detect(sample, "a.txt") in (encoding, "cp950", "big5hkscs")
 
 
 def test_utf_16_without_a_mark_is_known_by_its_zeros() -> None:

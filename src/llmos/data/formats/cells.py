@@ -1,0 +1,86 @@
+"""CSV, and tab-separated values, in which quotes mean nothing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from llmos.data.datasets.readers import EXCERPT_CHARS, Bad, Source, checked, printable, too_long
+from llmos.data.formats.lines import Long, numbered, opened
+from llmos.data.pipeline.record import Row
+from llmos.errors import DataError
+
+MAX_CELL_CHARS = 2**20
+"""A quote that never closes takes all lines behind it, up to so many characters."""
+
+
+def cells(source: Source) -> Iterator[Row | Bad]:
+    """Yield rows under the names of the header, or of ``columns``; an empty cell is no value.
+
+    Raises:
+        DataError: the header cannot be used.
+    """
+    with opened(source) as lines:
+        yield from _rows(source, lines)
+
+
+def _rows(source: Source, lines: TextIO) -> Iterator[Row | Bad]:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    style: dict[str, Any] = {}
+    if source.format == "tsv":
+        style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    passed: dict[int, str] = {}
+    reader = csv.reader(_fed(lines, passed), strict=True, **style)
+    header = list(source.columns)
+    while True:
+        begun = reader.line_num + 1
+        where = f"{source.shown}:{begun}"
+        found: list[str] | csv.Error | None
+        try:
+            found = next(reader, None)
+        except csv.Error as error:
+            found = error
+        numbers = range(begun, reader.line_num + 1)
+        long = {number: passed.pop(number) for number in [*passed] if number in numbers}
+        if long and not header:
+            raise DataError(f"{where}: the header {too_long().removeprefix('it ')}")
+        if isinstance(found, csv.Error):
+            reason = f"its cells cannot be told apart: {found}"
+            for number in numbers:  # a quote that never closes takes all
+                told = too_long() if number in long else reason
+                yield Bad(f"{source.shown}:{number}", told, long.get(number, ""))
+        elif long:
+            yield Bad(where, too_long(), next(iter(long.values())))
+        elif found is None:
+            return
+        elif not header:
+            header = _header(found, where)
+        elif found:
+            yield _row(header, found, where)
+
+
+def _fed(lines: TextIO, passed: dict[int, str]) -> Iterator[str]:
+    """Yield the lines; in place of one that is too long, which is noted, a quotation mark if it has
+    an odd number of them: so the lines behind it are as quoted as they were."""
+    for number, line in numbered(lines):
+        if isinstance(line, Long):
+            passed[number] = line.excerpt
+            yield '"\n' if line.quotes % 2 else "\n"
+        else:
+            yield line
+
+
+def _header(found: list[str], where: str) -> list[str]:
+    if len(set(found)) < len(found) or not all(found):
+        raise DataError(f"{where}: the header has an empty name, or one twice")
+    return found
+
+
+def _row(header: list[str], found: list[str], where: str) -> Row | Bad:
+    excerpt = " | ".join(found)[:EXCERPT_CHARS]
+    if len(found) != len(header):
+        reason = f"it has {len(found)} cells where the header has {len(header)}"
+        return Bad(where, reason, printable(excerpt))
+    row = {name: cell for name, cell in zip(header, found, strict=True) if cell != ""}
+    return checked(row, where, excerpt)
