@@ -71,24 +71,25 @@ class EchoServer:
     def start(self) -> None:
         """Start it, or once more after its end."""
         server_file(self.settings).unlink(missing_ok=True)  # one that was killed leaves it
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", MAIN, str(self.settings.home)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environ,
-        )
+        said = self.settings.home / "said.txt"
+        with said.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", MAIN, str(self.settings.home)],
+                stdout=file,
+                stderr=file,
+                env=self._environ,
+            )
         try:
             self.url = wait_for_server(self.settings, timeout_s=60).url
         except BaseException:
             self.process.kill()
-            print(self.process.communicate())
+            print(said.read_text("utf-8"))
             raise
 
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
-        self.process.communicate(timeout=30)
+        self.process.wait(30)
 
 
 def _add_models(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from llmos.errors import (
     DatasetNotFoundError,
     InvalidRequestError,
     JobFailedError,
+    ModelNotFoundError,
     PermissionDeniedError,
     PipelineError,
 )
@@ -123,6 +124,36 @@ def test_a_recipe_trains_on_a_dataset(client: Client, reviews: str) -> None:
     assert job["params"]["datasets"]["dataset:reviews"]["ref"] == reviews
     (lineage,) = client.lineage("judge-of-reviews")["versions"]
     assert lineage["inputs"][0]["ref"] == reviews and lineage["inputs"][0]["kind"] == "dataset"
+
+
+def test_models_of_the_library_judge_rows(client: Client, reviews: str) -> None:
+    """After the test before: `judge-of-reviews` tells English from Chinese."""
+    recipe = make_recipe("generate", data={"path": "dataset:reviews"}, evaluate={"splits": []})
+    client.wait(client.train(recipe, "reader-of-reviews")["id"])
+    steps = [
+        {"classifier_filter": {"model": "judge-of-reviews", "keep": ["zh"]}},
+        {"perplexity_filter": {"model": "reader-of-reviews@latest", "most": 1e6}},
+    ]
+    job = client.wait(client.run_operators(CLEAN | {"name": "judged", "steps": steps})["id"])
+    asked = [
+        client.classify(row["text"], model="judge-of-reviews")["label"]
+        for row in client.dataset_head("reviews", 60)
+    ]
+    assert client.dataset("judged")["rows"] == asked.count("zh")
+    first, second = job["result"]["operators"]
+    assert first["dropped"] == ({"en": asked.count("en")} if "en" in asked else {})
+    assert second["rejected"] == 0 == sum(second["dropped"].values())
+    version = client.dataset("judged")
+    models = ["judge-of-reviews:1", "reader-of-reviews:1"]
+    assert version["inputs"] == [f"dataset:{reviews}", *models]
+    options = [next(iter(step.values())) for step in version["manifest"]["pipeline"]["steps"]]
+    assert [one["model"] for one in options] == models
+    with pytest.raises(ModelNotFoundError):
+        bad = [{"classifier_filter": {"model": "nobody", "keep": ["x"]}}]
+        client.run_operators(CLEAN | {"steps": bad})
+    with pytest.raises(JobFailedError, match="records were rejected"):
+        bad = [{"classifier_filter": {"model": "reader-of-reviews", "keep": ["x"]}}]
+        client.wait(client.run_operators(CLEAN | {"name": "bad", "steps": bad})["id"])
 
 
 def test_a_pipeline_of_jobs_cleans_and_trains(client: Client, reviews: str) -> None:

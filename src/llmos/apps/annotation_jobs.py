@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmos.apps.inputs import datasets_for
-from llmos.apps.training_inputs import readable
+from llmos.apps.inputs import datasets_for, readable
 from llmos.errors import InvalidRequestError
 from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef, parse_name

@@ -1,12 +1,14 @@
-"""The models of the library that the operators of a pipeline read files of, such as a tokenizer."""
+"""The models of the library that the operators of a pipeline ask, or read files of, such as a
+tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmos.apps.inputs import files_of
-from llmos.apps.training_inputs import readable
+from llmos.apps.inputs import files_of, readable
+from llmos.data.pipeline import spec as specs
 from llmos.data.pipeline.registry import find_operator, operator_paths
 from llmos.errors import InvalidRequestError
 
@@ -16,6 +18,23 @@ if TYPE_CHECKING:
 
 MODELS = "models"
 """The param that the server puts models' files into."""
+
+
+async def pinned_models(
+    library: Library, actor: Actor, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return ``{"pipeline": …}``, the models that its operators ask by their versions.
+
+    Raises:
+        PipelineError, InvalidNameError, DataError: the pipeline is none.
+        ModelNotFoundError: there is no such model.
+        PermissionDeniedError: the actor may not read it.
+    """
+    spec = specs.parse(params.get("pipeline"))
+    versions = {}
+    for name in await asyncio.to_thread(specs.models_of, spec):
+        versions[name] = (await readable(library, actor, name, "params.pipeline")).ref
+    return {"pipeline": specs.pinned(spec, versions).model_dump(mode="json")}
 
 
 async def models_for(library: Library, actor: Actor, params: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,22 @@ async def datasets_for(
     return {DATASETS: found} if found else {}
 
 
+async def readable(library: Library, actor: Actor, name: str, param: str) -> Version:
+    """Return a model that the actor may read.
+
+    Raises:
+        ModelNotFoundError, InvalidNameError: there is none; ``param`` names it.
+        PermissionDeniedError: the actor may not read it.
+    """
+    try:
+        version = await asyncio.to_thread(library.resolve, name, "model")
+    except LlmosError as error:
+        error.param = param
+        raise
+    policy.check(actor, "models.read", version.ref)
+    return version
+
+
 def dataset_params(version: Version) -> dict[str, Any]:
     """Return what a job is told of a dataset: its shards by digest, in order, and the files of the
     tokenizer that made its ids, if it has any.

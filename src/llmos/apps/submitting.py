@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmos.apps import annotation_jobs
 from llmos.apps.batch_jobs import BATCH
-from llmos.apps.data_inputs import models_for
-from llmos.apps.inputs import datasets_for
+from llmos.apps.data_inputs import models_for, pinned_models
+from llmos.apps.inputs import datasets_for, readable
 from llmos.apps.search_jobs import SEARCH
-from llmos.apps.training_inputs import TrainingInputs, readable
+from llmos.apps.training_inputs import TrainingInputs
 from llmos.compression.jobs import QUANTIZE
 from llmos.compression.jobs import base_params as quantize_base
 from llmos.data.datasets.jobs import KINDS as DATA_KINDS
-from llmos.data.datasets.jobs import MAKES_A_DATASET, wanted_datasets
+from llmos.data.datasets.jobs import MAKES_A_DATASET, RUN, wanted_datasets
 from llmos.errors import ConflictError, InvalidRequestError, LlmosError, NotFoundError
 from llmos.evaluation.jobs import EVALUATE, asked_of
 from llmos.kernel.idempotency import Idempotency
@@ -55,7 +55,7 @@ NAMES_FILES = ("files", "data")
 """Params in which a client names files that it uploaded: ``{name: digest}``."""
 FILLED_IN = frozenset({*ROLES, "task", "datasets", "models", "stream"})
 """Params whose value comes from here, so that a schema cannot judge what the client wrote."""
-ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH, *annotation_jobs.KINDS})
+ACTS_LATER = frozenset({EVALUATE, DEPLOY, SEARCH, RUN, *annotation_jobs.KINDS})
 """Kinds of job that do something on the terms of whoever submitted them, once they run."""
 
 Promised = Callable[[str], bool]
@@ -226,6 +226,8 @@ class Submitter:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
+            if kind == RUN:
+                params |= await pinned_models(self._library, actor, params)
         elif kind in annotation_jobs.KINDS:
             params |= await annotation_jobs.inputs_of(self._library, actor, kind, params)
         elif kind == SEARCH:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmos.apps.inputs import check_trainable, datasets_for
-from llmos.errors import DataError, InvalidRequestError, LlmosError, NothingNewError
+from llmos.apps.inputs import check_trainable, datasets_for, readable
+from llmos.errors import DataError, InvalidRequestError, NothingNewError
 from llmos.library.feedback import Taken, check_source
 from llmos.library.lessons import READS, STREAM, source_of
 from llmos.library.refs import ModelRef
@@ -24,7 +24,6 @@ from llmos.training.recipe_sections import FEEDBACK
 if TYPE_CHECKING:
     from llmos.library.artifacts import Library
     from llmos.library.feedback import FeedbackStore
-    from llmos.library.versions import Version
     from llmos.security.actors import Actor
     from llmos.storage.blobs import BlobStore
     from llmos.training.recipe import Recipe
@@ -142,22 +141,6 @@ class TrainingInputs:
         file = await asyncio.to_thread(put)
         await self._library.blob_owners.add(actor, file, self._feedback.now())
         return file
-
-
-async def readable(library: Library, actor: Actor, name: str, param: str) -> Version:
-    """Return a model that the actor may read.
-
-    Raises:
-        ModelNotFoundError, InvalidNameError: there is none; ``param`` names it.
-        PermissionDeniedError: the actor may not read it.
-    """
-    try:
-        version = await asyncio.to_thread(library.resolve, name, "model")
-    except LlmosError as error:
-        error.param = param
-        raise
-    policy.check(actor, "models.read", version.ref)
-    return version
 
 
 def _feedback_path(params: dict[str, Any]) -> str | None:

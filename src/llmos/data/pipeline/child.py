@@ -1,6 +1,7 @@
 """One of the processes that do the shards of a job: ``python -m llmos.data.pipeline.child``.
 
 It takes one task a line of its input, answers each with a line, and ends when its input is closed.
+What an operator asks of models goes out on lines between, and comes back likewise.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llmos.data.datasets.dealing import (
     run_keys,
 )
 from llmos.data.datasets.reading import ReadTask, run_read
+from llmos.data.pipeline.asking import Ask, Asker, Question, Reply
 from llmos.data.pipeline.comparing import CompareTask, run_compare
 from llmos.data.pipeline.consulting import IndexTask, run_index
 from llmos.data.pipeline.shard import ShardTask, run_shard
@@ -34,7 +36,7 @@ MEMORY_BYTES = 2 * 2**30
 holds next to nothing many million times, fails alone."""
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, tag="answer"):
     """How a task ended: well, where there is no code."""
 
     code: str = ""
@@ -47,19 +49,26 @@ def main() -> None:
     limit_memory(MEMORY_BYTES)
     answers = os.dup(1)
     os.dup2(2, 1)  # what an operator prints is no answer
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(tasks, replies), daemon=True).start()
+
+    def send(message: Answer | Question) -> None:
+        line = memoryview(msgspec.json.encode(message) + b"\n")
+        while line:
+            line = line[os.write(answers, line) :]
+
+    ask = Asker(send, replies.get)
     while True:
-        answer = perform(msgspec.json.decode(lines.get(), type=Task))
-        os.write(answers, msgspec.json.encode(answer) + b"\n")
+        send(perform(tasks.get(), ask))
 
 
-def perform(task: Task) -> Answer:
+def perform(task: Task, ask: Ask) -> Answer:
     """Do a task; nothing that it raises escapes."""
     try:
         match task:
             case ShardTask():
-                run_shard(task)
+                run_shard(task, ask)
             case CompareTask():
                 run_compare(task)
             case IndexTask():
@@ -92,10 +101,14 @@ def limit_memory(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (least, most))
 
 
-def _read(lines: queue.SimpleQueue[bytes]) -> None:
+def _read(tasks: queue.SimpleQueue[Task], replies: queue.SimpleQueue[Reply]) -> None:
     with open(0, "rb", closefd=False) as source:
         for line in source:
-            lines.put(line)
+            message = msgspec.json.decode(line, type=Task | Reply)
+            if isinstance(message, Reply):
+                replies.put(message)
+            else:
+                tasks.put(message)
     os._exit(1)
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmos.data.pipeline.asking import Ask, nobody
 from llmos.data.pipeline.record import Record
 
 Group = Literal[
@@ -57,6 +58,9 @@ class Operator(ABC, Generic[O_co]):
         seed: of the pipeline, for what is drawn by chance.
         options: as ``options_type`` has them.
 
+    Attributes:
+        ask: of models that the server serves, where the operator is at work in a job.
+
     Raises:
         pydantic.ValidationError: they are not.
     """
@@ -74,6 +78,7 @@ class Operator(ABC, Generic[O_co]):
 
     def __init__(self, seed: int = 0, **options: Any) -> None:
         self.seed = seed
+        self.ask: Ask = nobody
         self.options: O_co = self.options_type(**options)  # type: ignore[assignment]
 
     @abstractmethod
@@ -114,6 +119,21 @@ class Filter(Operator[T_co]):
     @abstractmethod
     def reason(self, text: str) -> str | None:
         """Return why a text is to go, None where it stays."""
+
+
+class Batcher(Operator[O_co]):
+    """Takes some records at once, as one does that asks a model.
+
+    Where `batch` raises, it is called again with fewer, until the record is found that is to be
+    rejected: it must not change any record before nothing can go wrong any more.
+    """
+
+    def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
+        yield from self.batch(list(records))
+
+    @abstractmethod
+    def batch(self, records: list[Record]) -> list[Record]:
+        """Return what becomes of records, in order. One that is not returned is dropped."""
 
 
 class Comparer(Operator[O_co]):

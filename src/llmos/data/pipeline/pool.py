@@ -14,12 +14,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmos.data.pipeline.asking import Question, Reply
 from llmos.data.pipeline.child import Answer, Task
 from llmos.errors import CancelledError, LlmosError, by_code
+from llmos.kernel import protocol
 from llmos.kernel.child import describe_exit, thread_environ
 
 if TYPE_CHECKING:
@@ -41,14 +44,18 @@ class Pool:
 
     def __init__(self, context: JobContext, size: int) -> None:
         self._context = context
-        self._answers: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Answer | None]] = queue.SimpleQueue()
         self._children = [_started() for _ in range(max(1, size))]
-        self._listeners = [
-            threading.Thread(target=self._listen, args=args, daemon=True)
-            for args in enumerate(self._children)
+        self._outboxes: list[queue.SimpleQueue[Task | Reply | None]] = [
+            queue.SimpleQueue() for _ in self._children
         ]
-        for listener in self._listeners:
-            listener.start()
+        self._threads = [
+            threading.Thread(target=target, args=args, daemon=True)
+            for args in enumerate(self._children)
+            for target in (self._listen, self._write)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def run(self, tasks: Sequence[Task], on_done: Callable[[int], None]) -> None:
         """Do tasks; ``on_done`` is called with the place of each that is done, in any order.
@@ -65,18 +72,21 @@ class Pool:
         while at_work:
             self._give_way()
             with contextlib.suppress(queue.Empty):
-                number, line = self._answers.get(timeout=LOOK_S)
-                self._check(number, line)
+                number, answer = self._answers.get(timeout=LOOK_S)
+                self._check(number, answer)
                 on_done(at_work.pop(number))
                 if waiting:
                     at_work[number] = self._give(number, waiting)
 
     def close(self) -> None:
         """End the processes."""
-        for child, listener in zip(self._children, self._listeners, strict=True):
+        for child, outbox in zip(self._children, self._outboxes, strict=True):
             child.kill()
             child.wait()
-            listener.join()
+            outbox.put(None)
+        for thread in self._threads:
+            thread.join()
+        for child in self._children:
             for pipe in (child.stdin, child.stdout):
                 assert pipe is not None
                 with contextlib.suppress(BrokenPipeError):
@@ -84,18 +94,13 @@ class Pool:
 
     def _give(self, number: int, waiting: deque[tuple[int, Task]]) -> int:
         place, task = waiting.popleft()
-        stdin = self._children[number].stdin
-        assert stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its listener tells of its end
-            stdin.write(msgspec.json.encode(task) + b"\n")
-            stdin.flush()
+        self._outboxes[number].put(task)
         return place
 
-    def _check(self, number: int, line: bytes) -> None:
-        if not line:
+    def _check(self, number: int, answer: Answer | None) -> None:
+        if answer is None:
             status = self._children[number].wait()
             raise ChildLostError(f"process {number + 1} of the job {describe_exit(status)}")
-        answer = msgspec.json.decode(line, type=Answer)
         if answer.code:
             raise by_code(answer.code)(answer.message)
 
@@ -117,8 +122,33 @@ class Pool:
     def _listen(self, number: int, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None
         for line in child.stdout:
-            self._answers.put((number, line))
-        self._answers.put((number, b""))
+            message = msgspec.json.decode(line, type=Answer | Question)
+            if isinstance(message, Question):
+                self._ask(number, message)
+            else:
+                self._answers.put((number, message))
+        self._answers.put((number, None))
+
+    def _ask(self, number: int, question: Question) -> None:
+        """Ask the server; the reply goes to the process when it is here."""
+
+        def on_answer(future: Future[protocol.Answer]) -> None:
+            told = future.result()
+            body = told.body.decode("utf-8", "replace")
+            self._outboxes[number].put(Reply(question.id, told.status, body, told.retry_after_s))
+
+        try:
+            self._context.ask(question.path, bytes(question.body)).add_done_callback(on_answer)
+        except protocol.UnsendableError as error:
+            self._outboxes[number].put(Reply(question.id, 413, str(error)))
+
+    def _write(self, number: int, child: subprocess.Popen[bytes]) -> None:
+        """Write what is for a process, apart: one that is stopped does not read."""
+        assert child.stdin is not None
+        while (message := self._outboxes[number].get()) is not None:
+            with contextlib.suppress(BrokenPipeError):  # its listener tells of its end
+                child.stdin.write(msgspec.json.encode(message) + b"\n")
+                child.stdin.flush()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from llmos.data.datasets.stats import Stats, row_hash
+from llmos.data.pipeline.asking import Ask
 from llmos.data.pipeline.operator import Comparer, Consulting
 from llmos.data.pipeline.record import ID, Record, Row
 from llmos.data.pipeline.registry import make_operator
@@ -83,8 +84,11 @@ class Done(msgspec.Struct):
     stats: Stats | None = None
 
 
-def run_shard(task: ShardTask) -> None:
+def run_shard(task: ShardTask, ask: Ask) -> None:
     """Do a shard, unless it is done.
+
+    Args:
+        ask: of models, for the operators that do.
 
     Raises:
         CorruptBlobError: the file of its rows is damaged.
@@ -98,6 +102,8 @@ def run_shard(task: ShardTask) -> None:
     outcome = Outcome()
     steps = [_step(spec, task) for spec in task.steps]
     settling = _step(task.settles, task) if task.settles else None
+    for step in steps:
+        step.operator.ask = ask
     read = num_rows_in(Path(task.source))
     records: Iterator[Record] = map(Record.of_row, read_rows(Path(task.source)))
     if settling is not None:

@@ -7,12 +7,14 @@ was made.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmos.data.pipeline.asking import model_options
 from llmos.data.pipeline.operator import Comparer
 from llmos.data.pipeline.registry import find_operator, make_operator
 from llmos.data.pipeline.shard import StepSpec
@@ -103,6 +105,39 @@ def steps_of(spec: PipelineSpec) -> list[StepSpec]:
             raise PipelineError(f"step {number}: {error.message}", param="steps") from None
         steps.append(StepSpec(number, name, operator.options.model_dump(mode="json")))
     return steps
+
+
+def models_of(spec: PipelineSpec) -> list[str]:
+    """Return the models that the steps ask, each once.
+
+    Raises:
+        PipelineError: as `steps_of`.
+    """
+    found: dict[str, None] = {}
+    for step in steps_of(spec):
+        for name in model_options(find_operator(step.name).options_type):
+            given = step.options[name]
+            found |= dict.fromkeys([given] if isinstance(given, str) else given or ())
+    return list(found)
+
+
+def pinned(spec: PipelineSpec, versions: Mapping[str, str]) -> PipelineSpec:
+    """Return a pipeline with all options of its steps, models by the versions that they stand for.
+
+    Raises:
+        PipelineError: as `steps_of`.
+    """
+    steps: list[str | dict[str, Any]] = []
+    for step in steps_of(spec):
+        options = dict(step.options)
+        for name in model_options(find_operator(step.name).options_type):
+            given = options[name]
+            if isinstance(given, str):
+                options[name] = versions[given]
+            elif given is not None:
+                options[name] = [versions[one] for one in given]
+        steps.append({step.name: options})
+    return spec.model_copy(update={"steps": steps})
 
 
 def stages_of(steps: list[StepSpec]) -> list[list[StepSpec]]:

@@ -10,7 +10,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from llmos.data.pipeline.operator import KEY_BYTES, Comparer, Operator
+from llmos.data.pipeline.operator import KEY_BYTES, Batcher, Comparer, Operator
 from llmos.data.pipeline.record import Record, Row
 
 BATCH_RECORDS = 256
@@ -82,6 +82,16 @@ class Step:
     def apply(self, records: list[Record], outcome: Outcome) -> list[Record]:
         """Return those that are kept; note the others in ``outcome``."""
         begun = perf_counter()
+        if isinstance(self.operator, Batcher):
+            kept = self._together(self.operator, records, outcome)
+        else:
+            kept = self._one_by_one(records, outcome)
+        self.tally.read += len(records)
+        self.tally.kept += len(kept)
+        self.tally.seconds += perf_counter() - begun
+        return kept
+
+    def _one_by_one(self, records: list[Record], outcome: Outcome) -> list[Record]:
         feed = _Feed(records, self._field)
         kept: list[Record] = []
         while not feed.is_over:
@@ -103,9 +113,36 @@ class Step:
                 feed.is_answered = True
         for record in feed.left_out:
             self.drop(record, LEFT_OUT, outcome)
-        self.tally.read += len(records)
-        self.tally.kept += len(kept)
-        self.tally.seconds += perf_counter() - begun
+        return kept
+
+    def _together(
+        self, operator: Batcher[Any], records: list[Record], outcome: Outcome
+    ) -> list[Record]:
+        watched = self._field or ""
+        before = {id(record): record.fields.get(watched) for record in records}
+        try:
+            done = operator.batch(records)
+        except MemoryError:
+            raise
+        except Exception as error:  # as in `_one_by_one`
+            if len(records) > 1:
+                middle = len(records) // 2
+                halves = records[:middle], records[middle:]
+                return [one for half in halves for one in self._together(operator, half, outcome)]
+            self.reject(records[0], error, outcome)
+            return []
+        kept = []
+        for record in done:
+            if record.dropped_reason is not None:
+                self.drop(record, record.dropped_reason, outcome)
+                continue
+            kept.append(record)
+            if id(record) in before:
+                self.tally.changed += record.fields.get(watched) != before[id(record)]
+        returned = set(map(id, done))
+        for record in records:
+            if id(record) not in returned:
+                self.drop(record, LEFT_OUT, outcome)
         return kept
 
     def keyed(self, records: list[Record], outcome: Outcome) -> list[Keyed]:

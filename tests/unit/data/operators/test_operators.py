@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmos.data.operators import words
 from llmos.data.pipeline import steps
-from llmos.data.pipeline.operator import Comparer, Mapper
+from llmos.data.pipeline.operator import Comparer, Mapper, Operator
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import (
     describe,
@@ -38,6 +38,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "c4_lines": {"min_sentences": 1},
     "url_dedup": {"field": "text"},
     "decontaminate": {"texts": ["The cat sat", "一天。"], "ngram": 2},
+    "language": {"keep": ["en", "zh"]},
+    "blocklist": {"words": ["cat", "很好"]},
+    "classifier_filter": {"model": "m", "keep": ["odd"]},
+    "perplexity_filter": {"model": "m", "most": 20.0},
+    "distance_filter": {"model": "m", "examples": ["cat"], "most": 0.5},
 }
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
@@ -51,13 +56,41 @@ TEXT = st.one_of(
 TEXTS = st.lists(TEXT, max_size=12)
 
 
+def answers(path: str, bodies: Any) -> list[dict[str, Any]]:
+    """What a server answers whose models look at nothing but how long a text is."""
+    return [ANSWERS[path](body) for body in bodies]
+
+
+ANSWERS: dict[str, Any] = {
+    "/api/v1/classify": lambda body: {
+        "label": "odd" if len(body["text"]) % 2 else "even",
+        "score": 0.9,
+    },
+    "/tokenize": lambda body: {"tokens": list(range(len(body["prompt"]))), "max_model_len": 40},
+    "/v1/completions": lambda body: {
+        "choices": [
+            {"logprobs": {"token_logprobs": [None, *(-0.1 * n for n in body["prompt"][1:])]}}
+        ]
+    },
+    "/v1/embeddings": lambda body: {
+        "data": [{"embedding": [1.0, len(text) % 3]} for text in body["input"]]
+    },
+}
+
+
+def made(name: str) -> Operator[Any]:
+    operator = make_operator(name, OPTIONS.get(name, {}), 0)
+    operator.ask = answers
+    return operator
+
+
 def records_of(texts: list[str]) -> list[Record]:
     return [Record(f"r{number}", {"text": text}) for number, text in enumerate(texts)]
 
 
 def outcome(name: str, records: list[Record]) -> dict[str, tuple[str, str]]:
     """What becomes of each record, by its id."""
-    done = apply([make_operator(name, OPTIONS.get(name, {}), 0)], records)
+    done = apply([made(name)], records)
     found = {one.id: ("kept", one.text()) for one in done.records}
     found |= {row["id"]: ("dropped", row["reason"]) for row in done.outcome.dropped}
     found |= {row["id"]: ("rejected", row["reason"]) for row in done.outcome.rejected}
@@ -89,7 +122,7 @@ def test_an_operator_says_what_it_is(name: str) -> None:
 @settings(max_examples=40, deadline=None)
 def test_every_record_ends_somewhere_once(name: str, texts: list[str]) -> None:
     records = records_of(texts)
-    done = apply([make_operator(name, OPTIONS.get(name, {}), 0)], records)
+    done = apply([made(name)], records)
     ids = [one.id for one in done.records]
     ids += [row["id"] for row in (*done.outcome.dropped, *done.outcome.rejected)]
     assert sorted(ids) == sorted(f"r{number}" for number in range(len(texts)))
@@ -237,3 +270,15 @@ def test_operators_are_listed_by_group() -> None:
     assert comparers == ["exact_dedup", "minhash_dedup", "url_dedup"]
     assert len(found) == len(NAMES)
     assert steps.LEFT_OUT == "left out"
+
+
+def test_of_a_page_its_article_is_left() -> None:
+    story = "The river rose in the night, and by the morning all of the boats were gone. " * 8
+    page = (
+        "<html><head><title>News</title></head><body><nav><a href='/'>Home</a> <a href='/x'>Sport"
+        f"</a></nav><article><h1>Flood</h1><p>{story}</p><p>{story}</p></article>"
+        "<footer>All rights reserved. Subscribe now!</footer></body></html>"
+    )
+    (text,) = tried(make_operator("html_text", {}, 0), page)
+    assert "the boats were gone" in text and "Flood" in text
+    assert "Subscribe" not in text and "Sport" not in text
