@@ -381,3 +381,19 @@ def test_a_wrong_request_to_add_is_refused(changes: dict[str, Any], said: str) -
     assert jobs.check_add(good)["on_bad"] == "skip"
     with pytest.raises(InvalidRequestError, match=said):
         jobs.check_add(good | changes)
+
+
+def test_diff_tells_rows_of_the_same_id_apart(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+
+    def of(*texts: str) -> NewVersion:
+        lines = (json.dumps({"id": "x", "text": text}) for text in texts)
+        return only(home.add({"a.jsonl": "\n".join(lines)}))
+
+    found = home.diff(of("a", "b", "b", "c"), of("b", "c", "d"))
+    counts = {kind: found[kind] for kind in ("same", "changed", "added", "removed")}
+    assert counts == {"same": 2, "changed": 1, "added": 0, "removed": 1}
+    (changed,) = found["samples"]["changed"]
+    assert changed == {"id": "x", "before": {"text": "a"}, "after": {"text": "d"}}
+    assert found["samples"]["removed"] == [{"id": "x", "text": "b"}]
+    assert home.diff(of("a"), of("a", "a"))["added"] == 1

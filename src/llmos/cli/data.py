@@ -141,6 +141,9 @@ def list_datasets(
 @app.command("show")
 def show(
     dataset: DatasetArgument,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="FILE", help="Write its plots, too (PNG).")
+    ] = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -149,9 +152,12 @@ def show(
 
     Examples:
       llmos data show reviews
+      llmos data show reviews --plots reviews.png
       llmos data show reviews:2 --json
     """
     with open_client(server, home) as client:
+        if plots is not None:
+            client.dataset_plots(dataset, plots)
         found: Any = client.dataset(dataset) if as_json else client.dataset_card(dataset)
     print_json(found) if as_json else typer.echo(found.rstrip())
 

@@ -12,6 +12,7 @@ FileFormat = Literal[
     "text",
     "markdown",
     "jsonl",
+    "json",
     "csv",
     "tsv",
     "conll",

@@ -18,7 +18,10 @@ from llmos.sdk.exporting import FORMATS, write_as
 from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
-_LINES = (".txt", ".md", ".markdown", ".jsonl", ".ndjson", ".csv", ".tsv", ".conll", ".conllu")
+_LINES = (
+    *(".txt", ".md", ".markdown", ".jsonl", ".ndjson", ".json"),
+    *(".csv", ".tsv", ".conll", ".conllu"),
+)
 SUFFIXES = (
     *_LINES,
     *(f"{suffix}.gz" for suffix in _LINES),
@@ -53,6 +56,16 @@ class Collecting:
     def dataset_card(self, ref: str) -> str:
         """Its card as Markdown."""
         return self.transport.response("GET", f"{_path(ref)}/card").text
+
+    def dataset_plots(self, ref: str, target: Path | str) -> Path:
+        """Write the picture of its card (PNG) into a file.
+
+        Raises:
+            NotFoundError: it has none, as those have that older versions of llmos made.
+        """
+        content = self.transport.response("GET", f"{_path(ref)}/files/plots.png").content
+        Path(target).write_bytes(content)
+        return Path(target)
 
     def add_dataset(
         self,

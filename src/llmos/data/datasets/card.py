@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llmos.data.datasets.publishing import PLOTS
 from llmos.kernel.ledger import format_bytes
 from llmos.library.versions import Version
 
@@ -21,9 +23,12 @@ def render(version: Version) -> str:
     sections = [
         ("", _plain(manifest.get("description", ""))),
         ("", _table(("", ""), _facts(version))),
+        ("", f"![plots]({PLOTS})" if PLOTS in version.files else ""),
         ("Fields", _table(("field", "type", "rows", "texts", "values"), _fields(manifest))),
         ("Lengths", _table(("characters of", *_LENGTHS), _lengths(fields))),
+        ("A sample", _sample(manifest.get("stats", {}).get("sample"))),
         ("Made by", _table(_STEP_COLUMNS, _steps(manifest.get("operators", ())))),
+        ("Changes", _changes(manifest.get("operators", ()))),
         ("Read from", _table(("file", "format", "encoding", "rows", "bad"), _files(manifest))),
         ("Lineage", "\n".join(f"- `{one}`" for one in version.inputs[:MAX_FILES])),
     ]
@@ -103,6 +108,35 @@ def _steps(operators: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             drops,
             _count(one["rejected"]),
         )
+
+
+def _sample(told: Mapping[str, Any] | None) -> str:
+    """Return what some rows tell; words are numbered, as where the plot cannot write them."""
+    if not told or not told["rows"]:
+        return ""
+    found = list(told["languages"].items())
+    languages = ", ".join(f"{code} ({count:,})" for code, count in found[:MAX_VALUES])
+    languages += f", {len(found) - MAX_VALUES} more" if len(found) > MAX_VALUES else ""
+    words = ", ".join(
+        f"{number}. {_cell(word)} ({count:,})"
+        for number, (word, count) in enumerate(told["words"], 1)
+    )
+    total, different = told["growth"][-1]
+    return (
+        f"{told['rows']:,} rows of `{told['field']}`: {total:,} words, {different:,} different.\n\n"
+        f"- languages: {languages}\n- commonest words: {words}"
+    )
+
+
+def _changes(operators: Iterable[Mapping[str, Any]]) -> str:
+    """Return some texts before and after each step that changed any, as JSON has them."""
+    lines = []
+    for one in operators:
+        for sample in one.get("samples", ()):
+            shown = {name: json.dumps(text, ensure_ascii=False) for name, text in sample.items()}
+            lines.append(f"# {one['step']}. {one['operator']}: {shown['id']}")
+            lines += [f"- {shown['before']}", f"+ {shown['after']}"]
+    return "\n".join(("```diff", *lines, "```")) if lines else ""
 
 
 def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 IDS_A_PASS = 500_000
+_Sample = tuple[int, str, bytes, bytes]
+"""What an id hashes to, the id, and what the rows hash to that it had before and has after."""
 SAMPLES = 5
 """Of each kind of difference; those whose ids hash lowest."""
 LOOK_ROWS = 1000
@@ -34,17 +38,16 @@ class _Found:
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("same", "changed", "added", "removed"), 0)
     )
-    samples: dict[str, list[tuple[int, str]]] = field(
+    samples: dict[str, list[_Sample]] = field(
         default_factory=lambda: {"changed": [], "added": [], "removed": []}
     )
 
-    def note(self, kind: str, identifier: str, number: int) -> None:
+    def note(self, kind: str, identifier: str, before: bytes, after: bytes) -> None:
+        """Count a row, of which the hashes are told that there are."""
         self.counts[kind] += 1
-        chosen = self.samples.get(kind)
-        if chosen is None:
-            return
-        if len(chosen) < SAMPLES or number < chosen[-1][0]:
-            chosen.append((number, identifier))
+        chosen, place = self.samples[kind], _place(identifier)
+        if len(chosen) < SAMPLES or place < chosen[-1][0]:
+            chosen.append((place, identifier, before, after))
             chosen.sort()
             del chosen[SAMPLES:]
 
@@ -84,31 +87,39 @@ def _compare(
     passes: int,
     found: _Found,
 ) -> None:
-    known: dict[str, bytes] = {}
+    known: Counter[tuple[str, bytes]] = Counter()
+    was: dict[str, list[bytes]] = {}
+    now: dict[str, list[bytes]] = {}
     for row, place in _rows(context, before["shards"]):
         if place % passes == number:
-            known[row[ID]] = row_hash(row)
+            known[row[ID], row_hash(row)] += 1
     for row, place in _rows(context, after["shards"]):
         if place % passes != number:
             continue
-        was = known.pop(row[ID], None)
-        if was is None:
-            found.note("added", row[ID], place)
+        one = (row[ID], row_hash(row))
+        if known[one]:
+            known[one] -= 1
+            found.counts["same"] += 1
         else:
-            found.note("same" if was == row_hash(row) else "changed", row[ID], place)
-    for identifier in known:
-        found.note("removed", identifier, _place(identifier))
+            now.setdefault(one[0], []).append(one[1])
+    for identifier, hashed in known.elements():
+        was.setdefault(identifier, []).append(hashed)
+    # Several rows may have the same id: what is left of it was changed as far as both have some.
+    for identifier in {**was, **now}:
+        for old, new in zip_longest(was.get(identifier, ()), now.get(identifier, ())):
+            kind = "added" if old is None else "removed" if new is None else "changed"
+            found.note(kind, identifier, old or b"", new or b"")
 
 
 def _samples(
     context: JobContext, before: dict[str, Any], after: dict[str, Any], found: _Found
 ) -> dict[str, list[Any]]:
-    ids = {kind: [one for _, one in chosen] for kind, chosen in found.samples.items()}
-    old = _chosen(context, before, {*ids["changed"], *ids["removed"]})
-    new = _chosen(context, after, {*ids["changed"], *ids["added"]})
+    every = [one for chosen in found.samples.values() for one in chosen]
+    old = _chosen(context, before, {(identifier, hashed) for _, identifier, hashed, _ in every})
+    new = _chosen(context, after, {(identifier, hashed) for _, identifier, _, hashed in every})
     changed = []
-    for identifier in ids["changed"]:
-        was, now = old[identifier], new[identifier]
+    for _, identifier, before_hash, after_hash in found.samples["changed"]:
+        was, now = old[identifier, before_hash], new[identifier, after_hash]
         names = [name for name in {**was, **now} if name != META and was.get(name) != now.get(name)]
         changed.append(
             {
@@ -119,16 +130,19 @@ def _samples(
         )
     return {
         "changed": changed,
-        "added": [new[identifier] for identifier in ids["added"]],
-        "removed": [old[identifier] for identifier in ids["removed"]],
+        "added": [new[one, hashed] for _, one, _, hashed in found.samples["added"]],
+        "removed": [old[one, hashed] for _, one, hashed, _ in found.samples["removed"]],
     }
 
 
-def _chosen(context: JobContext, version: dict[str, Any], ids: set[str]) -> dict[str, Row]:
-    if not ids:
-        return {}
-    rows = _rows(context, version["shards"])
-    return {row[ID]: cut(row) for row, _ in rows if row[ID] in ids}
+def _chosen(
+    context: JobContext, version: dict[str, Any], wanted: set[tuple[str, bytes]]
+) -> dict[tuple[str, bytes], Row]:
+    """Return rows by their id and hash."""
+    ids = {identifier for identifier, hashed in wanted if hashed}
+    rows = _rows(context, version["shards"]) if ids else ()
+    some = ((row, row_hash(row)) for row, _ in rows if row[ID] in ids)
+    return {(row[ID], hashed): cut(row) for row, hashed in some if (row[ID], hashed) in wanted}
 
 
 def _rows(context: JobContext, digests: Iterable[str]) -> Iterator[tuple[Row, int]]:

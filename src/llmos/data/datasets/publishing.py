@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmos.data.datasets.plots import draw
+from llmos.data.datasets.sampled import describe_sample, text_field
 from llmos.data.datasets.stats import Stats, count_duplicates
 from llmos.data.pipeline.record import ID, Row
 from llmos.data.pipeline.steps import CLUSTER_SCHEMA, SIDE_SCHEMA
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 HEAD, DROPPED, REJECTED = "head.jsonl", "dropped.parquet", "rejected.parquet"
+PLOTS = "plots.png"
 CLUSTERS = "clusters.parquet"
 HEAD_ROWS = 100
 HEAD_CHARS = 2000
@@ -54,7 +58,7 @@ def publish(
 
     Args:
         parts: of at least one row.
-        about: further keys of its manifest.
+        about: further keys of its manifest, "rejected" among them.
         inputs: its lineage.
         also: further files of it.
     """
@@ -81,15 +85,35 @@ def publish(
         if counts[filename]:
             files[filename] = context.blobs.put_file(work / filename)
     files[HEAD] = context.blobs.put_bytes(_head(parts.rows[number] for number in kept))
+    duplicates = count_duplicates(parts.hashes)
+    sample = _sampled([parts.rows[number] for number in kept], parts.stats)
+    outcomes = {"different": parts.stats.rows - duplicates, "duplicates": duplicates}
+    outcomes |= {"dropped": counts[DROPPED], "rejected": about["rejected"]}
+    files[PLOTS] = context.blobs.put_bytes(_drawn(context, parts.stats, sample, outcomes))
     manifest = {
         "rows": sum(shard["rows"] for shard in shards),
         "schema": schema,
         "shards": shards,
         "dropped": counts[DROPPED],
-        "stats": parts.stats.to_dict() | {"duplicates": count_duplicates(parts.hashes)},
+        "stats": parts.stats.to_dict() | {"duplicates": duplicates, "sample": sample},
         **about,
     }
     return NewVersion("dataset", name, files, manifest, tuple(inputs))
+
+
+def _sampled(shards: Sequence[Path], stats: Stats) -> dict[str, Any] | None:
+    field = text_field(stats.fields)
+    return None if field is None else describe_sample(shards, field)
+
+
+def _drawn(
+    context: JobContext,
+    stats: Stats,
+    sample: Mapping[str, Any] | None,
+    outcomes: Mapping[str, int],
+) -> bytes:
+    os.environ.setdefault("MPLCONFIGDIR", str(context.home / "cache" / "matplotlib"))
+    return draw(stats, sample, outcomes)
 
 
 def file_refs(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileRef]:

@@ -53,6 +53,7 @@ FORMATS = {
     "text": Format(f"{_HERE}.text:text", (".txt",)),
     "markdown": Format(f"{_HERE}.text:markdown", (".md", ".markdown")),
     "jsonl": Format(f"{_HERE}.lines:json_lines", (".jsonl", ".ndjson")),
+    "json": Format(f"{_HERE}.json_list:json_list", (".json",)),
     "csv": Format(f"{_HERE}.cells:cells", (".csv",)),
     "tsv": Format(f"{_HERE}.cells:cells", (".tsv",)),
     "conll": Format(f"{_HERE}.conll:conll", (".conll",)),

@@ -117,10 +117,11 @@ def json_lines(source: Source) -> Iterator[Row | Bad]:
             if isinstance(line, Long):
                 yield Bad(where, too_long(), line.excerpt)
             elif line.strip():
-                yield _json_row(line, where)
+                yield json_row(line, where)
 
 
-def _json_row(line: str, where: str) -> Row | Bad:
+def json_row(line: str, where: str) -> Row | Bad:
+    """Return the row that a JSON object is."""
     excerpt = printable(line[:EXCERPT_CHARS])
     if (reason := unstorable(line)) is not None:
         return Bad(where, reason, excerpt)

@@ -36,6 +36,7 @@ def llmos_operators() -> dict[str, str]:
         "url_dedup": f"{_HERE}.urls:UrlDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "sample": f"{_HERE}.shape:Sample",
+        "conversations": f"{_HERE}.conversations:Conversations",
         "tokenize": f"{_HERE}.tokens:Tokenize",
         "pack": f"{_HERE}.tokens:Pack",
         "judged_answers": f"{_HERE}.feedback:JudgedAnswers",

@@ -25,6 +25,7 @@ from llmos.data.pipeline.comparing import (
 )
 from llmos.data.pipeline.consulting import IndexTask, consults, shards_of, with_versions
 from llmos.data.pipeline.pool import Pool, open_pool
+from llmos.data.pipeline.registry import find_operator
 from llmos.data.pipeline.shard import (
     DROPPED,
     HASHES,
@@ -84,6 +85,9 @@ class _Run:
         self._work = context.checkpoint_dir / "stages"
         self._indexes = context.checkpoint_dir / "indexes"
         self._models: dict[str, str] = {}
+        # What a step makes anonymous stands in what others before it drop or change.
+        groups = {find_operator(step.name).group for step in self._steps}
+        self._hides = "anonymise" in groups
         self._allowed = int(self._spec.max_rejected * self._input["rows"])
         self._count = _Count()
 
@@ -161,6 +165,7 @@ class _Run:
             },
             is_last=number == len(self._stages) - 1,
             models=self._models,
+            hides=self._hides,
         )
 
     def _index(self, step: StepSpec) -> Path:

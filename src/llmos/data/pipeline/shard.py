@@ -54,6 +54,7 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
         settles: the step before, which compared all records; the file ``drops``, where it is
             there, says which of them go.
         indexes: the folders in which steps find what they look up, by their numbers.
+        hides: whether no text is shown of records that are dropped, rejected or changed.
         models: where the files lie that operators read of models, by the models' names.
         is_last: whether the rows are the dataset's.
         out: the directory to make.
@@ -70,6 +71,7 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
     indexes: dict[str, str] = {}
     is_last: bool = False
     models: dict[str, str] = {}
+    hides: bool = False
 
 
 class Done(msgspec.Struct):
@@ -176,7 +178,7 @@ def _step(spec: StepSpec, task: ShardTask) -> Step:
     if folder is not None:
         assert isinstance(operator, Consulting)
         operator.use_index(Path(folder))
-    return Step(spec.number, spec.name, operator)
+    return Step(spec.number, spec.name, operator, hides=task.hides)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,14 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
+from llmos.data.pipeline.changes import changed_sample
 from llmos.data.pipeline.operator import KEY_BYTES, Batcher, Comparer, Operator
 from llmos.data.pipeline.record import Record, Row
 
 BATCH_RECORDS = 256
 EXCERPT_CHARS = 200
+SAMPLES = 3
+"""Of what a step changed."""
 LEFT_OUT = "left out"
 """Why a record is dropped that an operator took and did not yield."""
 
@@ -28,6 +31,8 @@ class Tally:
     changed: int = 0
     rejected: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+    """The first few that were changed, see `changed_sample`."""
     seconds: float = 0.0
 
     def add(self, other: Tally) -> None:
@@ -37,6 +42,7 @@ class Tally:
         self.changed += other.changed
         self.rejected += other.rejected
         self.seconds += other.seconds
+        self.samples = (self.samples + other.samples)[:SAMPLES]
         for reason, count in other.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
@@ -70,13 +76,17 @@ class Step:
 
     Args:
         number: of the step in the pipeline, from 1.
+        hides: whether no text that comes here is shown, as where others are made anonymous.
     """
 
-    def __init__(self, number: int, name: str, operator: Operator[Any]) -> None:
+    def __init__(
+        self, number: int, name: str, operator: Operator[Any], *, hides: bool = False
+    ) -> None:
         self.number = number
         self.name = name
         self.operator = operator
         self.tally = Tally()
+        self._hides = hides
         self._field: str | None = getattr(operator.options, "field", None)
 
     def apply(self, records: list[Record], outcome: Outcome) -> list[Record]:
@@ -102,7 +112,8 @@ class Step:
                         self.drop(record, record.dropped_reason, outcome)
                         continue
                     kept.append(record)
-                    self.tally.changed += feed.was_changed(record)
+                    if feed.was_changed(record):
+                        self._note_change(record, feed.before)
                 feed.end()
             except MemoryError:
                 raise
@@ -137,13 +148,19 @@ class Step:
                 self.drop(record, record.dropped_reason, outcome)
                 continue
             kept.append(record)
-            if id(record) in before:
-                self.tally.changed += record.fields.get(watched) != before[id(record)]
+            if id(record) in before and record.fields.get(watched) != before[id(record)]:
+                self._note_change(record, before[id(record)])
         returned = set(map(id, done))
         for record in records:
             if id(record) not in returned:
                 self.drop(record, LEFT_OUT, outcome)
         return kept
+
+    def _note_change(self, record: Record, before: Any) -> None:
+        self.tally.changed += 1
+        if len(self.tally.samples) < SAMPLES and self._field is not None and not self._hides:
+            after = record.fields.get(self._field)
+            self.tally.samples.append(changed_sample(record.id, before, after))
 
     def keyed(self, records: list[Record], outcome: Outcome) -> list[Keyed]:
         """Return records with their keys, of a comparer; note those at which it raised."""
@@ -175,7 +192,7 @@ class Step:
 
     def _side_row(self, record: Record, reason: str) -> Row:
         text = record.fields.get(self._field or "text")
-        excerpt = text[:EXCERPT_CHARS] if isinstance(text, str) else ""
+        excerpt = text[:EXCERPT_CHARS] if isinstance(text, str) and not self._hides else ""
         return {
             "id": record.id,
             "step": self.number,
@@ -204,7 +221,7 @@ class _Feed:
     def __init__(self, records: list[Record], watched: str | None) -> None:
         self._records = iter(records)
         self._watched = watched
-        self._before: Any = None
+        self.before: Any = None
         self.current: Record | None = None
         self.is_answered = True
         self.is_over = False
@@ -222,7 +239,7 @@ class _Feed:
             raise
         self.current, self.is_answered = record, False
         if self._watched is not None:
-            self._before = record.fields.get(self._watched)
+            self.before = record.fields.get(self._watched)
         return record
 
     def end(self) -> None:
@@ -236,7 +253,7 @@ class _Feed:
         if self._watched is None or record is not self.current:
             return False
         now = record.fields.get(self._watched)
-        return now is not self._before and now != self._before
+        return now is not self.before and now != self.before
 
     def _settle(self) -> None:
         if self.current is not None and not self.is_answered:

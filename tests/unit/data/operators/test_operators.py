@@ -28,8 +28,9 @@ from llmos.data.pipeline.steps import apply, tried
 from llmos.errors import PipelineError
 
 NAMES = sorted(operator_paths())
-ALONE = {"tokenize", "pack"}
-"""Tested by themselves: what reads a model's files, and what makes rows of several records."""
+ALONE = {"tokenize", "pack", "conversations"}
+"""Tested by themselves: what reads a model's files, makes rows of several records, or is for other
+fields than a text."""
 TOGETHER = [name for name in NAMES if name not in ALONE]
 OPTIONS: dict[str, dict[str, Any]] = {
     "regex_filter": {"pattern": r"\d"},

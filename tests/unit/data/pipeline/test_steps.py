@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmos.data.pipeline.operator import Operator, Options
+from llmos.data.pipeline.changes import changed_sample
+from llmos.data.pipeline.operator import Mapper, Operator, Options, TextOptions
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import make_operator
-from llmos.data.pipeline.steps import apply
+from llmos.data.pipeline.steps import Outcome, Step, apply
 
 
 class Stranger(Operator[Options]):
@@ -88,3 +89,33 @@ def test_changes_are_counted() -> None:
     records = [Record(text, {"text": text}) for text in texts]
     done = apply([make_operator("lower_case", {}, 0)], records)
     assert done.tallies[0].changed == 2
+
+
+class Ending(Mapper[TextOptions]):
+    """Adds an end."""
+
+    name = "ending"
+
+    def change(self, text: str) -> str:
+        return text if text.endswith("!") else text + "!"
+
+
+def test_a_step_shows_what_it_changed_around_where_it_did() -> None:
+    texts = ["same!", "a", "长" * 100 + "b" * 300, "c", "d"]
+    records = [Record(str(number), {"text": text}) for number, text in enumerate(texts)]
+    (tally,) = apply([Ending()], records).tallies
+    assert tally.changed == 4 and [one["id"] for one in tally.samples] == ["1", "2", "3"]
+    assert tally.samples[0] == {"id": "1", "before": "a", "after": "a!"}
+    assert tally.samples[1]["before"] == "…" + "b" * 40
+    assert tally.samples[1]["after"] == "…" + "b" * 40 + "!"
+    long = changed_sample("x", "y" * 500, ["z"])
+    assert long == {"id": "x", "before": "y" * 160 + "…", "after": '["z"]'}
+
+
+def test_a_step_that_hides_shows_no_text() -> None:
+    outcome = Outcome()
+    step = Step(1, "ending", Ending(), hides=True)
+    step.apply([Record("1", {"text": "Alice"}), Record("2", {"name": "Bob"})], outcome)
+    assert step.tally.changed == 1 and step.tally.samples == []
+    step.drop(Record("3", {"text": "Carol"}), "gone", outcome)
+    assert [row["excerpt"] for row in (*outcome.dropped, *outcome.rejected)] == ["", ""]
