@@ -39,12 +39,9 @@ def run(context: JobContext) -> JobResult:
     path, model = f"{TASKS}/{params['annotation']}", params["model"]
     task = ask(context, Ask(path))
     scheme = scheme_of(task["scheme"])
-    made_for = str(ask(context, Ask(f"/api/v1/models/{model}"))["manifest"]["task"])
-    wanted = MAKES.get(scheme.kind)
-    if wanted is not None and made_for != wanted:
-        raise JobFailedError(
-            f"{model} is for {made_for!r}; {scheme.kind} are suggested by a model for {wanted!r}"
-        )
+    manifest = ask(context, Ask(f"/api/v1/models/{model}"))["manifest"]
+    made_for = str(manifest["task"])
+    _check_fits(scheme, model, manifest)
     total, after, kept = int(task["progress"]["items"]), -1, 0
     while page := ask(context, Ask(f"{path}/items?after={after}&limit={PAGE_ITEMS}"))["data"]:
         after = page[-1]["place"]
@@ -68,6 +65,24 @@ def run(context: JobContext) -> JobResult:
         context.progress(kept, max(total, kept), "suggested")
     context.log(f"{kept:,} suggestions of {model} for {total:,} items")
     return JobResult({"annotation": task["id"], "model": model, "suggested": kept, "items": total})
+
+
+def _check_fits(scheme: Scheme, model: str, manifest: dict[str, Any]) -> None:
+    """Refuse a model that can suggest nothing. Raises JobFailedError."""
+    made_for, wanted = manifest["task"], MAKES.get(scheme.kind)
+    if wanted is not None and made_for != wanted:
+        raise JobFailedError(
+            f"{model} is for {made_for!r}; {scheme.kind} are suggested by a model for {wanted!r}"
+        )
+    if made_for not in ("classify", "entities"):
+        return
+    labels = {str(one).removeprefix("B-").removeprefix("I-") for one in manifest["labels"] or ()}
+    if not labels & set(scheme.labels):
+        says = ", ".join(sorted(labels)[:10])
+        raise JobFailedError(
+            f"{model} says {says}, and none of that is a label of the task: "
+            f"{', '.join(scheme.labels[:10])}"
+        )
 
 
 def asks_of(scheme: Scheme, model: str, made_for: str, shown: dict[str, Any]) -> list[Ask]:

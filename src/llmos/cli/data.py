@@ -24,8 +24,9 @@ SHOWN_CHARS = 200
 
 def register(root: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    from llmos.cli import data_run, data_shape
+    from llmos.cli import annotate, data_run, data_shape
 
+    annotate.register(app)
     data_run.register(app)
     data_shape.register(app)
     root.add_typer(app, name="data", rich_help_panel="Train")
