@@ -68,6 +68,7 @@ bench: $(DEV) ## Run the quick benchmarks (PEERS="NAMES" adds installed peers, T
 	$(BIN)/python bench/job_queue.py --quick --name quick_job_queue
 	$(BIN)/python bench/decide.py --name quick_decide
 	$(BIN)/python bench/word_vectors.py --quick --name quick_word_vectors
+	$(BIN)/python bench/data.py --quick --name quick_data
 	$(BIN)/python bench/train.py $(TEXT)
 
 wheel: $(DEV) ## Build the wheel into dist/

@@ -31,7 +31,7 @@ from shapes import PEERS_HOME, Files, make
 HERE = Path(__file__).parent
 CONTEXT_TOKENS = 4096
 LLAMA_VERSION = "0.3.36"
-ENVIRONMENTS = ("openvino", "convert", "vllm", "queue", "vectors")
+ENVIRONMENTS = ("openvino", "convert", "vllm", "queue", "vectors", "datatrove")
 LLAMA_TARGETS = ("llama-server", "llama-batched-bench", "llama-bench", "llama-quantize")
 
 

@@ -8,7 +8,7 @@ import unicodedata
 import regex
 
 HAN = regex.compile(r"\p{Han}")
-_LATIN = regex.compile(r"\p{Latin}")
+_LATIN = regex.compile(r"\p{Latin}+")
 _WORD = r"\p{Han}|[[\p{L}\p{M}\p{N}]--\p{Han}]+(?:['’-][[\p{L}\p{M}\p{N}]--\p{Han}]+)*"
 _SPOKEN = regex.compile(_WORD, regex.V1)
 _WORDS = regex.compile(_WORD + r"|[^\s\x1c-\x1f\p{L}\p{M}\p{N}]+", regex.V1)
@@ -47,4 +47,5 @@ def is_chinese(text: str) -> bool:
     if text.isascii():
         return False
     # A Chinese character says about as much as two or three Latin letters.
-    return 3 * len(HAN.findall(text)) > len(_LATIN.findall(text))
+    han = len(HAN.findall(text))
+    return han > 0 and 3 * han > sum(map(len, _LATIN.findall(text)))
