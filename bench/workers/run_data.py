@@ -16,6 +16,8 @@ from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import StartJob
 from llmos.storage.parquet import num_rows_in, read_rows
 
+TOKENIZER = "bench"
+
 
 def main() -> None:
     asked: dict[str, Any] = json.loads(sys.argv[1])
@@ -37,10 +39,12 @@ def main() -> None:
         lambda message: None,
     )
     near = {"ngram": asked["ngram"], "bands": asked["bands"], "rows": asked["rows"]}
-    steps: list[Any] = (
-        ["fix_text", "gopher_repetition", "gopher_quality"] if asked["filters"] else []
-    )
-    steps.append({"minhash_dedup": near})
+    filters = ["fix_text", "gopher_repetition", "gopher_quality"]
+    steps: list[Any] = [
+        *(filters if asked["filters"] else []),
+        {"minhash_dedup": near},
+        {"tokenize": {"tokenizer": TOKENIZER, "end": False, "keep_text": False}},
+    ]
     shards = sorted(Path(asked["source"]).glob("*.parquet"))
     dataset = {
         "ref": "raw:1",
@@ -50,7 +54,10 @@ def main() -> None:
         "shards": [context.blobs.put_file(path, link=True).digest for path in shards],
     }
     given = {"pipeline": {"name": "clean", "input": "raw", "steps": steps}}
-    context.params = jobs.check_run({**given, "datasets": {"input": dataset}})
+    file = context.blobs.put_file(Path(asked["tokenizer"]))
+    models = {TOKENIZER: {"tokenizer.json": {"digest": file.digest, "size": file.size}}}
+    filled_in = {"datasets": {"input": dataset}, "models": models}
+    context.params = jobs.check_run(given | filled_in)
     done = handler.run(context)
     (version,) = done.artifacts
     alike: dict[str, list[str]] = {}

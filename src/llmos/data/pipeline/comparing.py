@@ -149,13 +149,12 @@ class _Comparison:
                 yield found
 
     def _unite(self) -> None:
-        files = [_read_keys(shard) for shard in self._shards]
-        passes = max(1, math.ceil(sum(map(len, files)) / KEYS_A_PASS))
-        bounds = [number * 2**64 // passes for number in range(passes + 1)]
-        for low, high in pairwise(bounds):
+        files = [_KeyFile(shard / KEYS) for shard in self._shards]
+        passes = max(1, math.ceil(sum(file.count for file in files) / KEYS_A_PASS))
+        for number in range(1, passes + 1):
             parts = []
             for start, file in zip(self._starts, files, strict=False):
-                part = _between(file, low, high)
+                part = file.read_below(number * 2**64 // passes)
                 part["row"] += start
                 parts.append(self.clusters.unite(part))
             self.clusters.unite(np.concatenate(parts))
@@ -193,20 +192,26 @@ def _write(
     write_rows(clusters_file(directory, shard), clusters, CLUSTER_SCHEMA)
 
 
-def _read_keys(shard: Path) -> Entries:
-    path = shard / KEYS
-    return np.memmap(path, ENTRY, "r") if path.stat().st_size else np.empty(0, ENTRY)
+class _KeyFile:
+    """The keys of a shard, which it hands out in their order."""
 
+    def __init__(self, path: Path) -> None:
+        self.count = path.stat().st_size // ENTRY.itemsize
+        self._path = path
+        self._place = 0
 
-def _between(entries: Entries, low: int, high: int) -> Entries:
-    """Return a copy of those whose keys' first half is ``low`` or more, and less than ``high``."""
+    def read_below(self, bound: int) -> Entries:
+        """Return those that come next, up to the first whose first half is ``bound`` or more."""
+        begin = self._place
+        with self._path.open("rb", buffering=0) as file:
 
-    def half(place: int) -> int:
-        return int(entries["high"][place])
+            def half(place: int) -> int:
+                file.seek(place * ENTRY.itemsize)
+                return int.from_bytes(file.read(8), "little")
 
-    places = range(len(entries))
-    begin, end = (bisect_left(places, bound, key=half) for bound in (low, high))
-    return np.array(entries[begin:end])
+            self._place = bisect_left(range(self.count), bound, lo=begin, key=half)
+        offset = begin * ENTRY.itemsize
+        return np.fromfile(self._path, ENTRY, self._place - begin, offset=offset)
 
 
 def _write_text(file: IO[bytes], text: str) -> None:
