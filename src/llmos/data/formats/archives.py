@@ -6,12 +6,13 @@ A file is copied out, read and removed. Archives in archives are not opened.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
-import io
 import lzma
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from llmos.data.datasets.readers import FORMATS, Bad, Source, printable, suffix_format
 from llmos.data.formats.packed import Unpacked, check_members, open_zip
@@ -42,6 +43,8 @@ _BROKEN = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
+    UnicodeDecodeError,
+    struct.error,
 )
 
 
@@ -57,7 +60,7 @@ def zip_members(source: Source, folder: Path) -> Iterator[Source | Bad]:
     with open_zip(source.path, source.shown) as opened:
         names = _Names(source)
         for info in opened.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
             mode = info.external_attr >> 16
             is_odd = stat.S_IFMT(mode) not in (0, stat.S_IFREG)
@@ -79,7 +82,7 @@ def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: Source) 
     except _BROKEN as error:
         return Bad(member.shown, f"it is broken: {error}")
     except OSError as error:
-        if error.errno is not None:  # none: bz2 of what is broken
+        if error.errno not in (None, errno.EINVAL):  # bz2 tells so, and an odd place in the file
             raise
         return Bad(member.shown, f"it is broken: {error}")
 
@@ -112,8 +115,7 @@ def tar_members(source: Source, folder: Path) -> Iterator[Source | Bad]:
                     found = _copied(content, replace(found, path=folder / "member"))
                 if found is not None:
                     yield found
-            while stream.read(_PIECE_BYTES):  # what is packed may break off behind its last file
-                pass
+            _check_end(opened, stream)
     except _BROKEN as error:
         raise DataError(f"{source.shown} is no tar archive that can be read: {error}") from None
     except OSError as error:
@@ -122,15 +124,31 @@ def tar_members(source: Source, folder: Path) -> Iterator[Source | Bad]:
         raise DataError(f"{source.shown} is no tar archive that can be read: {error}") from None
 
 
+def _check_end(opened: tarfile.TarFile, stream: Unpacked) -> None:
+    """Pass silently where only zeros follow the last file: `tarfile` takes the first header that is
+    broken, or not whole, for the end.
+
+    Raises:
+        tarfile.TarError: something else does.
+        EOFError, OSError, zlib.error, lzma.LZMAError: what is packed breaks off there.
+    """
+    assert opened.fileobj is not None
+    while piece := opened.fileobj.read(_PIECE_BYTES):
+        if piece.strip(b"\0"):
+            raise tarfile.ReadError("a header is broken, or other data follows its end")
+    if stream.seen % tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it breaks off")
+
+
 @contextmanager
-def _unpacked(source: Source) -> Iterator[BinaryIO]:
+def _unpacked(source: Source) -> Iterator[Unpacked]:
     """Give the bytes of a tar archive, which end with an error once they are too many."""
     with source.path.open("rb") as file:
         head = file.read(max(map(len, _PACKED)))
     opener = next((one for mark, one in _PACKED.items() if head.startswith(mark)), None)
     packed = source.path.stat().st_size
     with source.path.open("rb") if opener is None else opener(source.path, "rb") as stream:
-        yield io.BufferedReader(Unpacked(stream, packed, source.shown), 2**17)
+        yield Unpacked(stream, packed, source.shown)
 
 
 class _Names:

@@ -43,13 +43,14 @@ def check_members(count: int, shown: str) -> None:
 
 
 class Unpacked(io.RawIOBase):
-    """The bytes of a stream that unpacks a file. Raises DataError once there are too many."""
+    """The bytes of a stream that unpacks a file, and how many were ``seen``. Raises DataError once
+    there are too many."""
 
     def __init__(self, stream: BinaryIO, packed: int, shown: str) -> None:
         self._stream = stream
         self._packed = packed
         self._shown = shown
-        self._seen = 0
+        self.seen = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -59,8 +60,8 @@ class Unpacked(io.RawIOBase):
         """Read some bytes into a buffer; return how many."""
         piece = self._stream.read(len(buffer))
         buffer[: len(piece)] = piece
-        self._seen += len(piece)
-        check_unpacked(self._seen, self._packed, self._shown)
+        self.seen += len(piece)
+        check_unpacked(self.seen, self._packed, self._shown)
         return len(piece)
 
 

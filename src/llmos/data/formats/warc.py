@@ -23,6 +23,7 @@ def warc(source: Source) -> Iterator[Row | Bad]:
 
     with source.path.open("rb") as file:
         records = ArchiveIterator(file)
+        records.INC_RECORD = ""  # else it prints what it passes over
         number = 0
         while True:
             number += 1

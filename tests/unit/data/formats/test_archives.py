@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -188,6 +190,31 @@ def test_broken_and_encrypted_files_are_bad_and_broken_archives_refused(
     ):
         with pytest.raises(DataError, match=r"no tar archive|no zip file"):
             rows_of(tmp_path / name, broken, parser)
+
+
+def test_a_tar_whose_headers_are_broken_or_that_breaks_off_is_not_taken_for_shorter(
+    parser: Parser, tmp_path: Path
+) -> None:
+    whole = tar_of({"a.txt": "A.", "b.txt": "B." * 1000})
+    broken = bytearray(whole)
+    broken[1024 + 3] ^= 1  # in the name of the second
+    for content in (bytes(broken), whole[:1100], whole[:2000], whole + b"more" * 128):
+        with pytest.raises(DataError, match="no tar archive that can be read"):
+            rows_of(tmp_path / "x.tar", content, parser)
+    assert len(rows_of(tmp_path / "x.tar", whole, parser)) == 2
+
+
+def test_an_archive_of_nonsense_raises_nothing_else(parser: Parser, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for content in (zip_of(FILES), tar_of(FILES), tar_of(FILES, mode="w:gz")):
+        name = "x.zip" if content.startswith(b"PK") else "x.tar"
+        for _ in range(150):
+            damaged = bytearray(content)
+            for _ in range(draw.choice((1, 3, 10))):
+                damaged[draw.randrange(len(damaged))] = draw.choice((0, 255, draw.randrange(256)))
+            end = draw.choice((len(damaged), draw.randrange(len(damaged))))
+            with contextlib.suppress(DataError):
+                rows_of(tmp_path / name, bytes(damaged[:end]), parser)
 
 
 def test_names_in_gbk_are_read(parser: Parser, tmp_path: Path) -> None:
