@@ -202,6 +202,14 @@ MORE = {
             robust=CHANGED,
         )
     ),
+    "CRF": Case(
+        case(
+            "entities",
+            model={"architecture": "crf", "config": {"hidden_size": 8, "num_buckets": 512}},
+            tokenizer={"kind": "byte_bpe", "vocab_size": 259},
+            max_tokens=200,
+        )
+    ),
     "MLP ELBO": Case(texts("elbo", "vae", BOTTLENECK | {"cell": "mlp"})),
     "CBOW": Case(vectors("cbow"), (1, 4)),
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmos.data.tagged import with_spans
 from llmos.errors import DataError
 from llmos.types import Message
 
@@ -284,10 +285,13 @@ def _content(turn: Row, where: str) -> str:
 
 
 def _annotated(row: Row, where: str) -> Annotated:
+    """Words and their tags will do: see `tagged`."""
+    if row.get("entities") is None and row.get("tokens") is not None:
+        row = with_spans(row, where)
     text = text_in(row, "text", where)
     spans = row.get("entities")
     if not isinstance(spans, list):
-        raise DataError(f"{where} has no list of 'entities'")
+        raise DataError(f"{where} has no list of 'entities', nor of 'tokens' and 'tags'")
     entities, last = [], 0
     for span in sorted(spans, key=_start):
         entity = _entity(span, where)

@@ -1,4 +1,4 @@
-"""Where rows come from: text, jsonl, tsv and csv files, datasets, and the text inside llmos.
+"""Where rows come from: text, jsonl, tsv, csv and CoNLL files, datasets, and the text inside llmos.
 
 A file is named twice: ``path`` is where it lies (a blob), ``shown`` is what the user called it.
 """
@@ -16,10 +16,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llmos.data.datasets.readers import Bad
+from llmos.data.datasets.readers import Source as Sentences
+from llmos.data.formats.conll import conll, conllu
 from llmos.errors import DataError
 from llmos.storage.parquet import read_rows
 
-FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv"}
+FORMATS = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".conllu": "conllu",
+    ".conll": "conll",
+}
 STARTER_RECORDS = (
     "chat",
     "translation",
@@ -30,6 +41,8 @@ STARTER_RECORDS = (
     "alike",
     "ratings",
     "relations",
+    "tagged_en",
+    "tagged_zh",
 )
 STARTER_TEXTS = ("tales",)
 STARTER_SPLITS = ("train", "validation", "test_combinations", "test_templates")
@@ -55,7 +68,13 @@ class FileSource:
 
     def rows(self, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each row with the place it came from ("x.jsonl, line 3"), under our field names."""
-        read = {"jsonl": self._json_rows, "tsv": self._cell_rows, "csv": self._cell_rows}
+        read = {
+            "jsonl": self._json_rows,
+            "tsv": self._cell_rows,
+            "csv": self._cell_rows,
+            "conllu": self._sentences,
+            "conll": self._sentences,
+        }
         for where, row in islice(read[self.kind()](), limit):
             yield where, renamed(row, self.fields)
 
@@ -71,6 +90,15 @@ class FileSource:
             if not isinstance(row, dict):
                 raise DataError(f"{where} must be a JSON object, not {type(row).__name__}")
             yield where, row
+
+    def _sentences(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        columns = self.columns or ()
+        source = Sentences(self.path, self.shown, self.kind(), encoding="utf-8", columns=columns)
+        read = conllu if self.kind() == "conllu" else conll
+        for number, row in enumerate(read(source), 1):
+            if isinstance(row, Bad):
+                raise DataError(f"{row.where}: {row.reason}")
+            yield f"{self.shown}, sentence {number}", row
 
     def _cell_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         lines = self.text().splitlines()

@@ -129,6 +129,16 @@ FAMILIES = (
         (("sequence_classification", "ConvolutionalForSequenceClassification"),),
     ),
     Family(
+        "crf",
+        "a chain of labels over the words or characters of a text, from what they look like: tags",
+        ("entities",),
+        "Lafferty, McCallum and Pereira, 2001, Conditional Random Fields",
+        "tagger-pos-en",
+        "llmos.models.crf",
+        "CrfConfig",
+        (("token_classification", "CrfForTokenClassification"),),
+    ),
+    Family(
         "autoencoder",
         "a text through a vector and back: short codes of short texts",
         ("generate",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmos.models.units import is_word_char
 from llmos.tasks.classify import labels_of
 from llmos.tasks.context import Served, TaskContext
 from llmos.tasks.pipeline import Piece, pieces_of, run_all
@@ -123,8 +124,4 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _is_inside_word(text: str, at: int) -> bool:
     """Whether a word goes on at this border; Chinese and Japanese characters are words alone."""
-    return at > 0 and _is_word_char(text[at - 1]) and _is_word_char(text[at])
-
-
-def _is_word_char(char: str) -> bool:
-    return char.isalnum() and not ("\u2e80" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff")
+    return at > 0 and is_word_char(text[at - 1]) and is_word_char(text[at])

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from llmos.data.sentences import Span, clauses, sentences
 from llmos.errors import ContextLengthError, InvalidRequestError
 from llmos.tasks.context import Served
-from llmos.tasks.sentences import Span, clauses, sentences
 from llmos.tasks.tokenizers import Encoded
 
 MAX_PARALLEL = 16

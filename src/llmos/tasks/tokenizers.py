@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.errors import InvalidModelError
+from llmos.models.byte_level import byte_level_table
 from llmos.tasks.windows import Window, num_windows, windows_of
 from llmos.types import FileRef
 
@@ -245,7 +246,7 @@ class Tokenizer:
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
         if self._is_byte_level:
-            table = _byte_level_table()
+            table = byte_level_table()
             if all(char in table for char in token):
                 return bytes(table[char] for char in token)
             return token.encode()
@@ -340,12 +341,3 @@ def _common_chars(one: str, other: str) -> int:
 def _has_byte_level(decoder: dict[str, Any]) -> bool:
     inner = decoder.get("decoders") or ()
     return decoder.get("type") == "ByteLevel" or any(map(_has_byte_level, inner))
-
-
-@lru_cache(maxsize=1)
-def _byte_level_table() -> dict[str, int]:
-    """Return the byte each character of a byte-level vocabulary stands for (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + rank): byte for rank, byte in enumerate(others)}

@@ -100,9 +100,8 @@ class Data:
             default = data.rows if name == "train" else data.validation_rows
             if default is None:
                 raise RecipeError(f"data.rows must say how many rows of {data.path} to train on")
-            return self._records(
-                sources.starter_rows(recipe.starter, name, recipe.seed, rows or default)
-            )
+            found = sources.starter_rows(recipe.starter, name, recipe.seed, rows or default)
+            return self._records((where, sources.renamed(row, data.fields)) for where, row in found)
         assert self._source is not None
         if self._validation is not None and name in FILE_SPLITS:
             read = self._validation if name == "validation" else self._source

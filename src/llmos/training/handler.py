@@ -41,6 +41,7 @@ from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_parts import parts_of, weights_of
 from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
 from llmos.training.replay import Memory, mixed, old_recipe, shortened
+from llmos.training.tagging import LabelPaths, is_tagger
 from llmos.training.trainer import Trainer
 from llmos.training.vectors import job as vectors
 from llmos.training.versions import described, inputs_of, publish_version
@@ -215,6 +216,8 @@ def _objective(
     if recipe.objective == "adversarial":
         adversarial = recipe.adversarial or AdversarialSection()
         return adversarial_of(model, adversarial, recipe.max_tokens, recipe.seed, recipe.steps)
+    if is_tagger(model):
+        return LabelPaths(model.config.pad_token_id or 0)
     return objective_for(recipe.task, recipe.block_size, model)
 
 

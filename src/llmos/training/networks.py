@@ -22,6 +22,7 @@ from llmos.training.adapters import add_adapter
 from llmos.training.counted import is_counted
 from llmos.training.network_checks import check_causal, see_to_padding
 from llmos.training.recipe import Recipe
+from llmos.training.tagging import TOKEN_BYTES, check_tagger, token_bytes
 
 register()
 CLASSES: dict[str, Any] = AUTO_CLASSES
@@ -109,6 +110,8 @@ def _config(
     fields = set(kind().to_dict())
     _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
     values = _token_values(tokenizer, specials, fields)
+    if TOKEN_BYTES in fields:
+        values[TOKEN_BYTES] = token_bytes(tokenizer, specials)
     if TEXT_TOKENS in fields:
         values[TEXT_TOKENS] = recipe.max_length
     elif not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):
@@ -229,6 +232,7 @@ def _freeze_others(model: PreTrainedModel, patterns: Sequence[str]) -> None:
 def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:
     """Refuse an objective for a network that is not made for it."""
     kind = model.config.model_type
+    check_tagger(model, recipe)
     if recipe.also is not None and not is_encoder(kind):
         raise RecipeError(f"architecture {kind} is no encoder: also needs one, such as modernbert")
     wanted = ARCHITECTURES.get(recipe.objective)

@@ -174,7 +174,7 @@ class DataSection(Section):
     model's answers."""
 
     path: str = Field(min_length=1)
-    format: Literal["text", "jsonl", "tsv", "csv"] | None = None
+    format: Literal["text", "jsonl", "tsv", "csv", "conllu", "conll"] | None = None
     columns: list[str] | None = None
     """Names of the columns of a tsv or csv file that has no header line."""
     fields: dict[str, str] = {}

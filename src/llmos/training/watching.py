@@ -20,11 +20,13 @@ from transformers import PreTrainedModel
 from llmos.kernel import energy
 from llmos.training.objectives import Batch
 from llmos.training.peaks import Precision, peak_flops
+from llmos.training.tagging import is_tagger
 
 FORWARD_BACKWARD, FROZEN = 6, 4
 """Operations of a weight for each token: 2 forward, 2 for what comes in, and 2 for its own gradient
 unless it stays as it is."""
 Computed = Literal["float32", "bfloat16"]
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 PEAK_SIZE, PEAK_TRIES = 1024, 5
 PEAK_FILE = "peak.json"
 
@@ -50,7 +52,7 @@ class Flops:
         in_head = {id(p) for p in head.parameters()} if head is not None else set()
         looked_up = _looked_up(model)
         weights = [p for p in model.parameters() if id(p) not in looked_up]
-        self.is_known = not config.is_encoder_decoder
+        self.is_known = not config.is_encoder_decoder and not is_tagger(model)
         self._head = float(sum(_operations(p) for p in weights if id(p) in in_head))
         self._body = float(sum(_operations(p) for p in weights if id(p) not in in_head))
         layers, heads = _size(config, "num_hidden_layers"), _size(config, "num_attention_heads")
@@ -122,11 +124,11 @@ def watch(model: PreTrainedModel, directory: Path, log: Log, precision: Computed
 
 def _looked_up(model: nn.Module) -> set[int]:
     """Return the tables of which rows are taken, and that nothing is multiplied with."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, TABLES)}
     others = {
         id(parameter)
         for module in model.modules()
-        if not isinstance(module, nn.Embedding)
+        if not isinstance(module, TABLES)
         for parameter in module.parameters(recurse=False)
     }
     return tables - others

@@ -40,4 +40,6 @@ def llmos_operators() -> dict[str, str]:
         "tokenize": f"{_HERE}.tokens:Tokenize",
         "pack": f"{_HERE}.tokens:Pack",
         "judged_answers": f"{_HERE}.feedback:JudgedAnswers",
+        "sentences": f"{_HERE}.segment:Sentences",
+        "words": f"{_HERE}.segment:Words",
     }

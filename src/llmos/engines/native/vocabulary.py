@@ -14,7 +14,6 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 
 from llmos.errors import UnsupportedTaskError
+from llmos.models.byte_level import byte_level_table
 
 SPECIAL = b"\xff"
 """Before what a special token is called: a text has no such byte."""
@@ -150,7 +150,7 @@ def _decoder_kinds(file: _TokenizerFile) -> set[str]:
 
 
 def _byte_level(token: str) -> bytes:
-    table = _byte_level_table()
+    table = byte_level_table()
     try:
         return bytes([table[char] for char in token])
     except KeyError:
@@ -161,15 +161,6 @@ def _metaspace(token: str) -> bytes:
     if match := _BYTE_TOKEN.fullmatch(token):
         return bytes([int(match[1], 16)])
     return token.replace(_METASPACE, " ").encode()
-
-
-@lru_cache(maxsize=1)
-def _byte_level_table() -> dict[str, int]:
-    """Return the byte each character of a byte-level vocabulary stands for (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + rank): byte for rank, byte in enumerate(others)}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.tasks.sentences import clauses, sentences
+from llmos.data.sentences import clauses, sentences
 
 
 def split(text: str) -> list[str]:

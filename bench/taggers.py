@@ -1,0 +1,227 @@
+"""Taggers trained on treebanks and on named entities: how much they get right, and how quickly.
+
+Sentences are split by their order, 80% to train on, 10% to choose the best step by, 10% to test on;
+of wnut17 its own files are used, the last tenth of what it trains on to choose by. Words are the
+treebank's: accuracy is the share of gold words whose part of speech is told right, where the
+boundaries of words are given; F1 is of whole spans, found in the plain text.
+
+    python bench/taggers.py DATA [--only NAME …] [--threads 1]
+
+DATA holds treebank/*.conllu and ner/*.conll. Prints all, and writes results/taggers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForTokenClassification
+
+from llmos.data.record import Annotated, to_record
+from llmos.data.sources import FileSource
+from llmos.evaluation import evaluate
+from llmos.kernel.context import JobContext
+from llmos.kernel.protocol import FromWorker, StartJob
+from llmos.models.chain import names_of
+from llmos.models.units import is_word_char
+from llmos.training import handler
+from llmos.training.recipe import load, override
+from machine import machine
+from results import say, table, write
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("train", "validation", "test")
+BATCH = 64
+COMMON = ["data.rows=null", "labels=null", "evaluate.splits=[]", "publish=best", "max_tokens=1024"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A recipe on real data, and what was promised of it.
+
+    Attributes:
+        files: one, to be split, or those of PARTS.
+        sets: what is changed in the recipe.
+        goal: a metric and the least that it must be.
+    """
+
+    name: str
+    recipe: str
+    files: tuple[str, ...]
+    sets: tuple[str, ...]
+    goal: tuple[str, float] | None = None
+
+
+TASKS = (
+    Task(
+        "pos_en",
+        "tagger-pos-en",
+        ("treebank/en_ewt-dev.conllu",),
+        ("steps=1000",),
+        ("accuracy", 0.90),
+    ),
+    Task(
+        "words_zh",
+        "tagger-words-zh",
+        ("treebank/zh_gsdsimp-dev.conllu",),
+        ("model.config.dictionary=jieba", "steps=400"),
+        ("f1", 0.90),
+    ),
+    Task(
+        "pos_zh",
+        "tagger-pos-zh",
+        ("treebank/zh_gsdsimp-dev.conllu",),
+        ("model.config.dictionary=jieba", "steps=400"),
+        ("accuracy", 0.85),
+    ),
+    Task(
+        "ner_en", "tagger-ner", ("ner/wnut17-train.conll", "ner/wnut17-dev.conll"), ("steps=600",)
+    ),
+)
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"machine": machine(), "threads": options.threads, "taggers": {}}
+    for task in TASKS:
+        if options.only and task.name not in options.only:
+            continue
+        with tempfile.TemporaryDirectory(prefix="llmos-bench-") as home:
+            files = parts(task, options.data, Path(home))
+            found = run(task, files, Path(home), options)
+        report["taggers"][task.name] = found
+        table(("", *found), [[task.name, *found.values()]])
+        if task.goal is not None:
+            metric, least = task.goal
+            say(
+                task.name, f"{metric} {found[metric]:.3f}, at least {least}", found[metric] >= least
+            )
+    if not options.only:
+        write("taggers", report)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="*", choices=[task.name for task in TASKS], default=[])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    return parser.parse_args()
+
+
+def parts(task: Task, data: Path, home: Path) -> dict[str, Path]:
+    """Write the sentences of each part to a file of its own."""
+    blocks = [(data / name).read_text("utf-8").strip().split("\n\n") for name in task.files]
+    first = blocks[0]
+    if len(blocks) == 1:
+        cuts = [0, len(first) * 8 // 10, len(first) * 9 // 10, len(first)]
+        split = [first[start:end] for start, end in pairwise(cuts)]
+    else:
+        cut = len(first) * 9 // 10
+        split = [first[:cut], first[cut:], blocks[1]]
+    found = {}
+    for part, sentences in zip(PARTS, split, strict=True):
+        found[part] = home / f"{part}{Path(task.files[0]).suffix}"
+        found[part].write_text("\n\n".join(sentences) + "\n", "utf-8")
+    return found
+
+
+def run(
+    task: Task, files: dict[str, Path], home: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train, and measure on what was not learned from."""
+    named = [f"data.path={files['train'].name}"]
+    named += [f"data.validation_path={files['validation'].name}"]
+    recipe = override(
+        load(ROOT / "recipes" / f"{task.recipe}.yaml"),
+        [*COMMON, *named, *task.sets, *options.sets],
+    )
+    sent: list[FromWorker] = []
+    start = StartJob(
+        job_id=1,
+        fence=1,
+        attempt=1,
+        handler="",
+        name="bench",
+        params={"recipe": recipe, "name": "bench", "data": {}, "base": None},
+        owner="admin",
+        home=str(home),
+        checkpoint_dir=str(home / "checkpoints"),
+        threads=options.threads,
+        heartbeat_s=10.0,
+    )
+    context = JobContext(start, sent.append)
+    for part in ("train", "validation"):
+        context.params["data"][files[part].name] = context.blobs.put_file(files[part]).digest
+    result = handler.run(context)
+    directory = context.checkpoint_dir / "model"
+    model = AutoModelForTokenClassification.from_pretrained(directory, dtype=torch.float32).eval()
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    fields = recipe["data"].get("fields", {})
+    source = FileSource(files["test"], files["test"].name, fields=fields)
+    records = [to_record("entities", row, where) for where, row in source.rows()]
+    annotated = [record for record in records if isinstance(record, Annotated)]
+    labels = names_of(model.config.id2label)
+    begun = time.perf_counter()
+    scores = evaluate.entities(model, tokenizer, annotated, labels)
+    seconds = time.perf_counter() - begun
+    count = sum(len(record.entities) for record in annotated)
+    return {
+        "seconds": result.artifacts[0].manifest["source"]["seconds"],
+        "sentences": len(annotated),
+        "spans": count,
+        "precision": scores["precision"],
+        "recall": scores["recall"],
+        "f1": scores["f1"],
+        "accuracy": accuracy(model, tokenizer, annotated, labels),
+        "megabytes": round(sum(p.numel() * 4 for p in model.parameters()) / 1e6, 1),
+        "characters_per_s": round(sum(len(one.text) for one in annotated) / seconds),
+    }
+
+
+@torch.inference_mode()
+def accuracy(
+    model: Any, tokenizer: Tokenizer, records: Sequence[Annotated], labels: Sequence[str]
+) -> float:
+    """Return the share of gold spans whose label is told right, given where spans begin and end."""
+    right = total = 0
+    for record in records:
+        encoded = tokenizer.encode(record.text)
+        allowed = torch.ones(1, len(encoded.ids), len(labels), dtype=torch.bool)
+        begins = torch.tensor([label.startswith("B-") for label in labels])
+        inside = torch.tensor([label.startswith("I-") for label in labels])
+        places: list[int | None] = []
+        for entity in record.entities:
+            own = [
+                place
+                for place, (start, end) in enumerate(encoded.offsets)
+                if entity.start <= start < end <= entity.end
+            ]
+            first = [place for place in own if is_first(record.text, encoded.offsets[place][0])]
+            for number, place in enumerate(first):
+                allowed[0, place] = inside if number else begins
+            places.append(first[0] if first else own[0] if own else None)
+        logits = model(input_ids=torch.tensor([encoded.ids]), allowed=allowed).logits[0]
+        told = logits.argmax(-1).tolist()
+        for entity, at in zip(record.entities, places, strict=True):
+            total += 1
+            right += at is not None and labels[told[at]][2:] == entity.label
+    return right / max(1, total)
+
+
+def is_first(text: str, at: int) -> bool:
+    """Whether a unit of the tagger begins at a character."""
+    return at == 0 or not (is_word_char(text[at - 1]) and is_word_char(text[at]))
+
+
+if __name__ == "__main__":
+    main()
