@@ -102,7 +102,7 @@ def _numbers(given: list[str], where: str) -> dict[str, float]:
             value = float(number)
         except ValueError:
             value = 0.0
-        if not name or value <= 0 or name in found:
+        if not name or not value > 0 or name in found:
             raise typer.BadParameter(f"{where}: {one!r} is no new name=number, such as train=0.8")
         found[name] = value
     return found

@@ -70,6 +70,8 @@ def _fields(manifest: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _texts(told: Mapping[str, Any]) -> str:
+    if "items" in told:
+        return f"{told['items']:,} items"
     if "characters" not in told:
         return ""
     shown = f"{told['characters']:,} characters, {told['words']:,} words"
@@ -122,9 +124,11 @@ def _sample(told: Mapping[str, Any] | None) -> str:
         for number, (word, count) in enumerate(told["words"], 1)
     )
     total, different = told["growth"][-1]
+    examples = "\n".join(json.dumps(one, ensure_ascii=False) for one in told["examples"])
     return (
         f"{told['rows']:,} rows of `{told['field']}`: {total:,} words, {different:,} different.\n\n"
         f"- languages: {languages}\n- commonest words: {words}"
+        f"\n\n```json\n{examples}\n```"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
 from llmos.data.datasets.requests import MixRequest, SplitRequest, requested
+from llmos.data.datasets.sampled import PACKAGES as SAMPLE_PACKAGES
 from llmos.data.pipeline import spec
 from llmos.data.pipeline.consulting import named_datasets
 from llmos.data.pipeline.registry import find_operator
@@ -19,8 +20,10 @@ from llmos.kernel.jobs import JobKind
 from llmos.library.refs import ModelRef, parse_name
 from llmos.plugins.hookspecs import hookimpl
 from llmos.storage.blobs import is_digest
-from llmos.storage.parquet import check_packages
+from llmos.storage.parquet import PACKAGES, check_packages
 
+MAKING = {**PACKAGES, **SAMPLE_PACKAGES}
+"""What making a dataset takes, with its card."""
 ADD, RUN, DIFF = "data_add", "data_run", "data_diff"
 SPLIT, MIX = "data_split", "data_mix"
 KINDS = frozenset({ADD, RUN, DIFF, SPLIT, MIX})
@@ -54,7 +57,7 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
     """
-    check_packages()
+    check_packages(MAKING)
     if unknown := sorted(set(params) - _ADD_KEYS):
         raise InvalidRequestError(f"unknown parameter {unknown[0][:80]}", param=unknown[0])
     name = parse_name(_text(params, "name")).full_name
@@ -86,7 +89,7 @@ def check_run(params: dict[str, Any]) -> dict[str, Any]:
         PipelineError, InvalidNameError, InvalidRequestError, DataError: something is missing,
             unknown or wrong.
     """
-    check_packages()
+    check_packages(MAKING)
     _only(params, "pipeline", "datasets", "models")
     wanted = spec.parse(params.get("pipeline"))
     steps = spec.steps_of(wanted)
@@ -118,7 +121,7 @@ def check_split(params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
     """
-    check_packages()
+    check_packages(MAKING)
     wanted = requested(SplitRequest, params)
     name = parse_name(wanted.name or ModelRef.parse(wanted.input).full_name).full_name
     names = [parse_name(f"{name}-{part}").full_name for part in wanted.parts]
@@ -132,7 +135,7 @@ def check_mix(params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
     """
-    check_packages()
+    check_packages(MAKING)
     wanted = requested(MixRequest, params)
     for ref in wanted.inputs:
         ModelRef.parse(ref)

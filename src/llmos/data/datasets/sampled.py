@@ -12,7 +12,7 @@ from typing import Any
 
 from llmos.data.datasets.stats import FieldStats
 from llmos.data.operators.words import is_symbols, words_of
-from llmos.data.pipeline.record import Record, Row
+from llmos.data.pipeline.record import ID, Record, Row
 from llmos.storage.parquet import read_rows
 
 SAMPLE_ROWS = 2000
@@ -23,6 +23,9 @@ LEAST_CHARS = 20
 """Of a text whose language is told; a Chinese character counts as four."""
 TOP_WORDS = 20
 GROWTH_POINTS = 40
+EXAMPLES = 4
+"""Of SAMPLE_ROWS rows."""
+EXAMPLE_CHARS = 200
 SHORT = "too short"
 PACKAGES = {"py3langid": "py3langid"}
 
@@ -35,18 +38,22 @@ def text_field(fields: Mapping[str, FieldStats]) -> str | None:
 
 def describe_sample(shards: Sequence[Path], field: str) -> dict[str, Any]:
     """Return what some rows tell of a field: ``{"field", "rows", "languages": {code: rows},
-    "words": [[word, count]], "growth": [[words, different ones]]}``, the commonest first."""
+    "words": [[word, count]], "growth": [[words, different ones]], "examples": [{"id", field}]}``,
+    the commonest first."""
     import py3langid
 
     languages: Counter[str] = Counter()
     words: Counter[str] = Counter()
     sizes: list[tuple[int, int]] = [(0, 0)]
+    examples: list[Row] = []
     total = count = 0
     for row in sampled_rows(shards):
         text = _text(row, field)
         if text is None:
             continue
         count += 1
+        if count % (SAMPLE_ROWS // EXAMPLES) == 1:
+            examples.append({ID: row[ID], field: text[:EXAMPLE_CHARS]})
         own = [word for word in words_of(text.lower()) if not is_symbols(word)]
         languages[py3langid.classify(text)[0] if _is_long(text) else SHORT] += 1
         words.update(own)
@@ -60,6 +67,7 @@ def describe_sample(shards: Sequence[Path], field: str) -> dict[str, Any]:
         "languages": dict(sorted(languages.items(), key=lambda one: (-one[1], one[0]))),
         "words": [list(one) for one in ordered[:TOP_WORDS]],
         "growth": [list(one) for one in (*sizes[:-1:every], sizes[-1])],
+        "examples": examples,
     }
 
 

@@ -40,6 +40,8 @@ class FieldStats(msgspec.Struct):
     latin: int = 0
     lengths: dict[int, int] = {}
     """Lower end of a step of length -> texts."""
+    items: int = 0
+    """In lists of whole numbers, as token ids are."""
     least: float | None = None
     most: float | None = None
     values: Counts | None = {}
@@ -63,6 +65,8 @@ class Stats(msgspec.Struct):
             field.present += 1
             for text in _texts(value):
                 _count_text(field, text)
+            if isinstance(value, list) and value and type(value[0]) is int:
+                field.items += len(value)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 field.least = value if field.least is None else min(field.least, value)
                 field.most = value if field.most is None else max(field.most, value)
@@ -79,6 +83,7 @@ class Stats(msgspec.Struct):
             ours.words += theirs.words
             ours.han += theirs.han
             ours.latin += theirs.latin
+            ours.items += theirs.items
             for length, count in theirs.lengths.items():
                 ours.lengths[length] = ours.lengths.get(length, 0) + count
             bounds = [one for one in (ours.least, theirs.least) if one is not None]
@@ -89,7 +94,8 @@ class Stats(msgspec.Struct):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a manifest has it: ``{"rows", "fields": {name: {"present", "characters",
-        "words", "han", "latin", "length": {"least", "p5", …, "most"}, "values"}}}``, without what a
+        "words", "han", "latin", "length": {"least", "p5", …, "most"}, "items",
+        "values"}}}``, without what a
         field has none of."""
         return {
             "rows": self.rows,
@@ -161,6 +167,8 @@ def _told(field: FieldStats) -> dict[str, Any]:
     if field.lengths:
         told |= {"characters": field.characters, "words": field.words}
         told |= {"han": field.han, "latin": field.latin, "length": _quantiles(field.lengths)}
+    if field.items:
+        told["items"] = field.items
     if field.least is not None:
         told |= {"least": field.least, "most": field.most}
     if field.values:

@@ -67,7 +67,9 @@ class Tokenize(Operator[TokenizeOptions]):
 
     def _load(self) -> tuple[Tokenizer, list[int]]:
         """Return the tokenizer, and the id that ends a text."""
-        directory = self.models[self.options.tokenizer]
+        directory = self.models.get(self.options.tokenizer)
+        if directory is None:
+            raise DataError("a tokenizer of the library is there in a job: `llmos data run`")
         tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
         tokenizer.no_truncation()
         tokenizer.no_padding()

@@ -47,6 +47,7 @@ def test_a_sample_tells_languages_words_and_growth(
     assert told["rows"] == 40
     assert told["languages"] == {"en": 20, "too short": 10, "zh": 10}
     assert told["words"][0] == ["the", 60]
+    assert told["examples"] == [{"id": "0", "正文": ENGLISH}]
     assert told["growth"][0] == [0, 0] and told["growth"][-1][1] == len(
         {
             *["the", "model", "reads", "text", "and", "answer", "is", "found", "in", "it", "hm"],

@@ -87,3 +87,13 @@ def test_duplicates_are_counted_in_passes_as_at_once(
     monkeypatch.setattr(stats_module, "HASHES_A_PASS", 2)
     assert count_duplicates(files) == 3
     assert count_duplicates([]) == 0
+
+
+def test_items_of_lists_of_whole_numbers_are_counted() -> None:
+    stats = Stats()
+    for ids in ([1, 2, 3], [], [4], ["a"]):
+        stats.count({"id": "x", "input_ids": ids})
+    both = Stats()
+    both.add(stats)
+    both.add(stats)
+    assert both.to_dict()["fields"]["input_ids"]["items"] == 8
