@@ -20,6 +20,7 @@ WINDOW = 64
 """Questions of one process under way: enough to fill a batch."""
 MAX_TRIES = 60
 """Of one question at a server that says it is busy."""
+READS = b"null"
 _MARK = "model"
 
 ModelName = Annotated[str, Field(min_length=1, json_schema_extra={_MARK: True})]
@@ -27,13 +28,17 @@ ModelName = Annotated[str, Field(min_length=1, json_schema_extra={_MARK: True})]
 and is part of the lineage of the dataset."""
 
 
+Body = dict[str, Any] | None
+
+
 class Ask(Protocol):
-    """Asks the server's own ``path`` each body, and returns the answers in order.
+    """Asks the server's own ``path`` each body, and returns the answers in order; for None in place
+    of a body the path is read.
 
     Raises LlmosError: what one was refused with.
     """
 
-    def __call__(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]: ...
+    def __call__(self, path: str, bodies: Sequence[Body]) -> list[dict[str, Any]]: ...
 
 
 class Question(msgspec.Struct, frozen=True, tag="question"):
@@ -42,6 +47,7 @@ class Question(msgspec.Struct, frozen=True, tag="question"):
     id: int
     path: str
     body: msgspec.Raw
+    """READS where there is none, and the path is read."""
 
 
 class Reply(msgspec.Struct, frozen=True, tag="reply"):
@@ -53,7 +59,7 @@ class Reply(msgspec.Struct, frozen=True, tag="reply"):
     retry_after_s: float | None = None
 
 
-def nobody(path: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def nobody(path: str, bodies: Sequence[Body]) -> list[dict[str, Any]]:
     """Refuse to ask, where there is no job. Raises PipelineError."""
     raise PipelineError("the operator asks a model, which only a job can: `llmos data run`")
 
@@ -90,7 +96,7 @@ class Asker:
         self._sleep = sleep
         self._last = 0
 
-    def __call__(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def __call__(self, path: str, bodies: Sequence[Body]) -> list[dict[str, Any]]:
         """As `Ask`. All are answered, or given up, before one's error is raised."""
         first = self._last + 1
         self._last += len(bodies)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmos.data.pipeline.asking import Question, Reply
+from llmos.data.pipeline.asking import READS, Question, Reply
 from llmos.data.pipeline.child import Answer, Task
 from llmos.errors import CancelledError, LlmosError, by_code
 from llmos.kernel import protocol
@@ -131,14 +131,15 @@ class Pool:
 
     def _ask(self, number: int, question: Question) -> None:
         """Ask the server; the reply goes to the process when it is here."""
+        body = None if bytes(question.body) == READS else bytes(question.body)
 
         def on_answer(future: Future[protocol.Answer]) -> None:
             told = future.result()
-            body = told.body.decode("utf-8", "replace")
-            self._outboxes[number].put(Reply(question.id, told.status, body, told.retry_after_s))
+            text = told.body.decode("utf-8", "replace")
+            self._outboxes[number].put(Reply(question.id, told.status, text, told.retry_after_s))
 
         try:
-            self._context.ask(question.path, bytes(question.body)).add_done_callback(on_answer)
+            self._context.ask(question.path, body).add_done_callback(on_answer)
         except protocol.UnsendableError as error:
             self._outboxes[number].put(Reply(question.id, 413, str(error)))
 

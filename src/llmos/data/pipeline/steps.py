@@ -315,7 +315,8 @@ def _one_of_each(
 
 
 def tried(operator: Operator[Any], *texts: str) -> list[str]:
-    """Return what becomes of texts: the text, or "dropped: " or "rejected: " and why.
+    """Return what becomes of texts: the text, or "dropped: " or "rejected: " and why; at the end
+    those of new records.
 
     What the examples of operators are written with.
     """
@@ -324,4 +325,6 @@ def tried(operator: Operator[Any], *texts: str) -> list[str]:
     found = {record.id: record.text() for record in done.records}
     found |= {row["id"]: f"dropped: {row['reason']}" for row in done.outcome.dropped}
     found |= {row["id"]: f"rejected: {row['reason']}" for row in done.outcome.rejected}
-    return [found[record.id] for record in records]
+    given = [record.id for record in records]
+    new = [record.text() for record in done.records if record.id not in given]
+    return [*(found[one] for one in given), *new]

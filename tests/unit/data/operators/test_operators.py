@@ -28,8 +28,9 @@ from llmos.data.pipeline.steps import apply, tried
 from llmos.errors import PipelineError
 
 NAMES = sorted(operator_paths())
-ALONE = {"tokenize", "pack", "conversations"}
-"""Tested by themselves: what reads a model's files, makes rows of several records, or is for other
+MADE_ANEW = {name for name in NAMES if find_operator(name).group in ("augment", "synthesise")}
+ALONE = {"tokenize", "pack", "conversations"} | MADE_ANEW
+"""Tested by themselves: what reads a model's files, makes rows of one or several, or is for other
 fields than a text."""
 TOGETHER = [name for name in NAMES if name not in ALONE]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -102,7 +103,7 @@ def outcome(name: str, records: list[Record]) -> dict[str, tuple[str, str]]:
 def test_the_example_of_an_operator_is_true(name: str) -> None:
     kind = find_operator(name)
     examples = doctest.DocTestFinder(recurse=False).find(
-        kind, extraglobs={kind.__name__: kind, "tried": tried}
+        kind, extraglobs={kind.__name__: kind, "tried": tried, "apply": apply, "Record": Record}
     )
     assert sum(len(one.examples) for one in examples) >= 1
     report: list[str] = []
