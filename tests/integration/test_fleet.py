@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from tests.integration.kernels import Harness
 
 from llmos.kernel.fleet import SETTLE_S
 from llmos.kernel.kernel import Kernel
@@ -119,3 +120,25 @@ async def test_each_engine_has_its_part_of_the_cores(kernel: Kernel) -> None:
     environs = [device.residency.engine._environ for device in kernel.fleet.devices]
     assert [one["LLMOS_THREADS"] for one in environs] == ["1", "1"]
     assert [device.name for device in kernel.fleet.devices] == ["cpu:0", "cpu:1"]
+
+
+async def test_a_job_of_several_processes_has_the_devices_with_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(CHILDREN))
+    monkeypatch.syspath_prepend(str(CHILDREN))
+    harness = Harness(tmp_path, on_cpu=False, capacity_bytes=100, engines=4)
+    await harness.kernel.start()
+    ledgers = harness.kernel.fleet.ledgers
+    ledgers["cuda:1"].reserve("a model", 90)
+    ledgers["cuda:2"].reserve("a model", 20)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    submitted = await harness.submit("tell_devices", bytes=90, devices=3, pipe=str(pipe))
+    await harness.until_logged(submitted, "computing")
+    held = {name: ledger.reserved(f"job:{submitted.id}") for name, ledger in ledgers.items()}
+    assert held == {"cuda:0": 30, "cuda:1": None, "cuda:2": 30, "cuda:3": 30}
+    await asyncio.to_thread(pipe.write_text, "go")
+    job = await harness.ended(submitted)
+    assert job.result["devices"] == ["cuda:0", "cuda:3", "cuda:2"]
+    await harness.close()
+    assert all(not ledger.reserved(f"job:{submitted.id}") for ledger in ledgers.values())

@@ -39,6 +39,7 @@ class JobContext:
         attempt: 1 for the first start.
         params: as the kind's schema returned them.
         threads: CPU threads to use, the same for every attempt.
+        devices: one for each of its processes, where the kernel reserved memory on several.
         home: the llmos home.
         checkpoint_dir: kept across attempts, removed when the job has ended.
         blobs: the content-addressed store.
@@ -61,6 +62,7 @@ class JobContext:
         self.params: dict[str, Any] = start.params
         self.owner = start.owner
         self.threads = start.threads
+        self.devices = start.devices
         self.home = Path(start.home)
         self.checkpoint_dir = Path(start.checkpoint_dir)
         self.blobs = BlobStore(self.home / "blobs")

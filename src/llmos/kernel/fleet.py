@@ -89,6 +89,7 @@ class Fleet:
     ) -> None:
         self.devices = tuple(devices)
         self.telemetry = telemetry
+        self.ledgers = {device.name: device.ledger for device in devices}
         self._by_name = {device.name: device for device in devices}
         self._clock = clock
         self._target_queue_s = target_queue_s

@@ -146,6 +146,7 @@ class JobKind:
             of its own memory it gives that up, and not its worker, when it is preempted.
         subject: what these params are of, among the jobs of the kind: those of one subject share
             what was measured, and so what is expected of the next.
+        devices: how many of those with memory of their own a job with these params would use.
     """
 
     name: str
@@ -158,6 +159,7 @@ class JobKind:
     resumes: bool = False
     offloads: bool = False
     subject: Callable[[dict[str, Any]], str] = lambda params: ""
+    devices: Callable[[dict[str, Any]], int] = lambda params: 1
 
 
 def check_sendable(name: str, params: dict[str, Any]) -> None:

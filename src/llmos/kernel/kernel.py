@@ -21,10 +21,11 @@ from llmos.kernel.fleet import Device, Fleet, open_devices
 from llmos.kernel.following import follow_job
 from llmos.kernel.jobs import Job, JobEvent, JobKind, JobState
 from llmos.kernel.launcher import Launcher
-from llmos.kernel.ledger import Ledger, format_bytes, job_key
+from llmos.kernel.ledger import Ledger, format_bytes
 from llmos.kernel.memory import MemoryWatch
 from llmos.kernel.models import too_large
 from llmos.kernel.observer import AGEING_S, Observer
+from llmos.kernel.placing import Placing
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.residency import ENGINE_MODULE
 from llmos.kernel.room import Room
@@ -132,7 +133,8 @@ class Kernel:
         self.memory = self._open_memory(db, on_cpu)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
         self._calm: asyncio.TimerHandle | None = None  # looks again when requests have ceased
-        self._launcher = Launcher(ledger, self.jobs, self.workers, settings.lease_s, self._threads)
+        self._placing = Placing(self.fleet.ledgers, on_cpu=on_cpu)
+        self._launcher = Launcher(self._placing, self.jobs, self.workers, settings, self._threads)
         self._observer = self._open_observer()
         self.jobs.on_end(self.accounts.job_ended)
         self.jobs.on_end(self._job_ended)
@@ -385,11 +387,11 @@ class Kernel:
         await self.workers.job_ended(job.id)
 
     def _worker_parked(self, job: Job) -> None:
-        self.ledger.release(job_key(job.id))
+        self._placing.free(job.id)
         self._wake.set()
 
     def _worker_ended(self, job: Job, seconds: float) -> None:
-        self.ledger.release(job_key(job.id))
+        self._placing.forget(job.id)
         self.yielder.forget(job.id)
         self._usage.charge(job.owner, seconds)
         if not self._observer.is_light(job):

@@ -8,10 +8,11 @@ import logging
 
 from llmos.errors import FencedError, JobFailedError, LlmosError
 from llmos.kernel.jobs import Job
-from llmos.kernel.ledger import Ledger, job_key
+from llmos.kernel.placing import Placing
 from llmos.kernel.queue import JobQueue
 from llmos.kernel.state import ReadyJob
 from llmos.kernel.workers import Workers
+from llmos.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +21,16 @@ class Launcher:
     """Starts workers on queued jobs, their memory reserved. Belongs to one event loop.
 
     Args:
-        lease_s: how long a worker may be silent.
         threads: CPU threads of a job that starts for the first time.
     """
 
     def __init__(
-        self, ledger: Ledger, jobs: JobQueue, workers: Workers, lease_s: float, threads: int
+        self, placing: Placing, jobs: JobQueue, workers: Workers, settings: Settings, threads: int
     ) -> None:
-        self._ledger = ledger
+        self._placing = placing
         self._jobs = jobs
         self._workers = workers
-        self._lease_s = lease_s
+        self._lease_s = settings.lease_s
         self._threads = threads
 
     async def start(self, ready: ReadyJob) -> bool:
@@ -40,8 +40,7 @@ class Launcher:
         Raises:
             OutOfMemoryError: its bytes are not free.
         """
-        key = job_key(ready.id)
-        self._ledger.reserve(key, ready.num_bytes)
+        self._placing.reserve(ready.id, ready.num_bytes)
         if self._workers.pid(ready.id) is not None:
             self._workers.release(ready.id, "preempted")
             return True
@@ -51,7 +50,7 @@ class Launcher:
             has_started = job is not None and await self._start_worker(job)
         finally:
             if not has_started:
-                self._ledger.release(key)
+                self._placing.forget(ready.id)
         return has_started
 
     async def cancel(self, job_id: int, fence: int) -> None:
@@ -71,7 +70,8 @@ class Launcher:
         """Start a worker, or fail the attempt at once; say whether there is one."""
         failure: LlmosError
         try:
-            await self._workers.start(job)
+            count = self._jobs.kind(job.kind).devices(job.params)
+            await self._workers.start(job, self._placing.spread(job.id, count))
         except OSError as error:
             failure, retryable = LlmosError(f"No worker could be started: {error}"), True
         except LlmosError as error:

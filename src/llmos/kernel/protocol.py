@@ -137,7 +137,12 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 class StartJob(msgspec.Struct, frozen=True, tag="start_job"):
-    """Run ``handler`` ("package.module:function") on ``params``."""
+    """Run ``handler`` ("package.module:function") on ``params``.
+
+    Attributes:
+        devices: one for each of its processes, where several have memory of their own for it; none:
+            those that the environment says.
+    """
 
     job_id: int
     fence: int
@@ -150,6 +155,7 @@ class StartJob(msgspec.Struct, frozen=True, tag="start_job"):
     checkpoint_dir: str
     threads: int
     heartbeat_s: float
+    devices: tuple[str, ...] = ()
 
 
 class CancelJob(msgspec.Struct, frozen=True, tag="cancel_job"):

@@ -132,14 +132,17 @@ class Workers:
         self.answerer: Answerer = not_open
         """Answers what jobs ask; whoever serves puts its own here."""
 
-    async def start(self, job: Job) -> None:
+    async def start(self, job: Job, devices: tuple[str, ...] = ()) -> None:
         """Start a worker on a claimed job.
+
+        Args:
+            devices: of its processes, where it has several.
 
         Raises:
             OSError: no process can be had.
             InvalidRequestError: its kind is gone, or its params cannot be sent to a process.
         """
-        message = self._start_message(job)
+        message = self._start_message(job, devices)
         self.files.checkpoint_dir(job.id).mkdir(parents=True, exist_ok=True)
         log_start_bytes = self.files.log_size_bytes(job.id)
         environ = {**self._environ, **thread_environ(job.threads)}
@@ -255,7 +258,7 @@ class Workers:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _start_message(self, job: Job) -> StartJob:
+    def _start_message(self, job: Job, devices: tuple[str, ...]) -> StartJob:
         """Return what a worker is told first. Raises InvalidRequestError, see `start`."""
         message = StartJob(
             job_id=job.id,
@@ -269,6 +272,7 @@ class Workers:
             checkpoint_dir=str(self.files.checkpoint_dir(job.id)),
             threads=job.threads,
             heartbeat_s=self._heartbeat_s,
+            devices=devices,
         )
         try:
             encode(message)

@@ -59,6 +59,7 @@ def llmos_job_kinds() -> list[JobKind]:
             resumes=True,
             offloads=True,
             subject=subject,
+            devices=lambda params: parse(params["recipe"]).processes,
         )
     ]
 

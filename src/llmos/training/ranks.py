@@ -101,7 +101,8 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
     Raises:
         RankLostError: one of them ended; the job may go on from its last checkpoint.
     """
-    devices = devices_for(recipe.processes, find_device(os.environ.get("LLMOS_DEVICE", "cpu")))
+    own = find_device(os.environ.get("LLMOS_DEVICE", "cpu"))
+    devices = list(context.devices) or devices_for(recipe.processes, own)
     if len(devices) < recipe.processes:
         context.log(f"{len(devices)} devices for {recipe.processes} processes: one for each device")
     if len(devices) == 1:

@@ -22,6 +22,14 @@ def double(context: JobContext) -> JobResult:
     return JobResult(summary={"doubled": 2 * context.params["value"]})
 
 
+def tell_devices(context: JobContext) -> JobResult:
+    """Say on which devices to compute, once the named pipe is written to."""
+    context.log("computing")
+    with open(context.params["pipe"]) as pipe:
+        pipe.read()
+    return JobResult(summary={"devices": list(context.devices)})
+
+
 def count(context: JobContext) -> JobResult:
     """Count to ``steps``, a checkpoint at each; the first attempt gets stuck at ``stuck_at``."""
     steps, stuck_at = context.params["steps"], context.params.get("stuck_at")
@@ -209,6 +217,13 @@ for _name in ("resumable", "parkable"):
         resumes=True,
         offloads=_name == "parkable",
     )
+KINDS["tell_devices"] = JobKind(
+    "tell_devices",
+    "kernel_children.handlers:tell_devices",
+    _any_params,
+    lambda params: int(params["bytes"]),
+    devices=lambda params: int(params["devices"]),
+)
 KINDS["light"] = JobKind(
     "light", "kernel_children.handlers:double", _any_params, _no_memory, light=True
 )
