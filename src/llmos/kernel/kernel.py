@@ -127,8 +127,7 @@ class Kernel:
         )
         self.room = Room(db, self.accounts.limits_of)
         self.fleet = self._open_fleet(on_cpu, parking_bytes, engine_module, monotonic)
-        self.residency = self.fleet.devices[0].residency
-        """The models that share the memory with the jobs."""
+        self.residency = self.fleet.devices[0].residency  # its models share memory with the jobs
         self.workers = self._open_workers(commit, on_cpu, monotonic)
         self.memory = self._open_memory(db, on_cpu)
         self.yielder = Yielder(self.workers, monotonic, AGEING_S)
