@@ -35,7 +35,7 @@ class PullRequest:
 
 @dataclass
 class Repository:
-    """One model repository at one commit."""
+    """One repository at one commit; that of a dataset has a name that begins with "datasets/"."""
 
     files: dict[str, bytes]
     revisions: tuple[str, ...] = ("main",)
@@ -47,6 +47,10 @@ class Repository:
     def commit(self) -> str:
         names = json.dumps({name: git_id(data) for name, data in sorted(self.files.items())})
         return hashlib.sha1(names.encode()).hexdigest()
+
+    def at(self, revision: str) -> Repository | None:
+        """Return what it has at another revision, None for none."""
+        return None
 
 
 @dataclass
@@ -111,6 +115,9 @@ def running_hub() -> Iterator[Hub]:
         thread.join()
 
 
+_INFO = r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/revision/(.+))?"
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -140,13 +147,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(self.hub.statuses.pop(0))
         elif self.hub.is_no_hub:
             self._send(200, b"<html>please sign in to the hotel's network</html>")
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        elif match := re.fullmatch(_INFO, path):
             self._info(match[1], match[2] or "main", with_files="blobs" in parse_qs(url.query))
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/discussions", path):
             self._discussions(match[1], parse_qs(url.query).get("author", [None])[0])
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
             self._tree(match[1], match[2])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._file(match[1], match[2], match[3])
         else:
             self._refuse(404)
@@ -163,8 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, code="GatedRepo")
         elif revision in {*found.revisions, found.commit}:
             return found
-        elif request := self._pull_request(found, revision):
-            return request
+        elif other := found.at(revision) or self._pull_request(found, revision):
+            return other
         else:
             self._refuse(404, code="RevisionNotFound")
         return None
@@ -201,7 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             return
         siblings = [self._sibling(name, data, with_files) for name, data in found.files.items()]
-        info = {"id": repo, "sha": found.commit, "siblings": siblings, "gated": found.gated}
+        info = {
+            "id": repo.removeprefix("datasets/"),
+            "sha": found.commit,
+            "siblings": siblings,
+            "gated": found.gated,
+        }
         self._send(200, json.dumps(info).encode())
 
     def _sibling(self, name: str, data: bytes, with_files: bool) -> dict[str, object]:

@@ -92,7 +92,13 @@ class Settings:
     max_upload_bytes: int = _setting(64 * 2**30, "Largest single uploaded file.", least=1)
     allowed_hosts: str = _setting("", "More Host names to accept, comma-separated.")
     allow_private_webhooks: bool = _setting(
-        False, "Let webhooks go to this machine and this network too."
+        False,
+        "Let webhooks go to this machine and this network too, and datasets come from there.",
+    )
+    s3_buckets: str = _setting(
+        "",
+        "S3 buckets, or BUCKET/PREFIX, comma-separated, that every user may add datasets from with "
+        "this server's credentials.",
     )
     behind_proxy: bool = _setting(False, "A TLS proxy stands before this server.")
     trust_loopback: bool = _setting(

@@ -12,7 +12,7 @@ NAMES = """
 home host port log_level device threads dtype drafts engines queue_target_s pinned memory_bytes
 idle_s yield_s load_wait_s max_workers max_queue itl_target_ms engine_stall_s heartbeat_s
 lease_s gc_grace_s max_body_bytes max_upload_bytes allowed_hosts allow_private_webhooks
-behind_proxy trust_loopback
+s3_buckets behind_proxy trust_loopback
 """
 
 

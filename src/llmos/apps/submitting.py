@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmos.apps import annotation_jobs
 from llmos.apps.batch_jobs import BATCH
 from llmos.apps.data_inputs import models_for, pinned_models
+from llmos.apps.dataset_inputs import DatasetInputs
 from llmos.apps.inputs import datasets_for, readable
 from llmos.apps.search_jobs import SEARCH
 from llmos.apps.training_inputs import TrainingInputs
@@ -94,6 +95,7 @@ class Submitter:
         self._blobs = blobs
         self._deployments = deployments
         self._inputs = TrainingInputs(library, blobs, feedback)
+        self._rows = DatasetInputs(library, blobs, feedback)
 
     async def submit(
         self,
@@ -226,6 +228,7 @@ class Submitter:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
+            params |= await self._rows.feedback(actor, params, stores=queues)
             if kind == RUN:
                 params |= await pinned_models(self._library, actor, params)
         elif kind in annotation_jobs.KINDS:

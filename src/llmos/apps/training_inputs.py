@@ -4,13 +4,12 @@ answers, each looked up and checked to be the actor's to use when its job is sub
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmos.apps.dataset_inputs import NOT_YET, stored
 from llmos.apps.inputs import check_trainable, datasets_for, readable
 from llmos.errors import DataError, InvalidRequestError, NothingNewError
 from llmos.library.feedback import Taken, check_source
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from llmos.storage.blobs import BlobStore
     from llmos.training.recipe import Recipe
     from llmos.types import FileRef
-
-NOT_YET = "sha256:" + "0" * 64
-"""Stands for rows that are gathered when the job begins."""
 
 
 class TrainingInputs:
@@ -132,15 +128,8 @@ class TrainingInputs:
         return await self._feedback.news(actor.owner, learner, name, recipe.reads, limit)
 
     async def _stored(self, actor: Actor, rows: Collection[dict[str, Any]]) -> FileRef:
-        """Store rows as a file of the actor's."""
-
-        def put() -> FileRef:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            return self._blobs.put_bytes(text.encode())
-
-        file = await asyncio.to_thread(put)
-        await self._library.blob_owners.add(actor, file, self._feedback.now())
-        return file
+        at = self._feedback.now()
+        return await stored(self._library, self._blobs, actor, rows, at)
 
 
 def _feedback_path(params: dict[str, Any]) -> str | None:

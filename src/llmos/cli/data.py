@@ -8,6 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.connection import open_client
+from llmos.cli.data_options import (
+    ColumnsOption,
+    DescriptionOption,
+    DetachOption,
+    EncodingOption,
+    FormatOption,
+    LicenseOption,
+    MaxBadOption,
+    NameOption,
+    OnBadOption,
+    OriginOption,
+    ReadsOption,
+    SourceArgument,
+    SqlOption,
+    UnitOption,
+    UrlOption,
+)
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import age, counted, note, print_json, print_table, size
 
@@ -15,18 +32,16 @@ app = typer.Typer(no_args_is_help=True)
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
 ]
-DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
-]
 SHOWN_CHARS = 200
 """Of a text in a list of rows."""
 
 
 def register(root: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    from llmos.cli import annotate, data_run, data_shape
+    from llmos.cli import annotate, data_run, data_shape, data_sources
 
     annotate.register(app)
+    data_sources.register(app)
     data_run.register(app)
     data_shape.register(app)
     root.add_typer(app, name="data", rich_help_panel="Train")
@@ -46,62 +61,54 @@ def data() -> None:
 
 @app.command("add")
 def add(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="FILE_OR_FOLDER", help="Text, tables, documents, archives."),
-    ],
-    name: Annotated[str, typer.Option("--name", help="Of the dataset.")],
-    format: Annotated[
-        str | None, typer.Option("--format", help="text, jsonl, pdf, …; else by each suffix.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option("--encoding", help="As utf-8, gb18030; found out by default.")
-    ] = None,
-    unit: Annotated[
-        str | None,
-        typer.Option("--unit", help="A row of a text: paragraph, line, page, document."),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="A,B,…", help="Where no header names them.")
-    ] = None,
-    on_bad: Annotated[
-        str | None, typer.Option("--on-bad", help="Bad rows: skip (the default) or stop.")
-    ] = None,
-    max_bad: Annotated[
-        float | None, typer.Option("--max-bad", help="Share of bad rows to bear (0.01).")
-    ] = None,
-    license: Annotated[str | None, typer.Option("--license", help="As CC-BY-4.0.")] = None,
-    source: Annotated[str | None, typer.Option("--source", help="Where it comes from.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="For its card.")] = None,
+    source: SourceArgument = None,
+    *,
+    name: NameOption,
+    sql: SqlOption = None,
+    url: UrlOption = None,
+    format: FormatOption = None,
+    encoding: EncodingOption = None,
+    unit: UnitOption = None,
+    columns: ColumnsOption = None,
+    on_bad: OnBadOption = None,
+    max_bad: MaxBadOption = None,
+    reads: ReadsOption = None,
+    license: LicenseOption = None,
+    origin: OriginOption = None,
+    description: DescriptionOption = None,
     detach: DetachOption = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Add a file, or the data files of a folder, as a new version of a dataset.
+    """Add files of this machine, or what lies elsewhere, as a new version of a dataset.
 
     Rows that cannot be read are passed over and kept in a table of their own, unless there are too
-    many of them.
+    many of them. A query reads a database from here: the server gets its rows alone.
 
     Examples:
       llmos data add reviews.csv --name reviews --license CC-BY-4.0
       llmos data add corpus/ --name corpus
-      llmos data add old.txt --name old --encoding gb18030
+      llmos data add https://example.com/rows.jsonl --name rows
+      llmos data add hf://owner/name/train --name rows
+      llmos data add feedback:helper --name lessons
+      llmos data add --sql "SELECT text, label FROM posts" --url sqlite:///blog.db --name posts
     """
     from llmos.cli.progress import transfer, watch_job
 
-    options: dict[str, Any] = {
-        "format": format,
-        "encoding": encoding,
-        "unit": unit,
-        "on_bad": on_bad,
-    }
-    options |= {"max_bad": max_bad, "license": license, "source": source}
-    options |= {"description": description, "columns": columns.split(",") if columns else None}
+    if (source is None) == (sql is None) or (sql and not url):
+        raise typer.BadParameter("name a SOURCE, or --sql with --url")
+    told = {"license": license, "source": origin, "description": description}
+    ways = {"format": format, "encoding": encoding, "unit": unit, "on_bad": on_bad, "reads": reads}
+    options: dict[str, Any] = {**told, **ways, "max_bad": max_bad}
+    options["columns"] = columns.split(",") if columns else None
     known = {key: value for key, value in options.items() if value is not None}
     with open_client(server, home) as client:
         with transfer("uploading") as on_progress:
-            job = client.add_dataset(path, name, on_progress, **known)
+            if source is not None:
+                job = client.add_dataset(source, name, on_progress, **known)
+            else:
+                job = client.add_query(sql or "", url or "", name, on_progress, **known)
         if not detach:
             job = watch_job(client, job["id"], "reading")
     report(job, as_json)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,7 @@ class Listing:
     revision: str
     commit: str
     files: dict[str, RemoteFile]
+    repo_type: str = "model"
 
 
 def run(context: JobContext) -> JobResult:
@@ -93,20 +94,24 @@ def run(context: JobContext) -> JobResult:
             listing = _with_safetensors(context, list_files(repo, revision))
             source |= {"commit": listing.commit, "endpoint": constants.ENDPOINT}
             source |= {"revision": listing.revision}
-            files = _from_hub(context, listing)
+            files = fetch_files(context, listing, _chosen(listing))
     return make_version(context, context.params["name"], files, source, _known(repo))
 
 
-def list_files(repo: str, revision: str) -> Listing:
-    """Return the files of a repository with their sizes and digests.
+def list_files(repo: str, revision: str, repo_type: str = "model") -> Listing:
+    """Return the files of a repository, of a model or a dataset, with their sizes and digests.
 
     Raises:
         UnreachableError: the answer is not a hub's.
         HfHubHTTPError, httpx2.TransportError: as huggingface_hub raises them.
     """
     try:
-        info = HfApi().model_info(
-            repo, revision=revision, files_metadata=True, timeout=_LIST_TIMEOUT_S
+        info = HfApi().repo_info(
+            repo,
+            revision=revision,
+            repo_type=repo_type,
+            files_metadata=True,
+            timeout=_LIST_TIMEOUT_S,
         )
         files = {entry.rfilename: _remote_file(entry) for entry in info.siblings}
     except HfHubHTTPError:
@@ -115,7 +120,7 @@ def list_files(repo: str, revision: str) -> Listing:
         raise UnreachableError(
             f"{constants.ENDPOINT} does not answer like a Hugging Face hub: check HF_ENDPOINT"
         ) from error
-    return Listing(repo, revision, str(info.sha), files)
+    return Listing(repo, revision, str(info.sha), files, repo_type)
 
 
 def _remote_file(entry: Any) -> RemoteFile:
@@ -202,9 +207,19 @@ def _from_cache(context: JobContext, repo: str, revision: str) -> dict[str, File
     return {name: context.blobs.put_file(snapshot / paths[name], link=True) for name in kept}
 
 
-def _from_hub(context: JobContext, listing: Listing) -> dict[str, FileRef]:
-    """Return the repository's files as blobs: stored or cached ones, the rest downloaded."""
-    paths = _chosen(listing)
+def fetch_files(
+    context: JobContext, listing: Listing, paths: Mapping[str, str]
+) -> dict[str, FileRef]:
+    """Return files of a repository as blobs: stored or cached ones, the rest downloaded.
+
+    Args:
+        paths: what each is to be called -> where it is in the repository.
+
+    Raises:
+        DiskFullError: there is no room for them.
+        InvalidModelError: one comes damaged.
+        HfHubHTTPError, httpx2.HTTPError: as huggingface_hub raises them, see `hub_errors`.
+    """
     wanted = [listing.files[path] for path in paths.values()]
     meter = _Meter(context, sum(file.size for file in wanted))
     held = {file.name: _stored(context, listing, file) for file in wanted}
@@ -240,7 +255,9 @@ def _stored(context: JobContext, listing: Listing, file: RemoteFile) -> FileRef 
     """Return the file's blob if it is in the store, or in the Hugging Face cache and sound."""
     if file.sha256 is not None and context.blobs.touch(f"sha256:{file.sha256}"):
         return FileRef(f"sha256:{file.sha256}", file.size)
-    path = cached_path(listing.repo, file.name, revision=listing.commit)
+    path = cached_path(
+        listing.repo, file.name, revision=listing.commit, repo_type=listing.repo_type
+    )
     if not isinstance(path, str) or not _is_sound(Path(path), file):
         return None
     context.log(f"{file.name}: linked from the Hugging Face cache")
@@ -254,7 +271,13 @@ def _download(context: JobContext, listing: Listing, file: RemoteFile, meter: _M
         InvalidModelError: it came damaged twice.
     """
     part = context.checkpoint_dir / f"{hashlib.sha256(file.name.encode()).hexdigest()[:16]}.part"
-    url = hf_hub_url(listing.repo, file.name, revision=listing.commit, endpoint=constants.ENDPOINT)
+    url = hf_hub_url(
+        listing.repo,
+        file.name,
+        repo_type=listing.repo_type,
+        revision=listing.commit,
+        endpoint=constants.ENDPOINT,
+    )
     transfer = Transfer(url, build_hf_headers(library_name="llmos"), file.size, part)
     if file.size == 0:
         part.touch()

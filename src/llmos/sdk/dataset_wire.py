@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, StrictInt
 
 from llmos.sdk.wire import MAX_FILES, MAX_NAMES, Body
 
@@ -29,11 +29,15 @@ FileFormat = Literal[
 
 
 class AddDatasetBody(Body):
-    """Make a dataset of uploaded files: ``files`` maps what they are called to blob digests."""
+    """Make a dataset of uploaded files: ``files`` maps what they are called to blob digests. Or of
+    what lies at ``url``: https://, hf://OWNER/NAME, s3://BUCKET/KEY, feedback:MODEL."""
 
     max_items: ClassVar[dict[str, int]] = {"files": MAX_FILES}
     name: str
-    files: dict[str, str]
+    files: dict[str, str] = Field(default_factory=dict)
+    url: str | None = Field(None, min_length=1, max_length=2000)
+    reads: Literal["chat", "preferences", "generate"] | None = None
+    """What feedback is made into."""
     format: FileFormat | None = None
     """Unset: by each file's suffix."""
     encoding: str | None = None
@@ -46,6 +50,22 @@ class AddDatasetBody(Body):
     """What a row that cannot be read does."""
     max_bad: float | None = Field(None, ge=0, le=1)
     """The share of rows that may be bad."""
+    license: str | None = Field(None, max_length=200)
+    source: str | None = Field(None, max_length=2000)
+    description: str | None = Field(None, max_length=10_000)
+
+
+class CrawlBody(Body):
+    """Make a dataset of the pages of a site, from the one at ``url`` on."""
+
+    name: str
+    url: str = Field(min_length=1, max_length=2000)
+    depth: StrictInt | None = Field(None, ge=0, le=20)
+    """Links from the first page."""
+    pages: StrictInt | None = Field(None, ge=1, le=10_000)
+    """At most."""
+    rate: float | None = Field(None, ge=0.01, le=10)
+    """Pages a second, at most."""
     license: str | None = Field(None, max_length=200)
     source: str | None = Field(None, max_length=2000)
     description: str | None = Field(None, max_length=10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from llmos.errors import ConflictError, CorruptBlobError, DataError
-from llmos.sdk import transfer
+from llmos.sdk import dataset_layout, transfer
 from llmos.sdk.asking import given
 from llmos.sdk.exporting import FORMATS, write_as
 from llmos.sdk.transfer import OnProgress
@@ -29,6 +30,7 @@ SUFFIXES = (
     *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
 )
 """Of the files of a folder that are added, where no format is given."""
+_ELSEWHERE = re.compile(r"(https?|hf|s3)://|feedback:")
 Format = Literal["parquet", "jsonl", "csv", "tsv", "txt"]
 
 
@@ -75,7 +77,9 @@ class Collecting:
         **options: Any,
     ) -> Json:
         """Upload a file, or all data files of a folder and those below, and start making a dataset
-        of them; returns the job.
+        of them; returns the job. What lies elsewhere (``https://…``, ``hf://OWNER/NAME``,
+        ``s3://BUCKET/KEY``, ``feedback:MODEL``) is fetched by the server; ``hf://./FOLDER`` is a
+        dataset of the Hugging Face kind that lies here.
 
         Args:
             options: ``format``, ``encoding``, ``unit``, ``columns``, ``on_bad``, ``max_bad``,
@@ -84,12 +88,71 @@ class Collecting:
         Raises:
             DataError: there is no such file, or nothing in the folder.
         """
+        if is_elsewhere(str(path)):
+            body = {"name": name, "url": str(path), **options}
+            return self.transport.json("POST", "/api/v1/datasets", json=given(body))
+        if str(path).startswith("hf://"):
+            found = _hub_folder(str(path))
+        else:
+            found = data_files(Path(path), options.get("format"))
         files = {
             shown: str(transfer.upload_file(self.transport, file, on_progress)["digest"])
-            for shown, file in data_files(Path(path), options.get("format")).items()
+            for shown, file in found.items()
         }
         body = {"name": name, "files": files, **options}
         return self.transport.json("POST", "/api/v1/datasets", json=given(body))
+
+    def add_query(
+        self,
+        query: str,
+        url: str,
+        name: str,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> Json:
+        """Read a database by a query that only reads, here and by your own rights, upload its rows
+        and start making a dataset of them; returns the job.
+
+        Args:
+            url: ``sqlite:///FILE`` or ``postgresql://…``, as SQLAlchemy has it. It, and a password
+                in it, stay here.
+            options: ``license``, ``source`` and ``description``.
+
+        Raises:
+            DataError: it writes, gives no rows, or cannot be run.
+        """
+        from llmos.sdk import query_rows
+
+        files: dict[str, str] = {}
+        with tempfile.TemporaryDirectory(prefix="llmos-query-") as directory:
+            for part in query_rows.parts(url, query, Path(directory)):
+                stored = transfer.upload_file(self.transport, part, on_progress)
+                files[part.name] = str(stored["digest"])
+                part.unlink()
+        told = {"source": query_rows.shown(url, query)} | options
+        body = {"name": name, "files": files, "format": "jsonl", **told}
+        return self.transport.json("POST", "/api/v1/datasets", json=given(body))
+
+    def crawl(
+        self,
+        url: str,
+        name: str,
+        *,
+        depth: int | None = None,
+        pages: int | None = None,
+        rate: float | None = None,
+        **options: Any,
+    ) -> Json:
+        """Start making a dataset of the pages of a site; returns the job.
+
+        Args:
+            depth: links from the first page (2).
+            pages: at most (100).
+            rate: pages a second, at most (1); robots.txt may ask for fewer.
+            options: ``license``, ``source`` and ``description``.
+        """
+        body = {"name": name, "url": url, "depth": depth, "pages": pages, "rate": rate, **options}
+        return self.transport.json("POST", "/api/v1/datasets/crawl", json=given(body))
 
     def run_operators(self, pipeline: Json) -> Json:
         """Start a pipeline of operators, ``{"name", "input", "steps"}`` as its YAML has it, which
@@ -195,6 +258,31 @@ class Collecting:
             os.fsync(out.fileno())
         if "sha256:" + hasher.hexdigest() != file["digest"]:
             raise CorruptBlobError(f"{name} of {version['ref']} was damaged on its way: try again.")
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether the server is to fetch what is named."""
+    is_local = path.startswith(("hf://.", "hf:///"))
+    return bool(_ELSEWHERE.match(path)) and not is_local
+
+
+def _hub_folder(path: str) -> dict[str, Path]:
+    """Return the files of rows of a folder that is laid out as a dataset of a Hugging Face hub;
+    what follows the folder's path is a configuration and a split."""
+    folder = Path(path.removeprefix("hf://"))
+    parts: list[str] = []
+    while not folder.is_dir() and folder.name and len(parts) < 2:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {path.removeprefix('hf://')}.", param="path")
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    readme = folder / dataset_layout.README
+    text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
+    chosen = dataset_layout.choose(
+        names, text, parts, lambda name: name.lower().endswith(tuple(SUFFIXES))
+    )
+    return {name: folder / name for name in chosen.paths}
 
 
 def data_files(path: Path, format: str | None = None) -> dict[str, Path]:

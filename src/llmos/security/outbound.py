@@ -1,7 +1,8 @@
 """The one way in which llmos asks an address that a user named: never one inside its own network.
 
 A name is resolved once, every address it has is checked, and the connection goes to the one that
-was checked; redirects are not followed, proxies not used, answers not kept.
+was checked. A redirect is an answer: `follow` asks its target anew, by the same rules. No proxy is
+used, nothing is kept.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+from urllib.parse import urldefrag
 
 import httpx
 
@@ -28,6 +32,8 @@ TIMEOUT_S = 15.0
 """For everything that one request takes."""
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 65_536
+MAX_REDIRECTS = 10
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LOOKUPS = ThreadPoolExecutor(32, thread_name_prefix="llmos-dns")
 """For names that users chose, alone: a lookup that is never answered takes its thread for longer
 than anyone waits for it."""
@@ -72,6 +78,36 @@ REFUSED_V6 = tuple(
     )
 )
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The beginning of an answer, whose body is still to come.
+
+    Attributes:
+        url: what was asked for, without a fragment.
+        parts: the body as it comes, not decompressed; raises OutboundError where it breaks off, or
+            nothing comes for TIMEOUT_S.
+    """
+
+    url: str
+    status: int
+    headers: httpx.Headers
+    parts: AsyncIterator[bytes]
+
+    def target(self) -> str | None:
+        """Return where a redirect leads, None for another answer.
+
+        Raises:
+            OutboundError: to nowhere that can be asked.
+        """
+        if self.status not in REDIRECTS or "location" not in self.headers:
+            return None
+        try:
+            joined = httpx.URL(self.url).join(self.headers["location"].strip())
+        except (httpx.InvalidURL, ValueError):
+            raise OutboundError(f"{_shown(self.url)} redirects to what is no URL") from None
+        return urldefrag(str(joined)).url
 
 
 class Outbound:
@@ -124,13 +160,55 @@ class Outbound:
         try:
             async with asyncio.timeout(self._timeout_s):
                 address = await self._address(target)
-                return await self._send(_pinned(target, address, body, headers))
+                return await self._send(_pinned("POST", target, address, body, headers))
         except TimeoutError:
             text = f"{_host(target)} did not answer within {self._timeout_s:g} s"
             raise OutboundError(text) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise OutboundError(f"{_host(target)} cannot be reached: {reason[:200]}") from error
+            raise _unreachable(target, error) from error
+
+    @asynccontextmanager
+    async def get(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Received]:
+        """Ask for ``url`` and give the answer, whatever its status, its body not read yet.
+
+        Raises:
+            InvalidRequestError, ForbiddenAddressError: as `check`.
+            OutboundError: it cannot be reached, or does not begin to answer in time.
+        """
+        target = parse_url(url)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                address = await self._address(target)
+                request = _pinned("GET", target, address, b"", headers)
+                response = await self._carrier().handle_async_request(request)
+        except TimeoutError:
+            text = f"{_host(target)} did not answer within {self._timeout_s:g} s"
+            raise OutboundError(text) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _unreachable(target, error) from error
+        try:
+            yield Received(url, response.status_code, response.headers, _parts(target, response))
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def follow(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Received]:
+        """As `get`, after at most MAX_REDIRECTS redirects, none of them from https to http.
+
+        Raises:
+            OutboundError: there are more, or one leads away from encryption.
+        """
+        asked = url
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self.get(asked, headers) as received:
+                target = received.target()
+                if target is None:
+                    yield received
+                    return
+            if asked.lower().startswith("https:") and not target.startswith("https:"):
+                raise OutboundError(f"{_shown(url)} redirects from https to {_shown(target)}")
+            asked = target
+        raise OutboundError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -138,14 +216,17 @@ class Outbound:
             await self._transport.aclose()
             self._transport = None
 
-    async def _send(self, request: httpx.Request) -> int:
+    def _carrier(self) -> httpx.AsyncBaseTransport:
         if self._transport is None:
             self._transport = httpx.AsyncHTTPTransport(
                 verify=ssl.create_default_context(),
                 trust_env=False,
                 limits=httpx.Limits(max_keepalive_connections=0),
             )
-        response = await self._transport.handle_async_request(request)
+        return self._transport
+
+    async def _send(self, request: httpx.Request) -> int:
+        response = await self._carrier().handle_async_request(request)
         try:
             assert isinstance(response.stream, httpx.AsyncByteStream)
             num_bytes = 0
@@ -219,17 +300,36 @@ def is_public(address: str) -> bool:
 
 
 def _pinned(
-    target: httpx.URL, address: str, body: bytes, headers: Mapping[str, str]
+    method: str, target: httpx.URL, address: str, body: bytes, headers: Mapping[str, str]
 ) -> httpx.Request:
     """Return a request that goes to ``address`` and speaks, and checks, the name of the host."""
     timeouts = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S).as_dict()
     return httpx.Request(
-        "POST",
+        method,
         target.copy_with(host=address),
         content=body,
         headers={**headers, "Host": target.netloc.decode("ascii"), "Accept-Encoding": "identity"},
         extensions={"sni_hostname": _host(target), "timeout": timeouts},
     )
+
+
+async def _parts(target: httpx.URL, response: httpx.Response) -> AsyncIterator[bytes]:
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    try:
+        async for part in response.stream:
+            yield part
+    except (httpx.HTTPError, OSError) as error:
+        raise _unreachable(target, error) from error
+
+
+def _unreachable(target: httpx.URL, error: Exception) -> OutboundError:
+    reason = str(error) or type(error).__name__
+    return OutboundError(f"{_host(target)} cannot be reached: {reason[:200]}")
+
+
+def _shown(url: str) -> str:
+    """Return a URL for a message, without what may be secret in it."""
+    return url.partition("?")[0][:200]
 
 
 def _host(target: httpx.URL) -> str:

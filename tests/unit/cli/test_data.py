@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-from llmos.cli import data, data_run, main
+from llmos.cli import data, data_run, data_sources, main
 from llmos.data.pipeline import registry
 
 STATS = {
@@ -70,8 +70,16 @@ class Stub:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def add_dataset(self, path: Path, name: str, on_progress: Any, **options: Any) -> Any:
+    def add_dataset(self, path: str, name: str, on_progress: Any, **options: Any) -> Any:
         self.sent.append((path, name, options))
+        return self.job(1)
+
+    def add_query(self, sql: str, url: str, name: str, on_progress: Any, **options: Any) -> Any:
+        self.sent.append((sql, url, name, options))
+        return self.job(1)
+
+    def crawl(self, url: str, name: str, **options: Any) -> Any:
+        self.sent.append((url, name, options))
         return self.job(1)
 
     def run_operators(self, pipeline: Any) -> Any:
@@ -110,7 +118,7 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub()
-    for module in (data, data_run):
+    for module in (data, data_run, data_sources):
         monkeypatch.setattr(module, "open_client", lambda server, home: made)
     return made
 
@@ -124,8 +132,37 @@ def test_adding_sends_what_was_said_and_nothing_else(
     stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = run(capsys, "add", "a.csv", "--name", "news", "--columns", "text,label", "--max-bad", "0")
-    assert stub.sent == [(Path("a.csv"), "news", {"columns": ["text", "label"], "max_bad": 0.0})]
+    assert stub.sent == [("a.csv", "news", {"columns": ["text", "label"], "max_bad": 0.0})]
     assert "clean:1 is ready: 2 rows" in out
+
+
+def test_what_lies_elsewhere_is_named_by_its_address(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "add", "https://x.example/a.csv", "--name", "a", "--license", "MIT")
+    run(capsys, "add", "feedback:helper", "--name", "b", "--reads", "preferences")
+    query = ("add", "--sql", "SELECT 1", "--url", "sqlite:///x.db", "--name", "c")
+    run(capsys, *query)
+    run(capsys, "crawl", "https://x.example/", "--name", "d", "--pages", "5", "--rate", "0.5")
+    assert stub.sent == [
+        ("https://x.example/a.csv", "a", {"license": "MIT"}),
+        ("feedback:helper", "b", {"reads": "preferences"}),
+        ("SELECT 1", "sqlite:///x.db", "c", {}),
+        (
+            "https://x.example/",
+            "d",
+            {"depth": 2, "pages": 5, "rate": 0.5, "license": None, "description": None},
+        ),
+    ]
+
+
+@pytest.mark.parametrize("given", [[], ["a.csv", "--sql", "SELECT 1"], ["--sql", "SELECT 1"]])
+def test_a_source_is_one_thing(
+    stub: Stub, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    assert main.invoke(["data", "add", *given, "--name", "x"]) == 2
+    assert "name a SOURCE, or --sql with --url" in capsys.readouterr().err
+    assert stub.sent == []
 
 
 def test_a_pipeline_file_is_read_and_its_names_may_be_changed(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from llmos.errors import ForbiddenAddressError, InvalidRequestError, LlmosError, OutboundError
-from llmos.security.outbound import MAX_ANSWER_BYTES, Outbound, is_public, parse_url
+from llmos.security.outbound import MAX_ANSWER_BYTES, Outbound, Received, is_public, parse_url
 
 PUBLIC = "93.184.216.34"
 WRITTEN_PRIVATELY = [
@@ -358,3 +358,114 @@ def test_public_addresses_are_those_that_python_calls_global_and_some_less() -> 
 
 def test_a_url_is_read_once_and_for_all() -> None:
     assert parse_url("https://Example.COM:8443/a%20b?c=d").host == "example.com"
+
+
+@pytest.mark.parametrize("url", WRITTEN_PRIVATELY)
+async def test_nothing_is_asked_of_a_private_address(url: str) -> None:
+    outbound = Outbound(transport=answering(refuse))
+    with pytest.raises((InvalidRequestError, OutboundError)):
+        async with outbound.follow(url, {}):
+            raise AssertionError("it was asked")
+
+
+async def body_of(received: Received) -> bytes:
+    return b"".join([part async for part in received.parts])
+
+
+async def test_an_answer_is_given_as_it_comes() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(404, headers={"X-A": "b"}, stream=Endless(3))
+
+    outbound = Outbound(transport=answering(answer), resolve=resolving(PUBLIC))
+    async with outbound.get("https://x.example/a?b", {"Range": "bytes=5-"}) as received:
+        assert (received.status, received.headers["x-a"]) == (404, "b")
+        assert len(await body_of(received)) == 3072
+    (request,) = seen
+    assert (request.method, str(request.url)) == ("GET", f"https://{PUBLIC}/a?b")
+    assert request.headers["host"] == "x.example" and request.headers["range"] == "bytes=5-"
+    assert "content-length" not in request.headers
+
+
+async def test_a_body_that_is_left_is_closed() -> None:
+    body = Endless(10**9)
+    outbound = Outbound(
+        transport=answering(lambda _: httpx.Response(200, stream=body)), resolve=resolving(PUBLIC)
+    )
+    async with outbound.get("http://x.example/", {}) as received:
+        await anext(received.parts)
+    assert body.closed and body.read == 1
+
+
+def moving(moves: dict[str, str]) -> httpx.MockTransport:
+    """Redirects from each URL, of whatever host, to another."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        url = f"{request.url.scheme}://{request.headers['host']}{request.url.raw_path.decode()}"
+        if url in moves:
+            return httpx.Response(302, headers={"Location": moves[url]}, stream=Endless(0))
+        return httpx.Response(200, stream=Endless(1))
+
+    return answering(answer)
+
+
+async def test_a_redirect_is_followed_by_the_same_rules() -> None:
+    moves = {"http://a.example/x": "/y#part", "http://a.example/y": "https://b.example/z"}
+    outbound = Outbound(transport=moving(moves), resolve=resolving(PUBLIC))
+    async with outbound.follow("http://a.example/x", {}) as received:
+        assert (received.url, received.status) == ("https://b.example/z", 200)
+        assert received.target() is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1/",
+        "http://169.254.169.254/latest/",
+        "//[::1]/",
+        "http://user:pass@a.example/",
+        "file:///etc/passwd",
+    ],
+)
+async def test_a_redirect_leads_to_nothing_that_may_not_be_asked(target: str) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return [PUBLIC] if host == "a.example" else [host.strip("[]")]
+
+    outbound = Outbound(transport=moving({"http://a.example/": target}), resolve=resolve)
+    with pytest.raises(InvalidRequestError):
+        async with outbound.follow("http://a.example/", {}):
+            raise AssertionError("it was asked")
+
+
+@pytest.mark.parametrize(
+    ("moves", "said"),
+    [
+        ({"https://a.example/": "http://a.example/"}, "from https to http"),
+        ({"https://a.example/": "https://a.example/"}, "more than 10 times"),
+        ({"https://a.example/": "https://a.example:port/"}, "no URL"),
+    ],
+)
+async def test_a_redirect_without_end_or_away_from_encryption_is_an_error(
+    moves: dict[str, str], said: str
+) -> None:
+    outbound = Outbound(transport=moving(moves), resolve=resolving(PUBLIC))
+    with pytest.raises(OutboundError, match=said):
+        async with outbound.follow("https://a.example/", {}):
+            pass
+
+
+async def test_a_body_that_breaks_off_says_so() -> None:
+    class Breaks(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            raise httpx.ReadError("gone")
+
+    outbound = Outbound(
+        transport=answering(lambda _: httpx.Response(200, stream=Breaks())),
+        resolve=resolving(PUBLIC),
+    )
+    with pytest.raises(OutboundError, match=r"x\.example cannot be reached: gone"):
+        async with outbound.get("http://x.example/", {}) as received:
+            await body_of(received)

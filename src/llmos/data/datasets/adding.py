@@ -16,6 +16,7 @@ from llmos.data.datasets.reading import (
     shard_name,
 )
 from llmos.data.datasets.stats import Stats
+from llmos.data.fetching.sources import fetched
 from llmos.data.pipeline.pool import open_pool
 from llmos.data.pipeline.shard import REJECTED
 from llmos.data.pipeline.work import prepared
@@ -34,15 +35,18 @@ MAX_FILES_TOLD = 100
 
 
 def run(context: JobContext) -> JobResult:
-    """Read the files in ``context.params`` and return them as a new version.
+    """Read the files in ``context.params``, fetched first where they lie elsewhere, and return them
+    as a new version.
 
     Raises:
+        LlmosError: what `fetched` raises.
         DataError: a file cannot be read, too many rows cannot, or there are none.
         CorruptBlobError: a file was damaged.
         CancelledError: the job was cancelled.
         DiskFullError: there is no room.
     """
     with disk_errors():
+        context.params |= fetched(context)
         return _run(context)
 
 
@@ -93,6 +97,7 @@ def _result(context: JobContext, directories: list[Path], found: list[ReadDone])
             "num_files": len(files),
             "files": files[:MAX_FILES_TOLD],
             "unit": params["unit"],
+            **params.get("origin", {}),
         },
     }
     version = publish(context, params["name"], parts, about, list(params["files"].values()))
@@ -105,10 +110,10 @@ def _result(context: JobContext, directories: list[Path], found: list[ReadDone])
 def _groups(context: JobContext, params: dict[str, Any]) -> list[list[FileSpec]]:
     """Return the files in parts that are read together, in order."""
     groups: list[list[FileSpec]] = []
-    held = GROUP_BYTES
+    held = 0
     for shown, digest in params["files"].items():
         size = context.blobs.path(digest).stat().st_size
-        if held + size > GROUP_BYTES:
+        if not groups or held + size > GROUP_BYTES:
             groups.append([])
             held = 0
         groups[-1].append(FileSpec(digest, shown, format_of(shown, params["format"])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
 from llmos.data.datasets.requests import MixRequest, SplitRequest, requested
 from llmos.data.datasets.sampled import PACKAGES as SAMPLE_PACKAGES
+from llmos.data.fetching.sources import FEEDBACK, check_reads, check_source, without_secrets
 from llmos.data.pipeline import spec
 from llmos.data.pipeline.consulting import named_datasets
 from llmos.data.pipeline.registry import find_operator
@@ -24,10 +26,10 @@ from llmos.storage.parquet import PACKAGES, check_packages
 
 MAKING = {**PACKAGES, **SAMPLE_PACKAGES}
 """What making a dataset takes, with its card."""
-ADD, RUN, DIFF = "data_add", "data_run", "data_diff"
+ADD, CRAWL, RUN, DIFF = "data_add", "data_crawl", "data_run", "data_diff"
 SPLIT, MIX = "data_split", "data_mix"
-KINDS = frozenset({ADD, RUN, DIFF, SPLIT, MIX})
-MAKES_A_DATASET = frozenset({ADD, RUN, SPLIT, MIX})
+KINDS = frozenset({ADD, CRAWL, RUN, DIFF, SPLIT, MIX})
+MAKES_A_DATASET = frozenset({ADD, CRAWL, RUN, SPLIT, MIX})
 """Kinds of job whose checked ``name`` is that of the dataset they add to."""
 MAX_FILES = 20_000
 MAX_COLUMNS = 1000
@@ -36,23 +38,31 @@ BAD_SHARE = 0.01
 """Of the rows of files; more bad ones are an error, unless it is told."""
 _ADD_KEYS = frozenset(
     ("name", "files", "format", "encoding", "unit", "columns", "on_bad", "max_bad")
-) | frozenset(("license", "source", "description"))
+) | frozenset(("license", "source", "description", "url", "reads"))
 JOB_BYTES = 400_000_000
 """Of a job's own process, which draws the card's plots."""
 PROCESS_BYTES = 250_000_000
 """Of each process that does its shards, as was measured; one may take more, and a job that has is
 expected to the next time."""
+_CRAWL_BOUNDS: dict[str, tuple[float, float, float]] = {
+    "depth": (2, 0, 20),
+    "pages": (100, 1, 10_000),
+    "rate": (1.0, 0.01, 10.0),
+}
+"""What is taken where nothing is told, and from where to where it may be."""
 
 
 def check_add(params: dict[str, Any]) -> dict[str, Any]:
     """Check a request to add files as a dataset.
 
     Args:
-        params: ``name``; ``files``, what each is called -> digest of an uploaded blob; where they
-            do not tell, their ``format`` and ``encoding``; ``unit``, what of a text
-            or a document is a row (paragraph, line, document, page); ``columns`` of files of cells
-            without a header, of CoNLL those of its lines; ``on_bad`` (skip, stop) and
-            ``max_bad``, the share of bad rows to bear; ``license``, ``source``, ``description``.
+        params: ``name``; ``files``, what each is called -> digest of an uploaded blob, or ``url``,
+            where they lie (see `check_source`; of feedback ``reads``, what it is made into, and the
+            server fills in ``files``); where they do not tell, their ``format`` and ``encoding``;
+            ``unit``, what of a text or a document is a row (paragraph, line, document, page);
+            ``columns`` of files of cells without a header, of CoNLL those of its lines; ``on_bad``
+            (skip, stop) and ``max_bad``, the share of bad rows to bear; ``license``, ``source``,
+            ``description``.
 
     Raises:
         InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
@@ -65,9 +75,15 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
     if given is not None and given not in FORMATS:
         raise InvalidRequestError(f"format must be one of {', '.join(FORMATS)}", param="format")
     encoding = _text(params, "encoding", "") or None
+    url = _text(params, "url", "")
+    if url and params.get("files") and not check_source(url).startswith(FEEDBACK):
+        raise InvalidRequestError("give files, or the url where they lie, not both", param="url")
+    is_fetched = bool(url) and not check_source(url).startswith(FEEDBACK)
     return {
         "name": name,
-        "files": _files(params.get("files"), given),
+        "files": {} if is_fetched else _files(params.get("files"), given),
+        "url": url,
+        "reads": check_reads(params.get("reads")),
         "format": given,
         "encoding": check_encoding(encoding) if encoding else None,
         "unit": _one_of(params, "unit", get_args(Unit)) if params.get("unit") else None,
@@ -75,9 +91,30 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
         "on_bad": _one_of(params, "on_bad", ("skip", "stop")),
         "max_bad": _share(params.get("max_bad", BAD_SHARE), "max_bad"),
         "license": _text(params, "license", ""),
-        "source": _text(params, "source", ""),
+        "source": _text(params, "source", "") or without_secrets(url),
         "description": _text(params, "description", ""),
     }
+
+
+def check_crawl(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to crawl a site: ``name``, ``url`` of its first page, ``depth`` (links from
+    there), ``pages`` at most, ``rate`` (pages a second at most), and what a dataset is told of.
+
+    Raises:
+        InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
+    """
+    others = {key: value for key, value in params.items() if key not in _CRAWL_BOUNDS}
+    checked = check_add(others | {"format": "jsonl"})
+    if not checked["url"].startswith(("http://", "https://")):
+        raise InvalidRequestError("url must begin with https:// or http://", param="url")
+    for key, (default, least, most) in _CRAWL_BOUNDS.items():
+        value = default if params.get(key) is None else params[key]
+        is_number = isinstance(value, type(default) | int) and not isinstance(value, bool)
+        if not is_number or not least <= value <= most:
+            what = "number" if isinstance(default, float) else "whole number"
+            raise InvalidRequestError(f"{key} must be a {what}, {least:g} to {most:g}", param=key)
+        checked[key] = type(default)(value)
+    return checked
 
 
 def check_run(params: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +305,8 @@ def estimate_bytes(params: dict[str, Any]) -> int:
     """Return the memory that a job of shards, or of files, may take: by its processes, of which
     there are as many as threads, and no more than shards."""
     shards = sum(len(told["shards"]) for told in params.get("datasets", {}).values())
-    processes = min(os.cpu_count() or 1, max(1, shards + len(params.get("files", ()))))
+    files = len(params.get("files", ())) or (MAX_FILES if params.get("url") else 0)
+    processes = min(os.cpu_count() or 1, max(1, shards + files))
     return JOB_BYTES + processes * PROCESS_BYTES
 
 
@@ -298,6 +336,7 @@ def llmos_job_kinds() -> list[JobKind]:
     """Return the job kinds of datasets."""
     return [
         _kind(ADD, "llmos.data.datasets.adding:run", check_add),
+        replace(_kind(CRAWL, "llmos.data.datasets.adding:run", check_crawl), light=True),
         _kind(RUN, "llmos.data.pipeline.handler:run", check_run, subject=_operators_of),
         _kind(DIFF, "llmos.data.datasets.diffing:run", check_diff, _diff_bytes),
         _kind(SPLIT, "llmos.data.datasets.splitting:run", check_split),

@@ -15,7 +15,14 @@ from llmos.data.datasets.card import render
 from llmos.data.datasets.publishing import HEAD, HEAD_ROWS
 from llmos.data.pipeline import registry
 from llmos.errors import NotFoundError
-from llmos.sdk.dataset_wire import AddDatasetBody, DiffBody, MixBody, RunPipelineBody, SplitBody
+from llmos.sdk.dataset_wire import (
+    AddDatasetBody,
+    CrawlBody,
+    DiffBody,
+    MixBody,
+    RunPipelineBody,
+    SplitBody,
+)
 from llmos.sdk.wire import JobBody
 from llmos.security import policy
 from llmos.security.actors import Actor
@@ -57,9 +64,17 @@ def router(system: System) -> APIRouter:
     async def add_dataset(
         body: AddDatasetBody, actor: Annotated[Actor, allow("datasets.write")]
     ) -> JSONResponse:
-        """Start making a dataset of uploaded files; returns the job."""
+        """Start making a dataset of uploaded files, or of what lies elsewhere; returns the job."""
         params = body.model_dump(exclude_none=True)
         return await submitted(actor, jobs.ADD, params, body.name)
+
+    @routes.post("/datasets/crawl", status_code=202)
+    async def crawl_site(
+        body: CrawlBody, actor: Annotated[Actor, allow("datasets.write")]
+    ) -> JSONResponse:
+        """Start making a dataset of the pages of a site; returns the job."""
+        params = body.model_dump(exclude_none=True)
+        return await submitted(actor, jobs.CRAWL, params, body.name)
 
     @routes.post("/datasets/run", status_code=202)
     async def run_pipeline(

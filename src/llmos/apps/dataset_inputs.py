@@ -1,0 +1,87 @@
+"""What a dataset is made of that only the server has: what its owner said of answers, gathered when
+the job is submitted. It is there for owners alone who keep their answers (`llmos answers on`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from llmos.data.fetching.sources import FEEDBACK, check_reads, feedback_name
+from llmos.errors import DataError
+from llmos.library.lessons import READS
+from llmos.security import policy
+
+if TYPE_CHECKING:
+    from llmos.library.artifacts import Library
+    from llmos.library.feedback import FeedbackStore
+    from llmos.security.actors import Actor
+    from llmos.storage.blobs import BlobStore
+    from llmos.types import FileRef
+
+NOT_YET = "sha256:" + "0" * 64
+"""Stands for rows that are gathered when the job begins."""
+
+
+class DatasetInputs:
+    """Completes requests to add a dataset."""
+
+    def __init__(self, library: Library, blobs: BlobStore, feedback: FeedbackStore) -> None:
+        self._library = library
+        self._blobs = blobs
+        self._feedback = feedback
+
+    async def feedback(
+        self, actor: Actor, params: dict[str, Any], *, stores: bool
+    ) -> dict[str, Any]:
+        """Return ``{"files"}`` of a dataset of the actor's feedback, empty of another; rows that
+        the request names by their digest are taken as they are.
+
+        Args:
+            stores: whether the rows are stored; else something stands for their digest.
+
+        Raises:
+            InvalidRequestError, InvalidNameError: the request names no model, or what its feedback
+                cannot be made into.
+            DataError: there is nothing.
+            PermissionDeniedError: the actor may not read feedback, or not on that model.
+        """
+        url = params.get("url")
+        if not isinstance(url, str) or not url.startswith(FEEDBACK) or params.get("files"):
+            return {}
+        name, reads = feedback_name(url), check_reads(params.get("reads"))
+        policy.check(actor, "feedback.read")
+        policy.check(actor, "models.read", name)
+        taken = await self._feedback.lessons(actor.owner, name, reads)
+        if not taken.rows:
+            wanted = "corrections" if reads == READS[1] else "corrections or good answers"
+            raise DataError(
+                f"there are no {wanted} of {name}: `llmos answers on` keeps answers, and `llmos "
+                "feedback --response ID` says what they should have been",
+                param="params.url",
+            )
+        digest = NOT_YET
+        if stores:
+            at = self._feedback.now()
+            digest = (await stored(self._library, self._blobs, actor, taken.rows, at)).digest
+        return {"files": {f"feedback-{name.replace('/', '-')}.jsonl": digest}}
+
+
+async def stored(
+    library: Library,
+    blobs: BlobStore,
+    actor: Actor,
+    rows: Collection[dict[str, Any]],
+    at: float,
+) -> FileRef:
+    """Store rows as a file of the actor's, JSON lines. ``at``: Unix seconds."""
+
+    def put() -> FileRef:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return blobs.put_bytes(text.encode())
+
+    file = await asyncio.to_thread(put)
+    await library.blob_owners.add(actor, file, at)
+    return file
