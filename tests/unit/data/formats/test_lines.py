@@ -27,6 +27,12 @@ def test_the_table_of_formats_is_the_same_to_clients() -> None:
     assert get_args(FileFormat) == tuple(FORMATS)
 
 
+def test_every_suffix_is_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "data.md").read_text("utf-8")
+    named = {suffix for form in FORMATS.values() for suffix in form.suffixes}
+    assert sorted(suffix for suffix in named if f"`{suffix}`" not in page) == []
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
