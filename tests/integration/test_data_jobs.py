@@ -24,7 +24,7 @@ from llmos.data.pipeline import comparing, shard
 from llmos.data.pipeline.operator import Comparer
 from llmos.data.pipeline.pool import ChildLostError
 from llmos.data.pipeline.record import Record
-from llmos.data.pipeline.registry import make_operator
+from llmos.data.pipeline.registry import find_operator, make_operator
 from llmos.data.pipeline.steps import apply
 from llmos.errors import CancelledError, DataError, InvalidRequestError, PipelineError
 from llmos.library.manifest import version_digest
@@ -397,3 +397,19 @@ def test_diff_tells_rows_of_the_same_id_apart(tmp_path: Path) -> None:
     assert changed == {"id": "x", "before": {"text": "a"}, "after": {"text": "d"}}
     assert found["samples"]["removed"] == [{"id": "x", "text": "b"}]
     assert home.diff(of("a"), of("a", "a"))["added"] == 1
+
+
+def test_what_is_made_anonymous_is_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    raw = only(home.add({"a.txt": "Alice  is here\n\nAlice\n\nsomebody  else"}))
+    steps: list[Any] = [{"length": {"least": 8}}, "whitespace", "lower_case"]
+    shown = only(home.run(raw, steps))
+    assert shown.manifest["operators"][1]["samples"][0]["before"] == "Alice  is here"
+    assert home.table(shown, "dropped.parquet")[0]["excerpt"] == "Alice"
+    monkeypatch.setattr(find_operator("lower_case"), "group", "anonymise")
+    hidden = only(home.run(raw, steps))
+    assert home.rows(hidden) == home.rows(shown)
+    assert [one["samples"] for one in hidden.manifest["operators"]] == [[], [], []]
+    assert home.table(hidden, "dropped.parquet")[0]["excerpt"] == ""

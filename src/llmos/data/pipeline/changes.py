@@ -1,20 +1,24 @@
-"""A value before an operator and after it, as it is shown: where the two part."""
+"""A record before an operator and after it, as it is shown: where the two part."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
+
+from llmos.data.pipeline.record import Row
 
 BEFORE_CHARS = 40
 """That are shown before the first difference."""
 SHOWN_CHARS = 160
 
 
-def changed_sample(identifier: str, before: Any, after: Any) -> dict[str, str]:
-    """Return ``{"id", "before", "after"}``: about SHOWN_CHARS of both values from shortly before
-    where they part; what is left out is "…". What is no text is JSON."""
-    texts = [_text(before), _text(after)]
+def changed_sample(identifier: str, before: Row, after: Row) -> dict[str, str]:
+    """Return ``{"id", "before", "after"}``: of the fields of a record that differ, about
+    SHOWN_CHARS of both from shortly before where they part; what is left out is "…".
+
+    One text is as it is; several fields, or what is no text, are JSON.
+    """
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    texts = [_text(fields, names) for fields in (before, after)]
     pairs = enumerate(zip(*texts, strict=False))
     same = next((place for place, (one, other) in pairs if one != other), min(map(len, texts)))
     begin = max(0, same - BEFORE_CHARS)
@@ -22,8 +26,10 @@ def changed_sample(identifier: str, before: Any, after: Any) -> dict[str, str]:
     return {"id": identifier, "before": was, "after": now}
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _text(fields: Row, names: list[str]) -> str:
+    some = {name: fields[name] for name in names if name in fields}
+    only = next(iter(some.values()), "") if len(names) == 1 else some
+    return only if isinstance(only, str) else msgspec.json.encode(only).decode()
 
 
 def _cut(text: str, begin: int) -> str:

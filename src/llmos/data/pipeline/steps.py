@@ -102,7 +102,7 @@ class Step:
         return kept
 
     def _one_by_one(self, records: list[Record], outcome: Outcome) -> list[Record]:
-        feed = _Feed(records, self._field)
+        feed = _Feed(records)
         kept: list[Record] = []
         while not feed.is_over:
             try:
@@ -129,8 +129,7 @@ class Step:
     def _together(
         self, operator: Batcher[Any], records: list[Record], outcome: Outcome
     ) -> list[Record]:
-        watched = self._field or ""
-        before = {id(record): record.fields.get(watched) for record in records}
+        before = {id(record): dict(record.fields) for record in records}
         try:
             done = operator.batch(records)
         except MemoryError:
@@ -148,7 +147,7 @@ class Step:
                 self.drop(record, record.dropped_reason, outcome)
                 continue
             kept.append(record)
-            if id(record) in before and record.fields.get(watched) != before[id(record)]:
+            if id(record) in before and record.fields != before[id(record)]:
                 self._note_change(record, before[id(record)])
         returned = set(map(id, done))
         for record in records:
@@ -156,11 +155,10 @@ class Step:
                 self.drop(record, LEFT_OUT, outcome)
         return kept
 
-    def _note_change(self, record: Record, before: Any) -> None:
+    def _note_change(self, record: Record, before: Row) -> None:
         self.tally.changed += 1
-        if len(self.tally.samples) < SAMPLES and self._field is not None and not self._hides:
-            after = record.fields.get(self._field)
-            self.tally.samples.append(changed_sample(record.id, before, after))
+        if len(self.tally.samples) < SAMPLES and not self._hides:
+            self.tally.samples.append(changed_sample(record.id, before, record.fields))
 
     def keyed(self, records: list[Record], outcome: Outcome) -> list[Keyed]:
         """Return records with their keys, of a comparer; note those at which it raised."""
@@ -218,10 +216,9 @@ CLUSTER_SCHEMA = {"step": "integer", "cluster": "string", "id": "string", "kept"
 class _Feed:
     """Hands records to an operator, and knows which it has last taken and not answered."""
 
-    def __init__(self, records: list[Record], watched: str | None) -> None:
+    def __init__(self, records: list[Record]) -> None:
         self._records = iter(records)
-        self._watched = watched
-        self.before: Any = None
+        self.before: Row = {}
         self.current: Record | None = None
         self.is_answered = True
         self.is_over = False
@@ -238,8 +235,7 @@ class _Feed:
             self.is_over = True
             raise
         self.current, self.is_answered = record, False
-        if self._watched is not None:
-            self.before = record.fields.get(self._watched)
+        self.before = dict(record.fields)
         return record
 
     def end(self) -> None:
@@ -249,11 +245,8 @@ class _Feed:
         self.is_over = True
 
     def was_changed(self, record: Record) -> bool:
-        """Whether the watched field of a yielded record is another than when it was taken."""
-        if self._watched is None or record is not self.current:
-            return False
-        now = record.fields.get(self._watched)
-        return now is not self.before and now != self.before
+        """Whether a yielded record has other fields than when it was taken."""
+        return record is self.current and record.fields != self.before
 
     def _settle(self) -> None:
         if self.current is not None and not self.is_answered:

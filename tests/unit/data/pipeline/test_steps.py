@@ -108,8 +108,10 @@ def test_a_step_shows_what_it_changed_around_where_it_did() -> None:
     assert tally.samples[0] == {"id": "1", "before": "a", "after": "a!"}
     assert tally.samples[1]["before"] == "…" + "b" * 40
     assert tally.samples[1]["after"] == "…" + "b" * 40 + "!"
-    long = changed_sample("x", "y" * 500, ["z"])
+    long = changed_sample("x", {"text": "y" * 500, "n": 1}, {"text": ["z"], "n": 1})
     assert long == {"id": "x", "before": "y" * 160 + "…", "after": '["z"]'}
+    more = changed_sample("x", {"a": 1}, {"b": "二"})
+    assert more == {"id": "x", "before": '{"a":1}', "after": '{"b":"二"}'}
 
 
 def test_a_step_that_hides_shows_no_text() -> None:
