@@ -90,7 +90,7 @@ def test_a_pipeline_makes_another_with_its_lineage(client: Client, reviews: str)
     assert told["whitespace"]["changed"] == 30
     assert told["exact_dedup"]["dropped"] == {"duplicate": 20}
     assert told["regex_filter"]["dropped"] == {"pattern found": 1}
-    assert "duplicate 20" in client.dataset_card(ref)
+    assert "duplicate 20 (clusters: 20, the largest of 2)" in client.dataset_card(ref)
     found = client.wait(client.diff_datasets("reviews", ref)["id"])["result"]
     assert (found["same"], found["changed"], found["removed"]) == (19, 20, 21)
     again = client.dataset(made(client, client.run_operators(CLEAN)))

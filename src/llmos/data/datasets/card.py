@@ -102,6 +102,8 @@ def _lengths(fields: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 def _steps(operators: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     for one in operators:
         drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
+        if one.get("clusters"):
+            drops += f" (clusters: {one['clusters']:,}, the largest of {one['largest']:,})"
         numbers = (one["read"], one["changed"], one["kept"])
         yield (
             str(one["step"]),
