@@ -28,6 +28,9 @@ ROWS = b'{"text": "one"}\n{"text": "\xe4\xba\x8c"}\n'
 TEXT = "A page about {}. " + "It is long enough to be taken for the content of a page. " * 4
 
 
+CHAT = "/v1/chat/completions"
+
+
 @dataclass
 class World:
     """A server, and what lies around it."""
@@ -133,6 +136,25 @@ def test_feedback_becomes_a_dataset_of_whoever_gave_it(world: World) -> None:
     )["key"]
     with Client(world.server.url, limited) as dave, pytest.raises(PermissionDeniedError):
         dave.add_dataset("feedback:talker", "stolen")
+
+
+def test_kept_conversations_become_a_dataset_of_whoever_had_them(world: World) -> None:
+    turns = [{"role": "user", "content": "你好 hello"}]
+    with pytest.raises(DataError, match="no kept conversations of talker"):
+        world.client.add_dataset("answers:talker", "talks")
+    body = {"model": "talker", "messages": turns}
+    world.client.transport.json("POST", CHAT, json=body)
+    world.client.keep_answers(True)
+    world.client.transport.json("POST", CHAT, json=body)
+    (found,) = world.rows(world.client.add_dataset("answers:talker", "talks"))
+    assert found["messages"] == [*turns, {"role": "assistant", "content": "你好 hello"}]
+    assert found["model"] == "talker:1" and found["finish_reason"] == "stop"
+    key = world.client.create_key("erin", role="user")["key"]
+    with Client(world.server.url, key) as erin, pytest.raises(DataError, match="no kept"):
+        erin.add_dataset("answers:talker", "stolen")
+    world.client.keep_answers(False)
+    with pytest.raises(DataError, match="no kept conversations"):
+        world.client.add_dataset("answers:talker", "talks")
 
 
 @pytest.mark.parametrize(

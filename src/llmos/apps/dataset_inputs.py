@@ -1,5 +1,6 @@
-"""What a dataset is made of that only the server has: what its owner said of answers, gathered when
-the job is submitted. It is there for owners alone who keep their answers (`llmos answers on`).
+"""What a dataset is made of that only the server has: what its owner asked and was answered, and
+said of answers, gathered when the job is submitted. Of owners alone who keep their answers
+(`llmos answers on`) there is any.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from llmos.data.fetching.sources import FEEDBACK, check_reads, feedback_name
+from llmos.data.fetching.sources import FEEDBACK, SAID, check_reads, model_named
 from llmos.errors import DataError
 from llmos.library.lessons import READS
 from llmos.security import policy
@@ -33,11 +34,9 @@ class DatasetInputs:
         self._blobs = blobs
         self._feedback = feedback
 
-    async def feedback(
-        self, actor: Actor, params: dict[str, Any], *, stores: bool
-    ) -> dict[str, Any]:
-        """Return ``{"files"}`` of a dataset of the actor's feedback, empty of another; rows that
-        the request names by their digest are taken as they are.
+    async def said(self, actor: Actor, params: dict[str, Any], *, stores: bool) -> dict[str, Any]:
+        """Return ``{"files"}`` of a dataset of the actor's feedback or kept answers, empty of
+        another; rows that the request names by their digest are taken as they are.
 
         Args:
             stores: whether the rows are stored; else something stands for their digest.
@@ -46,27 +45,35 @@ class DatasetInputs:
             InvalidRequestError, InvalidNameError: the request names no model, or what its feedback
                 cannot be made into.
             DataError: there is nothing.
-            PermissionDeniedError: the actor may not read feedback, or not on that model.
+            PermissionDeniedError: the actor may not read that, or not of that model.
         """
         url = params.get("url")
-        if not isinstance(url, str) or not url.startswith(FEEDBACK) or params.get("files"):
+        if not isinstance(url, str) or not url.startswith(SAID) or params.get("files"):
             return {}
-        name, reads = feedback_name(url), check_reads(params.get("reads"))
-        policy.check(actor, "feedback.read")
+        name, kind = model_named(url), url.partition(":")[0]
+        policy.check(actor, "feedback.read" if url.startswith(FEEDBACK) else "responses.read")
         policy.check(actor, "models.read", name)
-        taken = await self._feedback.lessons(actor.owner, name, reads)
-        if not taken.rows:
-            wanted = "corrections" if reads == READS[1] else "corrections or good answers"
-            raise DataError(
-                f"there are no {wanted} of {name}: `llmos answers on` keeps answers, and `llmos "
-                "feedback --response ID` says what they should have been",
-                param="params.url",
-            )
+        rows = await self._rows(actor, kind, name, check_reads(params.get("reads")))
         digest = NOT_YET
         if stores:
             at = self._feedback.now()
-            digest = (await stored(self._library, self._blobs, actor, taken.rows, at)).digest
-        return {"files": {f"feedback-{name.replace('/', '-')}.jsonl": digest}}
+            digest = (await stored(self._library, self._blobs, actor, rows, at)).digest
+        return {"files": {f"{kind}-{name.replace('/', '-')}.jsonl": digest}}
+
+    async def _rows(self, actor: Actor, kind: str, name: str, reads: str) -> list[dict[str, Any]]:
+        if f"{kind}:" == FEEDBACK:
+            rows = (await self._feedback.lessons(actor.owner, name, reads)).rows
+            wanted = "corrections" if reads == READS[1] else "corrections or good answers"
+            hint = ", and `llmos feedback --response ID` says what they should have been"
+        else:
+            rows = await self._feedback.conversations(actor.owner, name)
+            wanted, hint = "kept conversations", " to come"
+        if not rows:
+            raise DataError(
+                f"there are no {wanted} of {name}: `llmos answers on` keeps answers{hint}",
+                param="params.url",
+            )
+        return rows
 
 
 async def stored(

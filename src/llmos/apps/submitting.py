@@ -228,7 +228,7 @@ class Submitter:
             wanted = wanted_datasets(kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
-            params |= await self._rows.feedback(actor, params, stores=queues)
+            params |= await self._rows.said(actor, params, stores=queues)
             if kind == RUN:
                 params |= await pinned_models(self._library, actor, params)
         elif kind in annotation_jobs.KINDS:

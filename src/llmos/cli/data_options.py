@@ -10,7 +10,8 @@ SourceArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="File or folder; https://…, hf://OWNER/NAME, s3://BUCKET/KEY, feedback:MODEL.",
+        help="File or folder; https://…, hf://OWNER/NAME, s3://BUCKET/KEY, feedback:MODEL, "
+        "answers:MODEL.",
     ),
 ]
 NameOption = Annotated[str, typer.Option("--name", help="Of the dataset.")]

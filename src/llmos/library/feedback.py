@@ -17,13 +17,21 @@ import sqlalchemy as sa
 
 from llmos.errors import ConflictError, InvalidRequestError, NotFoundError
 from llmos.kernel.jobs import Job
-from llmos.library.answers import AnswerNotFoundError, KeptAnswer
-from llmos.library.lessons import STREAM, Feedback, lesson, source_of, verdict
+from llmos.library.answers import KEPT_S, AnswerNotFoundError, KeptAnswer
+from llmos.library.lessons import (
+    STREAM,
+    Feedback,
+    conversation,
+    is_on,
+    lesson,
+    source_of,
+    verdict,
+)
 from llmos.library.refs import ModelRef
 from llmos.security import audit, policy
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
-from llmos.storage.schema import answer_keepers, feedback, learned
+from llmos.storage.schema import answer_keepers, answers, feedback, learned
 
 MAX_OWNER_FEEDBACK = 10_000
 MAX_OWNER_BYTES = 256 * 2**20
@@ -217,6 +225,23 @@ class FeedbackStore:
     async def lessons(self, owner: str, name: str, reads: str) -> Taken:
         """Return all that an owner's feedback on the models of a name teaches, see `lesson`."""
         return await self._db.read(lambda conn: _taken(conn, owner, name, reads, 0, None))
+
+    async def conversations(self, owner: str, name: str) -> list[dict[str, Any]]:
+        """Return an owner's kept answers by models of a name, each a row of its conversation, the
+        oldest first; there are some only of owners whose answers are kept."""
+        own = (answers.c.owner == owner, answers.c.at >= self.now() - KEPT_S)
+        query = sa.select(answers.c.id, answers.c.model, answers.c.request, answers.c.outputs)
+
+        def read(conn: sa.Connection) -> list[dict[str, Any]]:
+            found = []
+            for row in conn.execute(query.where(*own).order_by(answers.c.at, answers.c.id)):
+                if is_on(row.model, name):
+                    rows = [conversation(row.request["prompt"], one) for one in row.outputs]
+                    told = {"model": row.model, "answer": row.id}
+                    found += [one | told for one in rows if one is not None]
+            return found
+
+        return await self._db.read(read)
 
     async def news(self, owner: str, learner: str, name: str, reads: str, limit: int) -> Taken:
         """Return the first ``limit`` lessons that the model ``learner`` has not taken yet."""

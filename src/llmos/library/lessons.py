@@ -52,7 +52,22 @@ class Feedback:
 
     def is_on(self, name: str) -> bool:
         """Whether it is on a model of this name: any of its versions, or one, ``name:number``."""
-        return any(name in (ref, ref.rpartition(":")[0]) for ref in self.model.split("+"))
+        return is_on(self.model, name)
+
+
+def is_on(model: str, name: str) -> bool:
+    """Whether what answered, a version or two with a "+" between, is a model of this name."""
+    return any(name in (ref, ref.rpartition(":")[0]) for ref in model.split("+"))
+
+
+def conversation(prompt: Any, output: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row that a kept answer is, as it was said; None for no conversation, and for one
+    with tools."""
+    turns, text = _turns(prompt), output.get("text")
+    if turns is None or not text or output["finish_reason"] == "tool_calls":
+        return None
+    answer = {"role": "assistant", "content": text}
+    return {"messages": [*turns, answer], "finish_reason": output["finish_reason"]}
 
 
 def source_of(name: str) -> str:

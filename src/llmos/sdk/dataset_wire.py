@@ -30,7 +30,8 @@ FileFormat = Literal[
 
 class AddDatasetBody(Body):
     """Make a dataset of uploaded files: ``files`` maps what they are called to blob digests. Or of
-    what lies at ``url``: https://, hf://OWNER/NAME, s3://BUCKET/KEY, feedback:MODEL."""
+    what lies at ``url``: https://, hf://OWNER/NAME, s3://BUCKET/KEY, feedback:MODEL,
+    answers:MODEL."""
 
     max_items: ClassVar[dict[str, int]] = {"files": MAX_FILES}
     name: str

@@ -30,7 +30,7 @@ SUFFIXES = (
     *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
 )
 """Of the files of a folder that are added, where no format is given."""
-_ELSEWHERE = re.compile(r"(https?|hf|s3)://|feedback:")
+_ELSEWHERE = re.compile(r"(https?|hf|s3)://|(feedback|answers):")
 Format = Literal["parquet", "jsonl", "csv", "tsv", "txt"]
 
 
@@ -78,8 +78,8 @@ class Collecting:
     ) -> Json:
         """Upload a file, or all data files of a folder and those below, and start making a dataset
         of them; returns the job. What lies elsewhere (``https://…``, ``hf://OWNER/NAME``,
-        ``s3://BUCKET/KEY``, ``feedback:MODEL``) is fetched by the server; ``hf://./FOLDER`` is a
-        dataset of the Hugging Face kind that lies here.
+        ``s3://BUCKET/KEY``, ``feedback:MODEL``, ``answers:MODEL``) is fetched by the server;
+        ``hf://./FOLDER`` is a dataset of the Hugging Face kind that lies here.
 
         Args:
             options: ``format``, ``encoding``, ``unit``, ``columns``, ``on_bad``, ``max_bad``,

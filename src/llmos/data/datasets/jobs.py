@@ -12,7 +12,7 @@ from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
 from llmos.data.datasets.requests import MixRequest, SplitRequest, requested
 from llmos.data.datasets.sampled import PACKAGES as SAMPLE_PACKAGES
-from llmos.data.fetching.sources import FEEDBACK, check_reads, check_source, without_secrets
+from llmos.data.fetching.sources import SAID, check_reads, check_source, without_secrets
 from llmos.data.pipeline import spec
 from llmos.data.pipeline.consulting import named_datasets
 from llmos.data.pipeline.registry import find_operator
@@ -57,9 +57,10 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         params: ``name``; ``files``, what each is called -> digest of an uploaded blob, or ``url``,
-            where they lie (see `check_source`; of feedback ``reads``, what it is made into, and the
-            server fills in ``files``); where they do not tell, their ``format`` and ``encoding``;
-            ``unit``, what of a text or a document is a row (paragraph, line, document, page);
+            where they lie (see `check_source`; of feedback ``reads``, what it is made into; of it
+            and of answers the server fills in ``files``); where they do not tell, their ``format``
+            and ``encoding``; ``unit``, what of a text or a document is a row (paragraph, line,
+            document, page);
             ``columns`` of files of cells without a header, of CoNLL those of its lines; ``on_bad``
             (skip, stop) and ``max_bad``, the share of bad rows to bear; ``license``, ``source``,
             ``description``.
@@ -76,9 +77,9 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequestError(f"format must be one of {', '.join(FORMATS)}", param="format")
     encoding = _text(params, "encoding", "") or None
     url = _text(params, "url", "")
-    if url and params.get("files") and not check_source(url).startswith(FEEDBACK):
+    if url and params.get("files") and not check_source(url).startswith(SAID):
         raise InvalidRequestError("give files, or the url where they lie, not both", param="url")
-    is_fetched = bool(url) and not check_source(url).startswith(FEEDBACK)
+    is_fetched = bool(url) and not check_source(url).startswith(SAID)
     return {
         "name": name,
         "files": {} if is_fetched else _files(params.get("files"), given),

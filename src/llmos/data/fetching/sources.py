@@ -22,7 +22,9 @@ from llmos.storage.files import sync_directory, sync_file
 if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
-FEEDBACK = "feedback:"
+FEEDBACK, ANSWERS = "feedback:", "answers:"
+SAID = (FEEDBACK, ANSWERS)
+"""How what only the server has is named, of a model: what its owner said of answers, and these."""
 FETCHED = "fetched.json"
 _HUB = re.compile(
     r"hf://(?:datasets/)?(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})"
@@ -74,12 +76,12 @@ def check_source(url: str) -> str:
         hub_source(url)
     elif url.startswith("s3://"):
         bucket_source(url)
-    elif url.startswith(FEEDBACK):
-        feedback_name(url)
+    elif url.startswith(SAID):
+        model_named(url)
     else:
         raise InvalidRequestError(
-            "url must begin with https://, http://, hf://OWNER/NAME, s3://BUCKET/ or "
-            "feedback:MODEL; databases are read by `llmos data add --sql`",
+            "url must begin with https://, http://, hf://OWNER/NAME, s3://BUCKET/, "
+            "feedback:MODEL or answers:MODEL; databases are read by `llmos data add --sql`",
             param="url",
         )
     return url
@@ -117,13 +119,13 @@ def bucket_source(url: str) -> BucketSource:
     return BucketSource(bucket, key)
 
 
-def feedback_name(url: str) -> str:
-    """Return the model, or its version, that ``feedback:MODEL`` names.
+def model_named(url: str) -> str:
+    """Return the model, or its version, that ``feedback:MODEL`` or ``answers:MODEL`` names.
 
     Raises:
         InvalidRequestError, InvalidNameError: it names none, or an alias.
     """
-    ref = ModelRef.parse(url.removeprefix(FEEDBACK))
+    ref = ModelRef.parse(url.partition(":")[2])
     if ref.alias is not None:
         raise InvalidRequestError(
             f"{url[:200]} must name a model or a version, and an alias is neither", param="url"
