@@ -1,14 +1,19 @@
-"""Rows are made of others by models that a real server serves; the dataset says by which."""
+"""Rows are made of others: the same whatever the number of processes; by models that a real server
+serves, and the dataset says by which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.echoserver import EchoServer
+from tests.integration.test_data_jobs import added
+from tests.unit.data.data_jobs import Home, only
 from tests.unit.training.tiny import make_recipe
 
+from llmos.library.manifest import version_digest
 from llmos.sdk.client import Client
 
 KINDS = (("b c 你好世界", "negative"), ("a film that I like", "positive"))
@@ -88,3 +93,15 @@ def test_a_model_writes_what_another_learns_from(client: Client) -> None:
         ]
     recipe = make_recipe("chat", data={"path": "dataset:questions"}, evaluate={"splits": []})
     assert client.wait(client.train(recipe, "learner")["id"])["state"] == "succeeded"
+
+
+def test_the_same_rows_are_made_by_any_number_of_processes(tmp_path: Path) -> None:
+    steps = [{"eda": {"copies": 2}}, {"noise": {}}, {"mix": {"copies": 2}}, "exact_dedup"]
+    digests, rows = set(), []
+    for threads in (1, 3):
+        home = Home(tmp_path / str(threads), threads)
+        version = only(home.run(added(home, 120), steps))
+        digests.add(version_digest(version.files, version.manifest))
+        rows = home.rows(version)
+    assert len(digests) == 1
+    assert len({row["id"] for row in rows}) == len(rows) > 300

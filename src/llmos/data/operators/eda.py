@@ -26,6 +26,9 @@ not no nor never none nobody nothing neither without hardly cannot 不 没 没�
 NEGATIONS = frozenset(_NEGATIONS.split())
 """Words that stay as they are: without one a text says the opposite."""
 
+CLOSING = tuple(".,;:!?)]}…")
+"""Before which there is no space."""
+
 
 class EdaOptions(EditOptions):
     kinds: list[Kind] = Field(
@@ -142,6 +145,8 @@ def deleted(pieces: list[Piece], count: int, chance: Random) -> list[Piece]:
         at_a_space = not done or done[-1].text[-1:].isspace()
         if closes and at_a_space and not piece.spans:
             piece = replace(piece, text=piece.text.lstrip(" "))
+            if done and not done[-1].spans and piece.text.startswith(CLOSING):
+                done[-1] = replace(done[-1], text=done[-1].text.rstrip(" "))
         closes = False
         if piece.text:
             done.append(piece)

@@ -20,7 +20,7 @@ from llmos.data.operators.copies import (
     spans_of,
 )
 from llmos.data.operators.pieces import Span
-from llmos.data.operators.words import HAN
+from llmos.data.operators.words import HAN, is_chinese
 from llmos.data.pipeline.operator import Batcher
 from llmos.data.pipeline.record import Record
 from llmos.data.sentences import sentences
@@ -40,6 +40,8 @@ class MixOptions(EditOptions):
 
 class Mix(Batcher[MixOptions]):
     """Adds copies that are made of two records with the same label, near each other.
+
+    Chinese goes with Chinese.
 
     >>> records = [Record(one, {"text": one * 2, "label": "x"}) for one in "ab"]
     >>> [one.text() for one in apply([Mix(kinds=["join"])], records).records]
@@ -63,7 +65,10 @@ class Mix(Batcher[MixOptions]):
         texts = [record.text(self.options.field) for record in records]
         spans = [self._spans(record) for record in records]
         alike: dict[bytes, list[int]] = {}
-        keys = [msgspec.json.encode(label, order="sorted") for label in labels]
+        keys = [
+            msgspec.json.encode([label, is_chinese(text)], order="sorted")
+            for label, text in zip(labels, texts, strict=True)
+        ]
         for place, record in enumerate(records):
             if labels[place] is not None and not is_copy(record):
                 alike.setdefault(keys[place], []).append(place)

@@ -16,6 +16,8 @@ from llmos.data.operators.pieces import Piece
 Kind = Literal["typos", "ocr", "homophones", "shapes", "case", "spaces"]
 Edit = tuple[int, str]
 """How many characters go, and what comes in their place."""
+LOOKED_AT = 6
+"""Places for each mistake: nearly always some of them are of use."""
 _BESIDE = neighbours()
 _READ_AS = read_as()
 _SOUNDS, _LOOKS = others_of(HOMOPHONES), others_of(SHAPES)
@@ -37,7 +39,7 @@ class Noise(Editor[NoiseOptions]):
     or look alike, letters of the wrong case, spaces left out.
 
     >>> tried(Noise(kinds=["homophones"]), "Hello 在线")
-    ['Hello 在线', 'Hello 在现']
+    ['Hello 在线', 'Hello 再线']
     """
 
     name = "noise"
@@ -46,25 +48,30 @@ class Noise(Editor[NoiseOptions]):
     def changed(self, pieces: list[Piece], chance: Random) -> list[Piece]:
         """Return pieces with mistakes in them."""
         done = list(pieces)
-        places = [
-            (number, place)
-            for number, piece in enumerate(pieces)
-            if not piece.spans
-            for place in range(len(piece.text))
-            if self._edits(piece.text, place)
-        ]
-        if not places:
-            return done
-        length = sum(len(piece.text) for piece in pieces if not piece.spans)
-        count = min(len(places), max(1, round(self.options.share * length)))
         # From the end: what stands before stays in its place.
-        for number, place in sorted(chance.sample(places, count), reverse=True):
+        for number, place in sorted(self._places(pieces, chance), reverse=True):
             text = done[number].text
             if edits := self._edits(text, place):
                 gone, new = chance.choice(chance.choice(edits))
                 text = text[:place] + new + text[place + gone :]
                 done[number] = replace(done[number], text=text)
         return done
+
+    def _places(self, pieces: list[Piece], chance: Random) -> list[tuple[int, int]]:
+        """Return places of mistakes, each as likely, by the number of the piece."""
+        every = [
+            (number, place)
+            for number, piece in enumerate(pieces)
+            if not piece.spans
+            for place in range(len(piece.text))
+        ]
+        count = max(1, round(self.options.share * len(every)))
+        few = chance.sample(every, min(len(every), LOOKED_AT * count))
+        chosen = [one for one in few if self._edits(pieces[one[0]].text, one[1])][:count]
+        if len(chosen) == count or len(few) == len(every):
+            return chosen
+        usable = [one for one in every if self._edits(pieces[one[0]].text, one[1])]
+        return chance.sample(usable, min(count, len(usable)))
 
     def _edits(self, text: str, place: int) -> list[list[Edit]]:
         """Return the mistakes that can be made at a place, of each kind that can."""

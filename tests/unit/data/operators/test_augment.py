@@ -195,9 +195,10 @@ def test_negations_stay(text: str) -> None:
 
 
 def test_deleted_words_leave_no_gap() -> None:
-    texts = ["one two three four", "one, two", "(one) two", "一 二"]
+    texts = ["one two three four", "one, two", "(one) two", "一 二", "so it is."]
     for one in apply([Eda(copies=8, kinds=["delete"], share=0.4)], records_of(texts)).records:
         assert "  " not in one.text() and one.text() == one.text().strip()
+        assert " ." not in one.text()
 
 
 def test_only_what_the_user_says_is_changed() -> None:
@@ -362,10 +363,11 @@ def test_two_of_a_label_are_mixed_with_their_spans() -> None:
     assert "set `label`" in without.outcome.rejected[0]["reason"]
 
 
-def test_chinese_is_joined_without_a_space() -> None:
-    records = [Record(str(n), {"text": "很好。", "label": 1}) for n in range(2)]
-    made = apply([Mix(kinds=["join"])], records).records
-    assert made[1].text() == "很好。很好。"
+def test_chinese_is_joined_with_chinese_and_without_a_space() -> None:
+    texts = ("很好。", "Good.", "很好。", "Fine.")
+    records = [Record(str(n), {"text": text, "label": 1}) for n, text in enumerate(texts)]
+    made = [one.text() for one in apply([Mix(kinds=["join"])], records).records if "~" in one.id]
+    assert made == ["很好。很好。", "Good. Fine.", "很好。很好。", "Fine. Good."]
 
 
 def test_a_mask_for_a_character_of_chinese_and_a_word_of_english() -> None:
