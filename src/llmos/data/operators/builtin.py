@@ -31,6 +31,8 @@ def llmos_operators() -> dict[str, str]:
         "classifier_filter": f"{_HERE}.judged:ClassifierFilter",
         "perplexity_filter": f"{_HERE}.judged:PerplexityFilter",
         "distance_filter": f"{_HERE}.judged:DistanceFilter",
+        "embed": f"{_HERE}.semantic:Embed",
+        "semantic_dedup": f"{_HERE}.semantic:SemanticDedup",
         "exact_dedup": f"{_HERE}.dedup:ExactDedup",
         "minhash_dedup": f"{_HERE}.minhash:MinHashDedup",
         "url_dedup": f"{_HERE}.urls:UrlDedup",

@@ -29,7 +29,7 @@ from llmos.errors import PipelineError
 
 NAMES = sorted(operator_paths())
 MADE_ANEW = {name for name in NAMES if find_operator(name).group in ("augment", "synthesise")}
-ALONE = {"tokenize", "pack", "conversations"} | MADE_ANEW
+ALONE = {"tokenize", "pack", "conversations", "semantic_dedup"} | MADE_ANEW
 """Tested by themselves: what reads a model's files, makes rows of one or several, or is for other
 fields than a text."""
 TOGETHER = [name for name in NAMES if name not in ALONE]
@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "blocklist": {"words": ["cat", "很好"]},
     "classifier_filter": {"model": "m", "keep": ["odd"]},
     "perplexity_filter": {"model": "m", "most": 20.0},
+    "embed": {"model": "m"},
     "distance_filter": {"model": "m", "examples": ["cat"], "most": 0.5},
 }
 TEXT = st.one_of(
@@ -269,7 +270,7 @@ def test_stop_words_are_counted_once_each() -> None:
 def test_operators_are_listed_by_group() -> None:
     found = described()
     comparers = [one["name"] for one in found if one["compares"]]
-    assert comparers == ["exact_dedup", "minhash_dedup", "url_dedup"]
+    assert comparers == ["exact_dedup", "minhash_dedup", "semantic_dedup", "url_dedup"]
     assert len(found) == len(NAMES)
     assert steps.LEFT_OUT == "left out"
 
