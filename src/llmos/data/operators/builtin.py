@@ -37,6 +37,7 @@ def llmos_operators() -> dict[str, str]:
         "minhash_dedup": f"{_HERE}.minhash:MinHashDedup",
         "url_dedup": f"{_HERE}.urls:UrlDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
+        "anonymise": f"{_HERE}.anonymise:Anonymise",
         "sample": f"{_HERE}.shape:Sample",
         "conversations": f"{_HERE}.conversations:Conversations",
         "tokenize": f"{_HERE}.tokens:Tokenize",
