@@ -170,15 +170,18 @@ def fetched(context: JobContext) -> dict[str, Any]:
     if not url or context.params["files"]:
         return {}
     noted = context.checkpoint_dir / FETCHED
-    if not noted.exists():
-        context.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        found = _fetch(context, url)
-        partial = noted.with_suffix(".tmp")
-        partial.write_bytes(msgspec.json.encode({"files": found.files, "origin": found.origin}))
-        sync_file(partial)
-        partial.rename(noted)
-        sync_directory(noted.parent)
-    done: dict[str, Any] = msgspec.json.decode(noted.read_bytes())
+    if noted.exists():
+        known: dict[str, Any] = msgspec.json.decode(noted.read_bytes())
+        if all(map(context.blobs.touch, known["files"].values())):  # else they were swept meanwhile
+            return known
+    context.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    found = _fetch(context, url)
+    done = {"files": found.files, "origin": found.origin}
+    partial = noted.with_suffix(".tmp")
+    partial.write_bytes(msgspec.json.encode(done))
+    sync_file(partial)
+    partial.rename(noted)
+    sync_directory(noted.parent)
     return done
 
 

@@ -96,6 +96,10 @@ def test_a_job_that_is_killed_goes_on_and_then_asks_no_more(
     assert ranges(site) == [None, "bytes=100000-", "bytes=100000-"]
     assert only(home.fetch(f"{site.url}/rows.jsonl", "shared")).manifest["rows"] == 20_000
     assert len(site.requests) == 3, "what is here is not fetched again"
+    blobs = home.context({}).blobs
+    blobs.sweep(set(), older_than=-1.0, now=2e10)
+    assert only(home.fetch(f"{site.url}/rows.jsonl", "shared")).manifest["rows"] == 20_000
+    assert len(site.requests) == 4, "what was swept is"
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
