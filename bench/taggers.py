@@ -13,6 +13,7 @@ DATA holds treebank/*.conllu and ner/*.conll. Prints all, and writes results/tag
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ from results import say, table, write
 ROOT = Path(__file__).parents[1]
 PARTS = ("train", "validation", "test")
 BATCH = 64
-COMMON = ["data.rows=null", "labels=null", "evaluate.splits=[]", "publish=best", "max_tokens=1024"]
+COMMON = ["data.rows=null", "labels=null", "evaluate.splits=[]", "max_tokens=1024"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Task:
         files: one, to be split, or those of PARTS.
         sets: what is changed in the recipe.
         goal: a metric and the least that it must be.
+        is_cut: whether gold words are given by spaces between them; it learns from each sentence
+            twice, as it is written and so.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Task:
     files: tuple[str, ...]
     sets: tuple[str, ...]
     goal: tuple[str, float] | None = None
+    is_cut: bool = False
 
 
 TASKS = (
@@ -65,25 +69,27 @@ TASKS = (
         "pos_en",
         "tagger-pos-en",
         ("treebank/en_ewt-dev.conllu",),
-        ("steps=1000",),
+        ("steps=800",),
         ("accuracy", 0.90),
+        is_cut=True,
     ),
     Task(
         "words_zh",
         "tagger-words-zh",
         ("treebank/zh_gsdsimp-dev.conllu",),
-        ("model.config.dictionary=jieba", "steps=400"),
+        ("model.config.dictionary=jieba", "steps=150"),
         ("f1", 0.90),
     ),
     Task(
         "pos_zh",
         "tagger-pos-zh",
         ("treebank/zh_gsdsimp-dev.conllu",),
-        ("model.config.dictionary=jieba", "steps=400"),
+        ("model.config.dictionary=jieba", "model.config.hidden_size=128", "steps=200"),
         ("accuracy", 0.85),
+        is_cut=True,
     ),
     Task(
-        "ner_en", "tagger-ner", ("ner/wnut17-train.conll", "ner/wnut17-dev.conll"), ("steps=600",)
+        "ner_en", "tagger-ner", ("ner/wnut17-train.conll", "ner/wnut17-dev.conll"), ("steps=300",)
     ),
 )
 
@@ -130,9 +136,24 @@ def parts(task: Task, data: Path, home: Path) -> dict[str, Path]:
         split = [first[:cut], first[cut:], blocks[1]]
     found = {}
     for part, sentences in zip(PARTS, split, strict=True):
-        found[part] = home / f"{part}{Path(task.files[0]).suffix}"
-        found[part].write_text("\n\n".join(sentences) + "\n", "utf-8")
+        path = home / f"{part}{Path(task.files[0]).suffix}"
+        path.write_text("\n\n".join(sentences) + "\n", "utf-8")
+        found[part] = twice(path) if task.is_cut and part != "test" else path
     return found
+
+
+def twice(path: Path) -> Path:
+    """Write each sentence as it is, and with spaces between its words."""
+    rows = [row for _, row in FileSource(path, path.name).rows()]
+    rows = [kind for row in rows for kind in (row, cut(row))]
+    found = path.with_suffix(".jsonl")
+    found.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    return found
+
+
+def cut(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a sentence with spaces between its words."""
+    return {**row, "text": " ".join(row["tokens"])}
 
 
 def run(
@@ -168,8 +189,9 @@ def run(
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     fields = recipe["data"].get("fields", {})
     source = FileSource(files["test"], files["test"].name, fields=fields)
-    records = [to_record("entities", row, where) for where, row in source.rows()]
-    annotated = [record for record in records if isinstance(record, Annotated)]
+    rows = [row for _, row in source.rows()]
+    annotated = records(rows)
+    words = records([cut(row) for row in rows]) if task.is_cut else annotated
     labels = names_of(model.config.id2label)
     begun = time.perf_counter()
     scores = evaluate.entities(model, tokenizer, annotated, labels)
@@ -182,19 +204,25 @@ def run(
         "precision": scores["precision"],
         "recall": scores["recall"],
         "f1": scores["f1"],
-        "accuracy": accuracy(model, tokenizer, annotated, labels),
+        "accuracy": accuracy(model, tokenizer, words, labels),
         "megabytes": round(sum(p.numel() * 4 for p in model.parameters()) / 1e6, 1),
         "characters_per_s": round(sum(len(one.text) for one in annotated) / seconds),
     }
 
 
+def records(rows: Sequence[dict[str, Any]]) -> list[Annotated]:
+    """Return what the spans of rows are."""
+    made = [to_record("entities", row, "test") for row in rows]
+    return [record for record in made if isinstance(record, Annotated)]
+
+
 @torch.inference_mode()
 def accuracy(
-    model: Any, tokenizer: Tokenizer, records: Sequence[Annotated], labels: Sequence[str]
+    model: Any, tokenizer: Tokenizer, sentences: Sequence[Annotated], labels: Sequence[str]
 ) -> float:
     """Return the share of gold spans whose label is told right, given where spans begin and end."""
     right = total = 0
-    for record in records:
+    for record in sentences:
         encoded = tokenizer.encode(record.text)
         allowed = torch.ones(1, len(encoded.ids), len(labels), dtype=torch.bool)
         begins = torch.tensor([label.startswith("B-") for label in labels])

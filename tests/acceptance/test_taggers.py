@@ -55,3 +55,29 @@ def test_a_treebank_is_learned_from(llmos: Llmos, tmp_path: Path) -> None:
     name = trained(llmos, "tagger-pos-en", f"data.path={path}", "data.rows=null", "batch_size=4")
     found = told(llmos, name, "Ida sees Bo.")
     assert found == [("Ida", "PROPN"), ("sees", "VERB"), ("Bo", "PROPN"), (".", "PUNCT")]
+
+
+def test_a_dataset_is_tagged_by_a_model_and_trains_another(llmos: Llmos, tmp_path: Path) -> None:
+    tagger = trained(llmos, "tagger-words-zh", "data.rows=400")
+    source = tmp_path / "lines.txt"
+    lines = [
+        f"{name}喜欢吃{fruit}。"
+        for name in ("爱丽丝", "鲍勃", "大卫")
+        for fruit in ("苹果", "桃子")
+    ]
+    source.write_text("\n".join(lines), "utf-8")
+    llmos.ok("data", "add", source, "--name", "lines", "--unit", "line")
+    pipeline = tmp_path / "tag.yaml"
+    pipeline.write_text(
+        "name: tagged\ninput: lines\nsteps:\n"
+        f"- tag: {{model: {tagger}}}\n- words: {{into: cut, model: {tagger}}}\n- words\n",
+        "utf-8",
+    )
+    llmos.ok("data", "run", pipeline)
+    rows = llmos.json("data", "head", "tagged", "-n", "6")
+    assert sorted("".join(row["tokens"]) for row in rows) == sorted(lines)
+    for row in rows:
+        assert row["cut"] == [span["text"] for span in row["entities"]]
+    assert f"{tagger}:" in llmos.ok("data", "show", "tagged")
+    again = trained(llmos, "tagger-words-zh", "data.path=dataset:tagged", "data.rows=null")
+    assert told(llmos, again, lines[0])

@@ -131,13 +131,13 @@ def _of_chunks(text: str, spans: Sequence[Span], lexicon: Lexicon | None) -> Ite
         while last < len(spans) and spans[last][0] < end:
             last += 1
         before, own, behind = lowered[number : number + 3]
-        told = [
-            f"tags {tags[number]} {tags[number + 1]}",
-            f"tags {tags[number + 1]} {tags[number + 2]}",
-        ]
-        told += [f"tag {tags[number + 1]}", f"{before} .", f". {behind}"]
+        told = []
+        if lexicon is not None:
+            one, tag, other = tags[number : number + 3]
+            told += [f"tag {tag}", f"tags {one} {tag}", f"{tag} {other} tags"]
         if last - first > 1:
             told += [own, f"^{own[:2]}", f"{own[-2:]}$", shape_of(chunk)]
+            told += [f"{before} .", f". {behind}"]
         for unit in range(first, last):
             place = f"{min(unit - first, 3)}{'|' if unit == last - 1 else ''}"
             yield [f"chunk={one}@{place}" for one in told]

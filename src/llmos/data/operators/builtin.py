@@ -55,4 +55,5 @@ def llmos_operators() -> dict[str, str]:
         "label_check": f"{_HERE}.label_check:LabelCheck",
         "instruct": f"{_HERE}.instruct:Instruct",
         "preferences": f"{_HERE}.preferences:Preferences",
+        "tag": f"{_HERE}.tagging:Tag",
     }

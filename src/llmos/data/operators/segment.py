@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
 
-from llmos.data.pipeline.operator import Operator, TextOptions
+from llmos.data.operators.tagging import spans_of
+from llmos.data.pipeline.asking import ModelName
+from llmos.data.pipeline.operator import Batcher, Operator, TextOptions
 from llmos.data.pipeline.record import Record
 from llmos.data.segmentation import JIEBA, words_in
 from llmos.data.sentences import sentences
@@ -28,29 +29,12 @@ class WordsOptions(TextOptions):
         min_length=1,
         description="which field gets their list; null: the text gets them, spaces between",
     )
+    model: ModelName | None = Field(
+        default=None, description="which finds words, as a tagger-words-zh; null: jieba and rules"
+    )
 
 
-class _Cutter(Operator[SentencesOptions | WordsOptions]):
-    """Cuts a text into pieces."""
-
-    group = "segment"
-    between: ClassVar[str]
-
-    def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
-        for record in records:
-            field, into = self.options.field, self.options.into
-            if into is None:
-                record.change_text(field, lambda text: self.between.join(self.pieces(text)))
-            else:
-                record.fields[into] = self.pieces(record.text(field))
-            yield record
-
-    @abstractmethod
-    def pieces(self, text: str) -> list[str]:
-        """Return the pieces of a text, in order."""
-
-
-class Sentences(_Cutter):
+class Sentences(Operator[SentencesOptions]):
     """Cuts texts into sentences, by rules for English and Chinese.
 
     A line break ends a sentence; abbreviations, decimals and quotation marks do not mislead it.
@@ -60,26 +44,47 @@ class Sentences(_Cutter):
     """
 
     name = "sentences"
+    group = "segment"
     options_type = SentencesOptions
-    between = "\n"
 
-    def pieces(self, text: str) -> list[str]:
-        """Return the sentences, without the space around them."""
-        return [text[start:end] for start, end in sentences(text)]
+    def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
+        field, into = self.options.field, self.options.into
+        for record in records:
+            if into is None:
+                record.change_text(field, lambda text: "\n".join(_sentences(text)))
+            else:
+                record.fields[into] = _sentences(record.text(field))
+            yield record
 
 
-class Words(_Cutter):
-    """Cuts texts into words: Chinese by jieba, all else by spaces and punctuation.
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
+
+
+class Words(Batcher[WordsOptions]):
+    """Cuts texts into words: Chinese by jieba, all else by spaces and punctuation; or by a model.
 
     >>> tried(Words(into=None), "今天天气很好，我们去公园吧！", "Well-known: it's 3 o'clock.")
     ['今天天气 很 好 ， 我们 去 公园 吧 ！', "Well-known : it's 3 o'clock ."]
     """
 
     name = "words"
+    group = "segment"
     options_type = WordsOptions
     needs: ClassVar[dict[str, str]] = JIEBA
-    between = " "
 
-    def pieces(self, text: str) -> list[str]:
-        """Return the words, punctuation among them."""
-        return words_in(text)
+    def batch(self, records: list[Record]) -> list[Record]:
+        """Cut them. Raises LlmosError: the model refuses a text."""
+        texts = [record.text(self.options.field) for record in records]
+        for record, words in zip(records, self._words(texts), strict=True):
+            if self.options.into is None:
+                record.fields[self.options.field] = " ".join(words)
+            else:
+                record.fields[self.options.into] = words
+        return records
+
+    def _words(self, texts: list[str]) -> list[list[str]]:
+        if self.options.model is None:
+            return [words_in(text) for text in texts]
+        found = spans_of(self.ask, self.options.model, texts)
+        return [[span["text"] for span in spans] for spans in found]

@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "classifier_filter": {"model": "m", "keep": ["odd"]},
     "perplexity_filter": {"model": "m", "most": 20.0},
     "embed": {"model": "m"},
+    "tag": {"model": "m"},
     "distance_filter": {"model": "m", "examples": ["cat"], "most": 0.5},
 }
 TEXT = st.one_of(
@@ -68,6 +69,9 @@ ANSWERS: dict[str, Any] = {
     "/api/v1/classify": lambda body: {
         "label": "odd" if len(body["text"]) % 2 else "even",
         "score": 0.9,
+    },
+    "/api/v1/entities": lambda body: {
+        "entities": [{"text": body["text"], "label": "X", "start": 0, "end": len(body["text"])}]
     },
     "/tokenize": lambda body: {"tokens": list(range(len(body["prompt"]))), "max_model_len": 40},
     "/v1/completions": lambda body: {
