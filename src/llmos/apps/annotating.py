@@ -58,6 +58,7 @@ class Annotation:
 
     def __init__(self, db: Database, clock: Callable[[], float]) -> None:
         self._db = db
+        self._starts = queue.Starts()
         self.now = clock
 
     # -- tasks -----------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ class Annotation:
             ):
                 conn.execute(table.delete().where(table.c.task_id == number))
             conn.execute(annotation_tasks.delete().where(annotation_tasks.c.id == number))
+            self._starts.forget(number)
             self._audit(conn, actor, "annotation.remove", task, {"name": task.name})
             return task
 
@@ -176,6 +178,7 @@ class Annotation:
                 raise ConflictError(f"Annotation task {number} has all its items.")
             rows = [_item_row(task, item, rank) for item, rank in new]
             insert = annotation_items.insert().prefix_with("OR IGNORE")
+            self._starts.forget(number)
             conn.execute(insert, rows)
 
         await self._db.write(change)
@@ -227,6 +230,7 @@ class Annotation:
                     values["rank"] = confidence
                 row = (annotation_items.c.task_id == number, annotation_items.c.place == place)
                 conn.execute(annotation_items.update().where(*row).values(**values))
+            self._starts.forget(number)
             detail = {"model": model, "items": len(suggestions)}
             self._audit(conn, actor, "annotation.suggest", task, detail)
 
@@ -245,7 +249,7 @@ class Annotation:
 
         def change(conn: sa.Connection) -> None:
             task = _annotated(conn, actor, number)
-            queue.consent(conn, task, actor, agree, self.now())
+            queue.consent(conn, task, actor, agree, self.now(), self._starts)
             self._audit(conn, actor, "annotation.consent", task, {"agree": agree})
 
         await self._db.write(change)
@@ -261,7 +265,7 @@ class Annotation:
 
         def change(conn: sa.Connection) -> Turn | None:
             task = _agreeing(conn, actor, number)
-            return queue.take(conn, task, actor.owner, self.now())
+            return queue.take(conn, task, actor.owner, self.now(), self._starts)
 
         return await self._db.write(change)
 
@@ -275,7 +279,7 @@ class Annotation:
 
         def change(conn: sa.Connection) -> Told:
             task = _agreeing(conn, actor, number)
-            label = queue.put(conn, task, actor, place, said, self.now())
+            label = queue.put(conn, task, actor, place, said, self.now(), self._starts)
             detail = {"place": place, "label": label["id"], "skipped": said.skip}
             self._audit(conn, actor, "annotation.label", task, detail)
             return label

@@ -7,6 +7,7 @@ not get it again, but may change the answer. What a reviewer has decided is give
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +35,31 @@ MAX_CHANGES = 100
 items, turns, labels = annotation_items, annotation_turns, annotation_labels
 
 
-def take(conn: sa.Connection, task: Task, annotator: str, now: float) -> Turn | None:
+class Starts:
+    """Below which rank there is nothing for an annotator: what was found before need not be looked
+    through again. Forgotten whenever an item may have come free, or another rank. Belongs to the
+    thread that writes.
+    """
+
+    def __init__(self) -> None:
+        self._ranks: dict[int, dict[str, float]] = {}
+
+    def of(self, task: int, annotator: str) -> float:
+        """Return the lowest rank at which the annotator's next item can be."""
+        return self._ranks.get(task, {}).get(annotator, -math.inf)
+
+    def put(self, task: int, annotator: str, rank: float) -> None:
+        """Note where the annotator's next item is; infinity: there is none."""
+        self._ranks.setdefault(task, {})[annotator] = rank
+
+    def forget(self, task: int) -> None:
+        """Know nothing of a task any more."""
+        self._ranks.pop(task, None)
+
+
+def take(
+    conn: sa.Connection, task: Task, annotator: str, now: float, starts: Starts
+) -> Turn | None:
     """Give an annotator the next item for the time of a lease, or the one that it has already, from
     now on. None: there is none for this annotator now.
 
@@ -42,7 +67,7 @@ def take(conn: sa.Connection, task: Task, annotator: str, now: float) -> Turn | 
         ConflictError: the task is not open.
     """
     _check_open(task)
-    release(conn, task, now)
+    release(conn, task, now, starts)
     until = now + task.lease_s
     mine = _turns_of(task, annotator)
     held = conn.scalar(
@@ -51,14 +76,17 @@ def take(conn: sa.Connection, task: Task, annotator: str, now: float) -> Turn | 
     if held is not None:
         conn.execute(turns.update().where(*mine, turns.c.place == held).values(leased_until=until))
         return Turn(_item(conn, task, held), until)
-    place = conn.scalar(
-        sa.select(items.c.place)
+    found = conn.execute(
+        sa.select(items.c.place, items.c.rank)
         .where(items.c.task_id == task.id, items.c.is_open, ~_answered_by(task, annotator))
+        .where(items.c.rank >= starts.of(task.id, annotator))
         .order_by(items.c.rank, items.c.place)
         .limit(1)
-    )
-    if place is None:
+    ).first()
+    starts.put(task.id, annotator, math.inf if found is None else found.rank)
+    if found is None:
         return None
+    place = int(found.place)
     this = (*mine, turns.c.place == place)
     conn.execute(turns.delete().where(*this))
     turn = {"task_id": task.id, "annotator": annotator, "place": place, "owner": annotator}
@@ -67,7 +95,7 @@ def take(conn: sa.Connection, task: Task, annotator: str, now: float) -> Turn | 
     return Turn(_item(conn, task, place), until)
 
 
-def release(conn: sa.Connection, task: Task, now: float) -> None:
+def release(conn: sa.Connection, task: Task, now: float, starts: Starts) -> None:
     """Free the items whose leases are over."""
     over = (
         turns.c.task_id == task.id,
@@ -76,12 +104,19 @@ def release(conn: sa.Connection, task: Task, now: float) -> None:
     )
     places = conn.scalars(sa.select(turns.c.place).where(*over).distinct()).all()
     if places:
+        starts.forget(task.id)
         conn.execute(turns.update().where(*over).values(state=LAPSED, leased_until=None))
         _recount(conn, task, places)
 
 
 def put(
-    conn: sa.Connection, task: Task, actor: Actor, place: int, said: Said, now: float
+    conn: sa.Connection,
+    task: Task,
+    actor: Actor,
+    place: int,
+    said: Said,
+    now: float,
+    starts: Starts,
 ) -> dict[str, Any]:
     """Keep what an annotator says of an item that it was given, now or before; return the label.
 
@@ -91,7 +126,7 @@ def put(
         InvalidRequestError: it is no label of this task, or was changed too often.
     """
     _check_open(task)
-    release(conn, task, now)
+    release(conn, task, now, starts)
     annotator = actor.owner
     this = (*_turns_of(task, annotator), turns.c.place == place)
     turn = conn.execute(sa.select(turns).where(*this)).mappings().first()
@@ -110,6 +145,8 @@ def put(
     count = sa.select(sa.func.count()).where(*given, labels.c.annotator == annotator)
     if (conn.scalar(count) or 0) >= MAX_CHANGES:
         raise InvalidRequestError(f"Item {place} was labelled {MAX_CHANGES} times: that is all.")
+    if said.skip:
+        starts.forget(task.id)
     label = _insert(conn, task, actor, LABEL, place, value, said, item.suggested_by, now)
     state = {
         "state": SKIPPED if said.skip else LABELLED,
@@ -139,7 +176,9 @@ def decide(
     return label
 
 
-def consent(conn: sa.Connection, task: Task, actor: Actor, agree: bool, now: float) -> None:
+def consent(
+    conn: sa.Connection, task: Task, actor: Actor, agree: bool, now: float, starts: Starts
+) -> None:
     """Note that an annotator agrees to what the task says; or agrees no more, and then the labels
     that it gave count no more and its items are others' again.
 
@@ -161,6 +200,7 @@ def consent(conn: sa.Connection, task: Task, actor: Actor, agree: bool, now: flo
         values |= {"after_id": newest or 0, "actor": actor.id, "at": now}
         conn.execute(annotation_consents.insert().values(**values))
         return
+    starts.forget(task.id)
     conn.execute(turns.delete().where(*_turns_of(task, actor.owner)))
     _recount(conn, task)
 

@@ -136,11 +136,10 @@ def _annotators(routes: APIRouter, system: System) -> None:
         """An item to label, one's own for a while; the one that was given before, if it was not
         answered. Null: there is none for oneself now."""
         turn = await store.next(actor, number)
-        own = await store.own(actor, number)
         if turn is None:
-            return JSONResponse({"item": None, "own": own})
+            return JSONResponse({"item": None})
         item = {**item_json(turn.item), "leased_until": turn.leased_until}
-        return JSONResponse({"item": item, "own": own})
+        return JSONResponse({"item": item})
 
     @routes.post(f"{TASKS}/{{number}}/labels")
     async def label_item(number: Number, body: LabelBody, actor: Writer) -> JSONResponse:

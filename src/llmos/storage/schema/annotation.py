@@ -77,10 +77,10 @@ annotation_turns = Table(
 )
 Index("ix_annotation_turns_place", annotation_turns.c.task_id, annotation_turns.c.place)
 Index(
-    "ix_annotation_turns_leased",
+    "ix_annotation_turns_state",
     annotation_turns.c.task_id,
     annotation_turns.c.state,
-    annotation_turns.c.leased_until,
+    annotation_turns.c.annotator,
 )
 
 annotation_labels = Table(

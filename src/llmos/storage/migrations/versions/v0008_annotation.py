@@ -103,9 +103,9 @@ def _turns() -> None:
         "ix_annotation_turns_place", "annotation_turns", ["task_id", "place"], unique=False
     )
     op.create_index(
-        "ix_annotation_turns_leased",
+        "ix_annotation_turns_state",
         "annotation_turns",
-        ["task_id", "state", "leased_until"],
+        ["task_id", "state", "annotator"],
         unique=False,
     )
 
