@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmos.apps.annotation_filling import task_of
 from llmos.apps.annotation_jobs import TASKS
 from llmos.apps.annotation_reading import values_of
 from llmos.data.annotation.scheme import Scheme, scheme_of
@@ -69,7 +70,7 @@ class _Export:
 
     def run(self) -> JobResult:
         context, given = self._context, self._params["datasets"]["input"]
-        task = ask(context, Ask(f"{TASKS}/{self._params['annotation']}"))
+        task = task_of(context)
         scheme = scheme_of(task["scheme"])
         items = _Pages(context, self._params)
         directories = [self._work / f"{number:05d}" for number in range(len(given["shards"]))]

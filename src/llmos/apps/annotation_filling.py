@@ -16,7 +16,7 @@ import msgspec
 from llmos.apps.annotation_jobs import MAX_ITEMS, TASKS
 from llmos.data.annotation.scheme import Scheme, scheme_of, shown_of
 from llmos.data.pipeline.record import ID, Row
-from llmos.errors import DataError
+from llmos.errors import DataError, JobFailedError
 from llmos.evaluation.asking import Ask, ask
 from llmos.storage.parquet import read_rows
 from llmos.types import JobResult
@@ -43,7 +43,7 @@ def run(context: JobContext) -> JobResult:
     """
     params = context.params
     path = f"{TASKS}/{params['annotation']}"
-    task = ask(context, Ask(path))
+    task = task_of(context)
     if task["state"] != "filling":
         return JobResult({"annotation": task["id"], "items": task["progress"]["items"]})
     scheme = scheme_of(task["scheme"])
@@ -68,6 +68,21 @@ def run(context: JobContext) -> JobResult:
     ask(context, Ask(f"{path}/items", {"items": [], "done": True, "left_out": dict(left_out)}))
     context.log(f"{count:,} items; left out: {sum(left_out.values()):,}")
     return JobResult({"annotation": task["id"], "items": count, "left_out": dict(left_out)})
+
+
+def task_of(context: JobContext) -> dict[str, Any]:
+    """Return the task that a job of annotation is about, as the server tells it.
+
+    Raises:
+        JobFailedError: there is none, it is another owner's, or of another dataset.
+    """
+    params = context.params
+    task = ask(context, Ask(f"{TASKS}/{params['annotation']}"))
+    if "progress" not in task:
+        raise JobFailedError(f"annotation task {task['id']} is another owner's")
+    if params.get("dataset", task["dataset"]) != task["dataset"]:
+        raise JobFailedError(f"annotation task {task['id']} is of {task['dataset']}")
+    return task
 
 
 def draw(seed: int, identifier: str) -> float:

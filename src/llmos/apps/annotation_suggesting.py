@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from llmos.apps.annotation_filling import task_of
 from llmos.apps.annotation_jobs import TASKS
 from llmos.data.annotation.scheme import FIRST, SECOND, TIE, Scheme, scheme_of
 from llmos.errors import JobFailedError
@@ -37,7 +38,7 @@ def run(context: JobContext) -> JobResult:
     """
     params = context.params
     path, model = f"{TASKS}/{params['annotation']}", params["model"]
-    task = ask(context, Ask(path))
+    task = task_of(context)
     scheme = scheme_of(task["scheme"])
     manifest = ask(context, Ask(f"/api/v1/models/{model}"))["manifest"]
     made_for = str(manifest["task"])

@@ -92,7 +92,12 @@ class Server:
             case "":
                 task = asyncio.run(self.store.get(ALICE, number))
                 told = {name: getattr(task, name) for name in ("id", "name", "state", "overlap")}
-                told |= {"order": task.order, "instructions": "", "scheme": SCHEME.to_dict()}
+                told |= {
+                    "order": task.order,
+                    "dataset": task.dataset,
+                    "instructions": "",
+                    "scheme": SCHEME.to_dict(),
+                }
                 return told | {"progress": self.read(reading.progress)}
         raise AssertionError(path)
 
@@ -248,6 +253,12 @@ def test_an_export_is_of_the_moment_when_it_was_asked_for(tmp_path: Path, server
     assert [row["label"] for row in after[:2]] == ["odd", "odd"], "the second was skipped after all"
     assert after[1]["meta"]["annotation"] == {"task": 1, "labels": 1, "decided_by": "reviewer"}
     assert len(after) == len(before) - 1
+
+
+def test_an_export_of_another_dataset_is_refused(tmp_path: Path, server: Server) -> None:
+    home = Home(tmp_path)
+    with pytest.raises(JobFailedError, match="annotation task 1 is of raw:1"):
+        export(home, server, raw(home), dataset="other:1")
 
 
 def test_a_row_that_is_another_now_is_left_out(tmp_path: Path, server: Server) -> None:
