@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.echoserver import EchoServer
+from tests.unit.data.formats.sample_files import pdf_of
 from tests.unit.training.tiny import make_recipe
 
+from llmos.apps.pipeline_file import load
 from llmos.errors import (
     DataError,
     DatasetNotFoundError,
@@ -25,6 +27,7 @@ from llmos.errors import (
 )
 from llmos.sdk.client import Client
 
+ROOT = Path(__file__).parents[2]
 REVIEWS = "text,label\n" + "".join(
     f"{'好看的电影' if n % 2 else 'A  fine film'} {n % 40},{'zh' if n % 2 else 'en'}\n"
     for n in range(60)
@@ -170,6 +173,36 @@ def test_a_pipeline_of_jobs_cleans_and_trains(client: Client, reviews: str) -> N
     assert client.model("of-clean")["inputs"] == ["dataset:cleaner:1"]
     (lineage,) = client.lineage("of-clean")["versions"]
     assert lineage["inputs"][0]["inputs"][0]["ref"] == reviews
+
+
+def test_from_a_folder_to_a_model_in_one_file(client: Client, tmp_path: Path) -> None:
+    story = "The river rose in the night, and by the morning all of the boats were gone."
+    (tmp_path / "a.pdf").write_bytes(
+        pdf_of("Write to lee.morgan@example.org before you come here.")
+    )
+    (tmp_path / "b.html").write_text(f"<html><body><article><p>{story}</p></article></body></html>")
+    (tmp_path / "c.txt").write_text(
+        f"{story.upper()}\n\n今天的天气非常好，我们去公园看花，然后回家吃晚饭。\n\nshort", "utf-8"
+    )
+    pipeline = load(ROOT / "recipes" / "pipelines" / "corpus.yaml", [
+        f"steps.add.params.data={tmp_path}", "steps.train.params.set.steps=2",
+        "steps.train.params.set.eval_every=2", "steps.train.params.set.checkpoint_every=2",
+        "steps.train.params.set.optimizer.warmup_steps=1",
+        "steps.train.params.set.evaluate.splits=[]", "steps.train.params.set.block_size=8",
+    ])  # fmt: skip
+    steps = pipeline["steps"]["clean"]["params"]["pipeline"]["steps"]
+    steps[-1] = {"tokenize": {"tokenizer": "talker", "end": False}}
+    run = client.run_pipeline(pipeline)
+    last = list(client.follow_pipeline(run["id"]))[-1]
+    assert last["state"] == "succeeded", last
+    rows = client.dataset_head("corpus-clean")
+    texts = {row["text"] for row in rows}
+    assert story in texts and any("今天" in text for text in texts) and len(rows) == 3
+    (letter,) = texts - {story} - {text for text in texts if "今天" in text}
+    assert "[EMAIL]" in letter and "lee.morgan" not in letter
+    assert all(len(row["input_ids"]) > 10 for row in rows)
+    assert client.model("corpus-model")["inputs"] == ["dataset:corpus-clean:1"]
+    assert client.dataset("corpus-clean")["inputs"] == ["dataset:corpus:1", "talker:1"]
 
 
 def test_what_cannot_be_is_refused_at_once(client: Client, reviews: str, tmp_path: Path) -> None:

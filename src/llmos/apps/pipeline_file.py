@@ -17,6 +17,7 @@ import yaml
 
 from llmos.apps.pipelines import MAX_VALUES, Lines
 from llmos.errors import PipelineError, RecipeError
+from llmos.sdk.datasets import is_elsewhere
 from llmos.sdk.recipe_data import named_files
 from llmos.training import recipe as recipes
 from llmos.training.recipe import YamlLoader
@@ -218,9 +219,9 @@ def _data_file(file: Path, data_path: str, place: str, lines: Lines) -> str:
     Raises:
         PipelineError: there is no such file; what a reference stands for is not known yet.
     """
-    if "${" in data_path:
+    if "${" in data_path or is_elsewhere(data_path):
         return data_path
     found = recipes.beside(file, data_path)
-    if found.startswith(PROVIDED) or Path(found).is_file():
+    if found.startswith(PROVIDED) or Path(found).exists():
         return found
     raise lines.error(place, f"there is no data file {found}")

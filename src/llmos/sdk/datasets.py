@@ -88,18 +88,8 @@ class Collecting:
         Raises:
             DataError: there is no such file, or nothing in the folder.
         """
-        if is_elsewhere(str(path)):
-            body = {"name": name, "url": str(path), **options}
-            return self.transport.json("POST", "/api/v1/datasets", json=given(body))
-        if str(path).startswith("hf://"):
-            found = _hub_folder(str(path))
-        else:
-            found = data_files(Path(path), options.get("format"))
-        files = {
-            shown: str(transfer.upload_file(self.transport, file, on_progress)["digest"])
-            for shown, file in found.items()
-        }
-        body = {"name": name, "files": files, **options}
+        source = uploaded(self.transport, str(path), options.get("format"), on_progress)
+        body = {"name": name, **source, **options}
         return self.transport.json("POST", "/api/v1/datasets", json=given(body))
 
     def add_query(
@@ -258,6 +248,25 @@ class Collecting:
             os.fsync(out.fileno())
         if "sha256:" + hasher.hexdigest() != file["digest"]:
             raise CorruptBlobError(f"{name} of {version['ref']} was damaged on its way: try again.")
+
+
+def uploaded(
+    transport: Transport, path: str, format: str | None, on_progress: OnProgress | None
+) -> Json:
+    """Upload what is here; return ``{"files"}``, or ``{"url"}`` of what the server is to fetch.
+
+    Raises:
+        DataError: there is no such file, or nothing in the folder.
+    """
+    if is_elsewhere(path):
+        return {"url": path}
+    found = _hub_folder(path) if path.startswith("hf://") else data_files(Path(path), format)
+    return {
+        "files": {
+            shown: str(transfer.upload_file(transport, file, on_progress)["digest"])
+            for shown, file in found.items()
+        }
+    }
 
 
 def is_elsewhere(path: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from llmos.errors import UnreachableError
 from llmos.sdk import transfer
 from llmos.sdk.asking import given
+from llmos.sdk.datasets import uploaded
 from llmos.sdk.transfer import OnProgress
 from llmos.sdk.transport import Json, Transport
 
@@ -16,6 +17,8 @@ LOOK_EVERY_S = 1.0
 """How often ``follow_pipeline`` looks."""
 RECONNECT_S = 30.0
 """How long it waits for a server that went away."""
+ADD = "data_add"
+"""The kind of step whose ``data`` is a file or folder, or lies elsewhere, and becomes a dataset."""
 OVER = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -105,10 +108,21 @@ def with_data(transport: Transport, pipeline: Json, on_progress: OnProgress | No
     return pipeline | {"steps": done}
 
 
+def _with_source(transport: Transport, params: Json, on_progress: OnProgress | None) -> Json:
+    """Return the params of a step that adds a dataset, its file or folder uploaded."""
+    data = params.get("data")
+    if not isinstance(data, str) or "${" in data:
+        return params
+    others = {key: value for key, value in params.items() if key != "data"}
+    return others | uploaded(transport, data, params.get("format"), on_progress)
+
+
 def _step_with_data(transport: Transport, step: Any, on_progress: OnProgress | None) -> Any:
     params = step.get("params") if isinstance(step, dict) else None
     if not isinstance(params, dict):
         return step
+    if step.get("kind") == ADD:
+        return step | {"params": _with_source(transport, params, on_progress)}
     recipe = params.get("recipe", {"data": {"path": params.get("data")}})
     paths = transfer.local_data_paths(recipe) if isinstance(recipe, dict) else []
     known = [path for path in paths if "${" not in path]

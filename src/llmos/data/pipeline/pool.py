@@ -122,7 +122,11 @@ class Pool:
     def _listen(self, number: int, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None
         for line in child.stdout:
-            message = msgspec.json.decode(line, type=Answer | Question)
+            try:
+                message = msgspec.json.decode(line, type=Answer | Question)
+            except msgspec.DecodeError:  # half a line: it ended while it wrote
+                child.kill()
+                break
             if isinstance(message, Question):
                 self._ask(number, message)
             else:
