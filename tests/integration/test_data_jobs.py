@@ -20,7 +20,7 @@ import pytest
 from tests.unit.data.data_jobs import Home, only
 
 from llmos.data.datasets import adding, jobs
-from llmos.data.pipeline import comparing, shard
+from llmos.data.pipeline import comparing, keyfiles, shard
 from llmos.data.pipeline.operator import Comparer
 from llmos.data.pipeline.pool import ChildLostError
 from llmos.data.pipeline.record import Record
@@ -36,6 +36,7 @@ STEPS: list[Any] = [
     "whitespace",
     {"length": {"least": 5}},
     {"exact_dedup": {"loose": True}},
+    {"line_dedup": {"unit": "sentence", "least": 2, "least_left": 3}},
     {"regex_filter": {"pattern": "spam"}},
     "exact_dedup",
     {"sample": {"share": 0.9}},
@@ -69,7 +70,9 @@ def corpus(rows: int, seed: int = 0) -> str:
     words = ["data", "model", "text", "数据", "模型", "文本", "learns", "reads", "writes"]
     lines = []
     for number in range(rows):
-        text = " ".join(draw.choice(words) for _ in range(draw.randint(1, 6)))
+        text = draw.choice(words)
+        for _ in range(draw.randint(0, 5)):
+            text += draw.choice("  \n") + draw.choice(words)
         text = "spam " + text if number % 17 == 0 else text
         lines.append(json.dumps({"text": text, "label": draw.choice("ab")}, ensure_ascii=False))
     return "\n".join(lines)
@@ -162,6 +165,8 @@ def test_a_job_does_what_the_operators_do_in_memory(tmp_path: Path) -> None:
     assert clean.manifest["pipeline"]["steps"][2] == {
         "length": {"field": "text", "least": 5, "most": None, "unit": "characters"}
     }
+    trimmed = clean.manifest["operators"][4]
+    assert trimmed["pieces"] > trimmed["repeated"] > trimmed["changed"] > 0
     assert done.summary["rows"] == len(expected.records)
 
 
@@ -317,17 +322,17 @@ def test_more_keys_than_are_compared_at_once_take_more_passes(
         comparing.write_keys(shards[-1], keys, [0] * len(keys))
     verdicts = []
     for keys_a_pass in (1000, 30):
-        monkeypatch.setattr(comparing, "KEYS_A_PASS", keys_a_pass)
+        monkeypatch.setattr(keyfiles, "KEYS_A_PASS", keys_a_pass)
         out = work / f"out-{keys_a_pass}"
         task = comparing.CompareTask([str(path) for path in shards], spec, 0, str(out))
         comparing.run_compare(task)
         found = {
             (place, row["row"], row["reason"])
             for place in range(len(shards))
-            if (path := comparing.drops_file(out, place)).exists()
+            if (path := keyfiles.drops_file(out, place)).exists()
             for row in shard.read_rows(path)
         }
-        assert comparing.read_compared(out) == comparing.Compared(clusters=70, largest=3)
+        assert comparing.read_compared(out) == {"clusters": 70, "largest": 3}
         verdicts.append(found)
     assert verdicts[0] == verdicts[1] and len(verdicts[0]) == 130
     assert (2, 0, "duplicate: of 50") in verdicts[0]

@@ -36,6 +36,7 @@ def llmos_operators() -> dict[str, str]:
         "exact_dedup": f"{_HERE}.dedup:ExactDedup",
         "minhash_dedup": f"{_HERE}.minhash:MinHashDedup",
         "url_dedup": f"{_HERE}.urls:UrlDedup",
+        "line_dedup": f"{_HERE}.repeats:LineDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "anonymise": f"{_HERE}.anonymise:Anonymise",
         "sample": f"{_HERE}.shape:Sample",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 
 import msgspec
-import regex
 from pydantic import Field
 
 from llmos.data.pipeline.operator import KEY_BYTES, Comparer, Options
 from llmos.data.pipeline.record import Record
+from llmos.data.text_pieces import loosened
 from llmos.errors import DataError
-
-_UNSEEN = regex.compile(r"[\s\p{P}\p{S}]+")
 
 
 class ExactDedupOptions(Options):
@@ -45,10 +42,6 @@ class ExactDedup(Comparer[ExactDedupOptions]):
         if all(value is None for value in values):
             raise DataError(f"there is nothing in {', '.join(names)}: set `fields`")
         if self.options.loose:
-            values = [_loose(value) if isinstance(value, str) else value for value in values]
+            values = [loosened(value) if isinstance(value, str) else value for value in values]
         encoded = msgspec.json.encode(values, order="sorted")
         return (hashlib.blake2b(encoded, digest_size=KEY_BYTES).digest(),)
-
-
-def _loose(text: str) -> str:
-    return str(_UNSEEN.sub("", unicodedata.normalize("NFKC", text).lower()))

@@ -43,10 +43,7 @@ class Clusters:
     def unite(self, entries: Entries) -> Entries:
         """Put records that have a key in common into one cluster; return an entry of each key."""
         ordered = in_order(entries)
-        is_first = np.ones(len(ordered), np.bool_)
-        is_first[1:] = False
-        for half in ("high", "low"):
-            is_first[1:] |= ordered[half][1:] != ordered[half][:-1]
+        is_first = firsts_in(ordered)
         firsts = ordered[is_first]
         same_as = firsts["row"][is_first.cumsum() - 1]
         self._join(same_as[~is_first], ordered["row"][~is_first])
@@ -127,3 +124,12 @@ def entries_of(keys: Sequence[Sequence[bytes]]) -> Entries:
 def in_order(entries: Entries) -> Entries:
     """Return entries by their keys; those with the same key stay in the order in which they are."""
     return entries[np.lexsort((entries["low"], entries["high"]))]
+
+
+def firsts_in(ordered: Entries) -> NDArray[np.bool_]:
+    """Return of entries in order whether each is the first with its key."""
+    is_first = np.ones(len(ordered), np.bool_)
+    is_first[1:] = False
+    for half in ("high", "low"):
+        is_first[1:] |= ordered[half][1:] != ordered[half][:-1]
+    return is_first

@@ -6,9 +6,7 @@ that memory does not grow with the dataset.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -17,30 +15,23 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 
-from llmos.data.pipeline.clusters import (
-    ENTRY,
-    Clusters,
-    Entries,
-    Rows,
-    entries_of,
-    in_order,
-    numbers,
-)
-from llmos.data.pipeline.operator import Comparer
+from llmos.data.pipeline.clusters import Clusters, Rows, entries_of, in_order, numbers
+from llmos.data.pipeline.keyfiles import KEYS, drops_file, passes
+from llmos.data.pipeline.operator import Comparer, Trimmer
 from llmos.data.pipeline.record import ID
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.shard import ROWS, StepSpec, making
 from llmos.data.pipeline.steps import CLUSTER_SCHEMA
+from llmos.data.pipeline.trimming import Trimmed, write_repeats
 from llmos.storage.parquet import num_rows_in, read_column, write_rows
 
-KEYS, WEIGHTS, COMPARED = "keys.bin", "weights.bin", "compared.json"
-KEYS_A_PASS = 2**21
-"""Keys compared at a time, which bounds memory: more of them take more passes."""
+WEIGHTS, COMPARED = "weights.bin", "compared.json"
 _DROP_SCHEMA = {"row": "integer", "reason": "string"}
 
 
 class CompareTask(msgspec.Struct, frozen=True, tag="compare"):
-    """Find which records of all shards are alike, and which of those stay.
+    """Find which records of all shards are alike, and which of those stay; or which pieces are
+    repeated.
 
     Attributes:
         shards: the directory of each, in order.
@@ -70,7 +61,7 @@ def run_compare(task: CompareTask) -> None:
     """Compare the records of all shards, unless that is done.
 
     Writes of each shard the places, from 0, and reasons of the records that go (`drops_file`), and
-    its part of the table of clusters (`clusters_file`).
+    its part of the table of clusters (`clusters_file`); of a trimmer what `trimming` writes.
 
     Raises:
         DataError, PipelineError: the operator cannot be used.
@@ -79,25 +70,24 @@ def run_compare(task: CompareTask) -> None:
     if Path(task.out).exists():
         return
     operator = make_operator(task.step.name, task.step.options, task.seed)
-    assert isinstance(operator, Comparer)
     shards = [Path(shard) for shard in task.shards]
+    done: Compared | Trimmed
     with making(Path(task.out)) as directory:
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            found = _Comparison(shards, Path(scratch))
-            for number, members in enumerate(found.members()):
-                _write(directory, number, task.step.number, operator, members)
-        done = Compared(found.clusters.count, found.clusters.largest)
+            if isinstance(operator, Trimmer):
+                done = write_repeats(directory, shards, Path(scratch))
+            else:
+                assert isinstance(operator, Comparer)
+                found = _Comparison(shards, Path(scratch))
+                for number, members in enumerate(found.members()):
+                    _write(directory, number, task.step.number, operator, members)
+                done = Compared(found.clusters.count, found.clusters.largest)
         (directory / COMPARED).write_bytes(msgspec.json.encode(done))
 
 
-def read_compared(directory: Path) -> Compared:
-    """Return what came of a comparison that is done."""
-    return msgspec.json.decode((directory / COMPARED).read_bytes(), type=Compared)
-
-
-def drops_file(directory: Path, shard: int) -> Path:
-    """Return the file that says which records of a shard are to go, where some are."""
-    return directory / f"drops-{shard:05d}.parquet"
+def read_compared(directory: Path) -> dict[str, int]:
+    """Return what came of a comparison that is done: as `Compared` or `Trimmed` has it."""
+    return msgspec.json.decode((directory / COMPARED).read_bytes(), type=dict[str, int])
 
 
 def clusters_file(directory: Path, shard: int) -> Path:
@@ -149,15 +139,9 @@ class _Comparison:
                 yield found
 
     def _unite(self) -> None:
-        files = [_KeyFile(shard / KEYS) for shard in self._shards]
-        passes = max(1, math.ceil(sum(file.count for file in files) / KEYS_A_PASS))
-        for number in range(1, passes + 1):
-            parts = []
-            for start, file in zip(self._starts, files, strict=False):
-                part = file.read_below(number * 2**64 // passes)
-                part["row"] += start
-                parts.append(self.clusters.unite(part))
-            self.clusters.unite(np.concatenate(parts))
+        for parts in passes(self._shards, self._starts):
+            firsts = [self.clusters.unite(part) for part in parts]
+            self.clusters.unite(np.concatenate(firsts))
 
     def _weights(self) -> Rows:
         weights = numbers(self._starts[-1], self._scratch / "weights.bin")
@@ -190,28 +174,6 @@ def _write(
         {"step": step, "cluster": one.kept_id, "id": one.id, "kept": one.is_kept} for one in members
     ]
     write_rows(clusters_file(directory, shard), clusters, CLUSTER_SCHEMA)
-
-
-class _KeyFile:
-    """The keys of a shard, which it hands out in their order."""
-
-    def __init__(self, path: Path) -> None:
-        self.count = path.stat().st_size // ENTRY.itemsize
-        self._path = path
-        self._place = 0
-
-    def read_below(self, bound: int) -> Entries:
-        """Return those that come next, up to the first whose first half is ``bound`` or more."""
-        begin = self._place
-        with self._path.open("rb", buffering=0) as file:
-
-            def half(place: int) -> int:
-                file.seek(place * ENTRY.itemsize)
-                return int.from_bytes(file.read(8), "little")
-
-            self._place = bisect_left(range(self.count), bound, lo=begin, key=half)
-        offset = begin * ENTRY.itemsize
-        return np.fromfile(self._path, ENTRY, self._place - begin, offset=offset)
 
 
 def _write_text(file: IO[bytes], text: str) -> None:

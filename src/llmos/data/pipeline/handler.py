@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from llmos.data.datasets.publishing import Parts, file_refs, publish, side_reasons
 from llmos.data.datasets.stats import Stats
 from llmos.data.operators.tokens import Tokenize
@@ -20,10 +18,10 @@ from llmos.data.pipeline import spec as specs
 from llmos.data.pipeline.comparing import (
     CompareTask,
     clusters_file,
-    drops_file,
     read_compared,
 )
 from llmos.data.pipeline.consulting import IndexTask, consults, shards_of, with_versions
+from llmos.data.pipeline.keyfiles import drops_file
 from llmos.data.pipeline.pool import Pool, open_pool
 from llmos.data.pipeline.registry import find_operator
 from llmos.data.pipeline.shard import (
@@ -253,8 +251,7 @@ class _Run:
         """Return what came of comparing all records, where a step did."""
         for number, stage in enumerate(self._stages[:-1]):
             if stage[-1] is step:
-                found: dict[str, int] = msgspec.to_builtins(read_compared(self._drops(number)))
-                return found
+                return read_compared(self._drops(number))
         return {}
 
     def _clusters(self) -> list[Path]:
@@ -285,13 +282,15 @@ class _Run:
         ]
         for one in timed:
             drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
-            clusters = ""
+            found = ""
             if one.get("clusters"):
-                clusters = f"; {one['clusters']:,} clusters, of {one['largest']:,} at most"
+                found = f"; {one['clusters']:,} clusters, of {one['largest']:,} at most"
+            elif one.get("repeated"):
+                found = f"; {one['repeated']:,} of {one['pieces']:,} pieces taken out"
             self._context.log(
                 f"{one['step']}. {one['operator']}: {one['read']:,} read, {one['changed']:,} "
                 f"changed, {one['kept']:,} kept, {one['rejected']:,} rejected, "
-                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "") + clusters
+                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "") + found
             )
         return {
             "rows_read": self._input["rows"],

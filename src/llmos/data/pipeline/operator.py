@@ -8,7 +8,7 @@ doctest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -136,12 +136,8 @@ class Batcher(Operator[O_co]):
         """Return what becomes of records, in order. One that is not returned is dropped."""
 
 
-class Comparer(Operator[O_co]):
-    """Drops all but one of the records that are alike, in the whole dataset.
-
-    Those that have a key in common are alike, and so is who is alike to one of them: all together
-    are a cluster, of which one record stays.
-    """
+class Collective(Operator[O_co]):
+    """Goes by what records have in common in the whole dataset: a stage of a job ends with it."""
 
     group = "deduplicate"
 
@@ -150,8 +146,15 @@ class Comparer(Operator[O_co]):
 
     @abstractmethod
     def keys(self, record: Record) -> Sequence[bytes]:
-        """Return what a record may have in common with others, each of KEY_BYTES; one without any
-        is alike to none."""
+        """Return what a record may have in common with others, each of KEY_BYTES."""
+
+
+class Comparer(Collective[O_co]):
+    """Drops all but one of the records that are alike, in the whole dataset.
+
+    Those that have a key in common are alike, and so is who is alike to one of them: all together
+    are a cluster, of which one record stays. One without keys is alike to none.
+    """
 
     def weight(self, record: Record) -> int:
         """Return what decides who stays of a cluster: the greatest, of equal ones the first."""
@@ -160,6 +163,22 @@ class Comparer(Operator[O_co]):
     def reason(self, kept: str) -> str:
         """Return why a record goes of whose cluster the one with the id ``kept`` stays."""
         return f"duplicate: of {kept}"
+
+
+class Trimmer(Collective[O_co]):
+    """Takes out of records the pieces that are in one before, or further up in the same, in the
+    whole dataset.
+
+    `keys` are those of the pieces of a record, in order; the first of all with a key stays.
+    """
+
+    @abstractmethod
+    def trim(self, record: Record, repeated: Collection[int]) -> None:
+        """Take pieces out of a record, or say why it is to go and leave it as it is.
+
+        Args:
+            repeated: their places among its `keys`, one at least.
+        """
 
 
 class ConsultingOptions(TextOptions):

@@ -50,11 +50,19 @@ class Record:
         Raises:
             DataError: there is none.
         """
+        return "\n".join(self.texts(name))
+
+    def texts(self, name: str = TEXT) -> list[str]:
+        """Return the text of a field, of messages that of each.
+
+        Raises:
+            DataError: there is none.
+        """
         value = self.fields.get(name)
         if isinstance(value, str):
-            return value
+            return [value]
         if isinstance(value, list):
-            return "\n".join(turn["content"] for turn in value if _has_content(turn))
+            return [turn["content"] for turn in value if _has_content(turn)]
         raise self._no_text(name)
 
     def change_text(self, name: str, change: Callable[[str], str]) -> None:

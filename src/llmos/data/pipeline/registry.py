@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from llmos.data.operators import builtin
-from llmos.data.pipeline.operator import Comparer, Group, Operator
+from llmos.data.pipeline.operator import Collective, Group, Operator
 from llmos.errors import PipelineError
 from llmos.plugins.manager import load_plugins
 from llmos.storage.parquet import check_packages
@@ -74,7 +74,7 @@ def describe(name: str) -> dict[str, Any]:
         "doc": doc.strip(),
         "example": f">>> {example}".strip() if example else "",
         "options": _options(kind),
-        "compares": issubclass(kind, Comparer),
+        "compares": issubclass(kind, Collective),
     }
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from llmos.data.datasets.stats import Stats, row_hash
 from llmos.data.pipeline.asking import Ask
-from llmos.data.pipeline.operator import Comparer, Consulting
+from llmos.data.pipeline.operator import Collective, Consulting, Trimmer
 from llmos.data.pipeline.record import ID, Record, Row
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import SIDE_SCHEMA, Outcome, Step, Tally, batched
@@ -52,7 +52,7 @@ class ShardTask(msgspec.Struct, frozen=True, tag="shard"):
         source: the file of its rows.
         digest: of that file where it is a blob, which is checked; empty else.
         settles: the step before, which compared all records; the file ``drops``, where it is
-            there, says which of them go.
+            there, says which of them go, or which pieces of them.
         indexes: the folders in which steps find what they look up, by their numbers.
         hides: whether no text is shown of records that are dropped, rejected or changed.
         models: where the files lie that operators read of models, by the models' names.
@@ -109,14 +109,15 @@ def run_shard(task: ShardTask, ask: Ask) -> None:
     read = num_rows_in(Path(task.source))
     records: Iterator[Record] = map(Record.of_row, read_rows(Path(task.source)))
     if settling is not None:
-        records = _settled(settling, records, task.drops, outcome)
+        records = _settled(settling, records, task, outcome)
     rows: list[Row] = []
     keys: list[Sequence[bytes]] = []
     weights: list[int] = []
+    last = steps[-1].operator if steps else None
     for batch in batched(records):
         for step in steps:
             batch = step.apply(batch, outcome)
-        if steps and isinstance(steps[-1].operator, Comparer):
+        if isinstance(last, Collective):
             keyed = steps[-1].keyed(batch, outcome)
             keys += [one.keys for one in keyed]
             weights += [one.weight for one in keyed]
@@ -130,11 +131,14 @@ def run_shard(task: ShardTask, ask: Ask) -> None:
         schema={},
         tallies={str(step.number): step.tally for step in used},
     )
-    compares = bool(steps) and isinstance(steps[-1].operator, Comparer)
     with making(Path(task.out)) as directory:
         write_rows(directory / DROPPED, outcome.dropped, SIDE_SCHEMA)
         write_rows(directory / REJECTED, outcome.rejected, SIDE_SCHEMA)
-        if compares:
+        if isinstance(last, Trimmer):
+            from llmos.data.pipeline.trimming import write_pieces
+
+            write_pieces(directory, keys)
+        elif isinstance(last, Collective):
             from llmos.data.pipeline.comparing import write_keys
 
             write_keys(directory, keys, weights)
@@ -159,9 +163,14 @@ def read_done(directory: Path) -> Done:
 
 
 def _settled(
-    step: Step, records: Iterator[Record], drops: str, outcome: Outcome
+    step: Step, records: Iterator[Record], task: ShardTask, outcome: Outcome
 ) -> Iterator[Record]:
-    path = Path(drops)
+    path = Path(task.drops)
+    if isinstance(step.operator, Trimmer):
+        from llmos.data.pipeline.trimming import repeats_by_row
+
+        yield from step.trimmed(records, repeats_by_row(path, Path(task.source).parent), outcome)
+        return
     reasons = {row["row"]: row["reason"] for row in read_rows(path)} if path.exists() else {}
     for row, record in enumerate(records):
         if row in reasons:

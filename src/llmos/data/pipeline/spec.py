@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmos.data.pipeline.asking import model_options
-from llmos.data.pipeline.operator import Comparer
+from llmos.data.pipeline.operator import Collective
 from llmos.data.pipeline.registry import find_operator, make_operator
 from llmos.data.pipeline.shard import StepSpec
 from llmos.errors import PipelineError
@@ -148,7 +148,7 @@ def stages_of(steps: list[StepSpec]) -> list[list[StepSpec]]:
     stages: list[list[StepSpec]] = [[]]
     for step in steps:
         stages[-1].append(step)
-        if issubclass(find_operator(step.name), Comparer):
+        if issubclass(find_operator(step.name), Collective):
             stages.append([])
     return stages
 

@@ -11,7 +11,14 @@ from time import perf_counter
 from typing import Any
 
 from llmos.data.pipeline.changes import changed_sample
-from llmos.data.pipeline.operator import KEY_BYTES, Batcher, Comparer, Operator
+from llmos.data.pipeline.operator import (
+    KEY_BYTES,
+    Batcher,
+    Collective,
+    Comparer,
+    Operator,
+    Trimmer,
+)
 from llmos.data.pipeline.record import Record, Row
 
 BATCH_RECORDS = 256
@@ -54,7 +61,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """A record as a comparer sees it."""
+    """A record as an operator sees it that goes by the whole dataset."""
 
     record: Record
     keys: Sequence[bytes]
@@ -161,13 +168,16 @@ class Step:
             self.tally.samples.append(changed_sample(record.id, before, record.fields))
 
     def keyed(self, records: list[Record], outcome: Outcome) -> list[Keyed]:
-        """Return records with their keys, of a comparer; note those at which it raised."""
-        assert isinstance(self.operator, Comparer)
+        """Return records with their keys, of an operator that goes by the whole dataset; note those
+        at which it raised."""
+        operator = self.operator
+        assert isinstance(operator, Collective)
         begun = perf_counter()
         found = []
         for record in records:
             try:
-                keys, weight = self.operator.keys(record), self.operator.weight(record)
+                keys = operator.keys(record)
+                weight = operator.weight(record) if isinstance(operator, Comparer) else 0
                 if any(len(key) != KEY_BYTES for key in keys) or weight < 0:
                     raise ValueError(f"keys are of {KEY_BYTES} bytes, and weights not below 0")
                 found.append(Keyed(record, keys, weight))
@@ -176,6 +186,23 @@ class Step:
         self.tally.kept -= len(records) - len(found)
         self.tally.seconds += perf_counter() - begun
         return found
+
+    def trimmed(
+        self, records: Iterable[Record], repeated: Iterable[Sequence[int]], outcome: Outcome
+    ) -> Iterator[Record]:
+        """Yield records without the pieces that are repeated; note those of which too little is
+        left."""
+        assert isinstance(self.operator, Trimmer)
+        for record, places in zip(records, repeated, strict=True):
+            if places:
+                before = dict(record.fields)
+                self.operator.trim(record, places)
+                if record.dropped_reason is not None:
+                    self.tally.kept -= 1
+                    self.drop(record, record.dropped_reason, outcome)
+                    continue
+                self._note_change(record, before)
+            yield record
 
     def drop(self, record: Record, reason: str, outcome: Outcome) -> None:
         """Note a record that is dropped."""
@@ -282,6 +309,10 @@ def apply(operators: Sequence[Operator[Any]], records: Iterable[Record]) -> Appl
         current = [one for batch in batched(current) for one in step.apply(batch, outcome)]
         if isinstance(step.operator, Comparer):
             current = _one_of_each(step, step.operator, current, outcome)
+        elif isinstance(step.operator, Trimmer):
+            keyed = step.keyed(current, outcome)
+            repeated = _repeats_among([one.keys for one in keyed])
+            current = [*step.trimmed([one.record for one in keyed], repeated, outcome)]
     return Applied(current, outcome, [step.tally for step in steps])
 
 
@@ -305,6 +336,18 @@ def _one_of_each(
             step.tally.kept -= 1
             step.drop(one.record, operator.reason(keyed[stays[row]].record.id), outcome)
     return kept
+
+
+def _repeats_among(keys: Sequence[Sequence[bytes]]) -> Iterator[list[int]]:
+    """Yield of each record which of its pieces are there before."""
+    seen: set[bytes] = set()
+    for some in keys:
+        repeated = []
+        for place, key in enumerate(some):
+            if key in seen:
+                repeated.append(place)
+            seen.add(key)
+        yield repeated
 
 
 def tried(operator: Operator[Any], *texts: str) -> list[str]:

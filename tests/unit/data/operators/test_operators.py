@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmos.data.operators import words
 from llmos.data.pipeline import steps
-from llmos.data.pipeline.operator import Comparer, Mapper, Operator
+from llmos.data.pipeline.operator import Collective, Mapper, Operator
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import (
     describe,
@@ -35,6 +35,7 @@ fields than a text."""
 TOGETHER = [name for name in NAMES if name not in ALONE]
 OPTIONS: dict[str, dict[str, Any]] = {
     "regex_filter": {"pattern": r"\d"},
+    "line_dedup": {"unit": "sentence", "least": 2},
     "sample": {"share": 0.5},
     "gopher_quality": {"min_words": 3},
     "c4_lines": {"min_sentences": 1},
@@ -149,7 +150,7 @@ def test_what_an_operator_has_done_it_does_not_do_again(name: str, texts: list[s
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TOGETHER if not issubclass(find_operator(name), Comparer)]
+    "name", [name for name in TOGETHER if not issubclass(find_operator(name), Collective)]
 )
 @given(texts=TEXTS, seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
@@ -274,7 +275,13 @@ def test_stop_words_are_counted_once_each() -> None:
 def test_operators_are_listed_by_group() -> None:
     found = described()
     comparers = [one["name"] for one in found if one["compares"]]
-    assert comparers == ["exact_dedup", "minhash_dedup", "semantic_dedup", "url_dedup"]
+    assert comparers == [
+        "exact_dedup",
+        "line_dedup",
+        "minhash_dedup",
+        "semantic_dedup",
+        "url_dedup",
+    ]
     assert len(found) == len(NAMES)
     assert steps.LEFT_OUT == "left out"
 
