@@ -7,11 +7,9 @@ is none.
 
 from __future__ import annotations
 
+import math
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 from llmos.data.pii.cues_en import (
     AFTER,
@@ -24,26 +22,20 @@ from llmos.data.pii.cues_en import (
     SIGN_OFF,
     VERB_AFTER,
 )
+from llmos.data.pii.latin_words import LatinWord, latin_words
 from llmos.data.pii.lexicon_en import (
-    AMBIGUOUS,
-    GIVEN,
     PARTICLES,
     PINYIN_SURNAMES,
-    PLAIN_SURNAMES,
-    SURNAMES,
     TITLES,
 )
-from llmos.data.pii.ordinary_en import BEGINNING, FUNCTION, PLACES, THING_AFTER
+from llmos.data.pii.likeness import likeness
+from llmos.data.pii.ordinary_en import BEGINNING, CALENDAR, FUNCTION, PLACES, THING_AFTER
 from llmos.data.pii.spans import Span
 
 MAX_WORDS = 5
 """Of a name."""
-CAUTIOUS_POINTS, EAGER_POINTS = 2.0, 0.5
+CAUTIOUS_POINTS, EAGER_POINTS = 2.0, -1.0
 """What must speak for a name, in points."""
-_LETTER = r"A-Za-z\u00c0-\u024f\u1e00-\u1eff"
-_WORD = re.compile(
-    rf"(?<![A-Za-z0-9_@#/\\=&+-])(?<![a-z0-9]\.(?=[a-z]))[{_LETTER}]+(?:['-][{_LETTER}]+)*(?![A-Za-z0-9_@/\\=\u00c0-\u024f])"
-)
 _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\"“”()\[\]|>•*…。！？：；，、-])\s*[\"'“(\[]*\s*$")
 _SUFFIX = re.compile(r",? (?:Jr|Sr|JR|SR|II|III|IV)\b\.?")
 _SYLLABLE = (
@@ -52,59 +44,6 @@ _SYLLABLE = (
     r"iang|ing|iong|u|ua|uo|uai|ui|uan|un|uang|ueng|v|ve|ue|er)"
 )
 _PINYIN = re.compile(rf"{_SYLLABLE}(?:[-']?{_SYLLABLE})?")
-_SURNAME_FORM = re.compile(
-    r"(?:Mc|Mac|O'|Fitz|D'|De|Van|Al-|El-|Ben-)[A-Z][a-z]+|[A-Z][a-z]{2,}(?:sson|ssen|owski|ewski|"
-    r"inski|enko|ovic|ović|vich|ovich|evich|opoulos|oulos|idis|escu|oglu|oğlu|dottir|stein|mann|"
-    r"ishvili|adze|nyan|asamy|swamy|etti|elli|ucci|quez|guez|nández)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A word of the text: without a possessive, and what it is known as."""
-
-    start: int
-    end: int
-    text: str
-    key: str
-    gap: str
-    """What stands between it and the word before."""
-
-    @property
-    def is_capital(self) -> bool:
-        return self.text[0].isupper()
-
-    @property
-    def is_upper(self) -> bool:
-        return len(self.text) > 1 and self.text.isupper()
-
-    @property
-    def is_initial(self) -> bool:
-        return len(self.text) == 1 and self.is_capital
-
-    @property
-    def is_ordinary(self) -> bool:
-        return self.key in FUNCTION or (
-            (self.key in BEGINNING or self.key in PLACES) and not self.is_given
-        )
-
-    @property
-    def is_given(self) -> bool:
-        return _is_given(self.key)
-
-    @property
-    def is_sure_given(self) -> bool:
-        return self.is_given and self.key not in AMBIGUOUS and self.key not in FUNCTION
-
-    @property
-    def is_surname(self) -> bool:
-        return self.key in SURNAMES or _SURNAME_FORM.fullmatch(self.text) is not None
-
-    @property
-    def is_sure_surname(self) -> bool:
-        return self.is_surname and not (
-            self.key in PLAIN_SURNAMES or self.key in BEGINNING or self.key in PLACES
-        )
 
 
 def names_in_latin(text: str, *, is_eager: bool) -> Iterator[Span]:
@@ -114,12 +53,12 @@ def names_in_latin(text: str, *, is_eager: bool) -> Iterator[Span]:
         text: as `llmos.data.pii.plain` has it.
         is_eager: whether capitalised words that are not known count.
     """
-    reader = _Reader(text, _words(text), is_eager)
+    reader = _Reader(text, latin_words(text), is_eager)
     yield from reader.names()
 
 
 class _Reader:
-    def __init__(self, text: str, words: Sequence[_Word], is_eager: bool) -> None:
+    def __init__(self, text: str, words: Sequence[LatinWord], is_eager: bool) -> None:
         self._text = text
         self._words = words
         self._is_eager = is_eager
@@ -144,14 +83,14 @@ class _Reader:
         """Return where a name ends that begins at a word, and what speaks for it; nothing does
         where it is no name."""
         if not self._can_begin(self._words[place]):
-            return place, 0.0
+            return place, -math.inf
         if end := self._reversed_end(place):
             return end, 4.0
         end = self._extended(place)
         if self._is_pinyin(place):
             end = max(end, place + 2)
         if self._is_thing(place, end):
-            return place, 0.0
+            return place, -math.inf
         return end, self._points(place, end)
 
     def _points(self, place: int, end: int) -> float:
@@ -167,7 +106,7 @@ class _Reader:
             points += 2
         return points
 
-    def _of_words(self, words: Sequence[_Word]) -> float:
+    def _of_words(self, words: Sequence[LatinWord]) -> float:
         """Return what speaks for words by themselves."""
         first, rest = words[0], words[1:]
         points = 0.0
@@ -183,6 +122,7 @@ class _Reader:
             points += 1.5
         points += 1.5 if any(it.is_sure_given for it in rest) else 0
         if not (first.is_given or first.is_surname):
+            points += likeness(first.key)
             points -= 2 if ENGLISH_FORM.search(first.key) else 0
             points -= 2 if first.key in BEGINNING or first.key in PLACES else 0
             points -= 5 if not self._has_case(first) else 0
@@ -192,7 +132,7 @@ class _Reader:
             points += 1
         return points
 
-    def _of_caseless(self, word: _Word) -> float:
+    def _of_caseless(self, word: LatinWord) -> float:
         """Return what speaks for a given name by itself where capitals say nothing."""
         is_usual = self._is_lower or self._is_shouted or self._is_eager
         return 2 if is_usual and len(word.key) >= 3 else 0
@@ -213,7 +153,7 @@ class _Reader:
             points += 1
         return points
 
-    def _can_begin(self, word: _Word) -> bool:
+    def _can_begin(self, word: LatinWord) -> bool:
         if word.key in TITLES:
             return False
         if word.is_capital and word.is_ordinary and not word.is_surname:
@@ -222,7 +162,7 @@ class _Reader:
             return word.key not in FUNCTION or word.is_sure_given
         return word.is_sure_given or (self._is_led(word) and word.key not in FUNCTION)
 
-    def _is_led(self, word: _Word) -> bool:
+    def _is_led(self, word: LatinWord) -> bool:
         """Whether a lower-case word stands where only a name would: mr smith, my name is …"""
         known = word.is_given or word.is_surname
         before = self._text[max(0, word.start - 16) : word.start].lower()
@@ -236,7 +176,7 @@ class _Reader:
         while end < len(self._words) and end - place < MAX_WORDS:
             word = self._words[end]
             if word.gap not in {" ", ". ", "  "} or (
-                word.gap == ". " and not self._abbreviates(end)
+                word.gap == ". " and not self._words[end - 1].is_initial
             ):
                 break
             if self._continues(first, word, end):
@@ -247,23 +187,28 @@ class _Reader:
                 break
         return end
 
-    def _continues(self, first: _Word, word: _Word, place: int) -> bool:
+    def _continues(self, first: LatinWord, word: LatinWord, place: int) -> bool:
         if word.is_initial and word.key != "i":
             return True
         if self._has_case(first) and not first.is_upper:
             if not word.is_capital or (word.is_upper):
                 return word.is_capital and word.is_surname
             is_plain = word.is_ordinary and not word.is_surname
-            return not is_plain and word.key not in TITLES
+            if first.is_sure_given and word.key in PLACES and word.key not in CALENDAR:
+                return True
+            return not is_plain and (word.key not in TITLES or word.is_surname)
         if first.is_upper != word.is_upper:
             return False
         if first.is_upper:
-            return not (word.is_ordinary and not word.is_surname) and word.key not in TITLES
+            is_plain = word.is_ordinary and not word.is_surname
+            return not is_plain and (word.key not in TITLES or word.is_surname)
+        if self._is_eager and first.is_sure_given and not word.is_capital:
+            return len(word.key) > 3 and not (word.is_ordinary or ENGLISH_FORM.search(word.key))
         is_known = word.is_sure_surname or (word.is_surname and word.key not in FUNCTION)
         is_plain = word.key in BEGINNING or word.key in PLACES
         return is_known and (word.is_sure_surname or not is_plain)
 
-    def _particles(self, first: _Word, place: int) -> int:
+    def _particles(self, first: LatinWord, place: int) -> int:
         """Return how many small words, as "de la", stand here before a further name; 0 if none."""
         at = place
         while at < len(self._words) and at < place + 3:
@@ -275,10 +220,6 @@ class _Reader:
                 return at - place if at > place and is_name and not word.is_ordinary else 0
             at += 1
         return 0
-
-    def _abbreviates(self, place: int) -> bool:
-        """Whether the word before a dot is an initial."""
-        return self._words[place - 1].is_initial
 
     def _reversed_end(self, place: int) -> int:
         """Return where "Okafor, Rose" ends, 0 where it is none."""
@@ -332,7 +273,7 @@ class _Reader:
         before = self._text[max(0, self._words[place].start - 6) : self._words[place].start]
         return _SENTENCE_END.search(before) is not None
 
-    def _has_case(self, word: _Word) -> bool:
+    def _has_case(self, word: LatinWord) -> bool:
         """Whether the capital of a word says anything."""
         return word.is_capital and not (self._is_shouted and word.is_upper)
 
@@ -363,36 +304,3 @@ class _Reader:
             stop += 1
         suffix = _SUFFIX.match(self._text, stop)
         return Span(self._words[place].start, suffix.end() if suffix else stop, "NAME", score)
-
-
-@lru_cache(100_000)
-def _is_given(key: str) -> bool:
-    return (
-        key in GIVEN
-        or key in AMBIGUOUS
-        or ("-" in key and any(part in GIVEN for part in key.split("-")))
-    )
-
-
-def _words(text: str) -> list[_Word]:
-    found = []
-    end = 0
-    for match in _WORD.finditer(text):
-        shown = match[0]
-        if shown[-2:] in {"'s", "'S"} and len(shown) > 2:
-            shown = shown[:-2]
-        start, stop = match.start(), match.start() + len(shown)
-        found.append(_Word(start, stop, shown, _key(shown), text[end:start]))
-        end = stop
-    return found
-
-
-@lru_cache(10_000)
-def _letter(char: str) -> str:
-    return "".join(one for one in unicodedata.normalize("NFD", char) if one.isalpha())
-
-
-def _key(word: str) -> str:
-    """Return a word as the lists have it: in lower case, without accents."""
-    word = word.lower()
-    return word if word.isascii() else "".join(c if c in "'-" else _letter(c) for c in word)

@@ -189,6 +189,13 @@ PLACES = listed(
     coronavirus earth mars venus jupiter saturn neptune uranus mercury pluto
     """
 )
+CALENDAR = listed(
+    """
+    monday tuesday wednesday thursday friday saturday sunday january february march april may june
+    july august september october november december jan feb mar apr jun jul aug sep sept oct nov
+    dec
+    """
+)
 THING_AFTER = listed(
     """
     street st. avenue ave road rd lane drive boulevard blvd court square terrace way place
