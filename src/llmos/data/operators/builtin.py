@@ -16,6 +16,7 @@ def llmos_operators() -> dict[str, str]:
         "whitespace": f"{_HERE}.normalise:Whitespace",
         "control_characters": f"{_HERE}.normalise:ControlCharacters",
         "lower_case": f"{_HERE}.normalise:LowerCase",
+        "stop_words": f"{_HERE}.stop_words:StopWords",
         "html_text": f"{_HERE}.markup:HtmlText",
         "chinese_script": f"{_HERE}.script:ChineseScript",
         "width": f"{_HERE}.script:Width",
