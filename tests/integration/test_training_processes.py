@@ -89,6 +89,26 @@ def test_a_lost_process_ends_all_and_any_number_go_on_from_the_last_checkpoint(
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "whole"), rel=0.02)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "tensor"])
+def test_two_processes_go_on_from_the_checkpoint_of_one(parallel: str, tmp_path: Path) -> None:
+    its = {"parallel": parallel, "accumulate": 2, "batch_size": 5, "ema": 0.9}
+    one, two = (recipe("chat", processes, **its) for processes in (1, 2))
+    handler.run(make_job(tmp_path / "whole", one)[0])
+    context, _ = make_job(tmp_path / "more", one)
+    leave_in_step(8, context)  # the second batch of the fourth step: two to a step
+    with pytest.raises(CancelledError):
+        handler.run(context)
+    context, sent = make_job(tmp_path / "more", two)
+    handler.run(context)
+    assert JobLog("going on from the checkpoint of step 4") in sent
+    assert losses(tmp_path / "more") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    for name in ("weights", "average", "best", "optimizer"):
+        whole, more = (weights(tmp_path / directory, name) for directory in ("whole", "more"))
+        assert whole.keys() == more.keys()
+        for key, tensor in more.items():
+            assert torch.allclose(tensor, whole[key], rtol=1e-3, atol=2e-4), (name, key)
+
+
 def kill_the_other_at(step: int, context: JobContext) -> None:
     metric = context.metric
 
