@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ from safetensors.torch import load_file
 from tests.integration.killings import forker, left_by
 from tests.unit.training.tiny import make_job, make_recipe
 
-from llmos.errors import CancelledError, RecipeError
+from llmos.errors import CancelledError, LlmosError, OutOfMemoryError, RecipeError
 from llmos.kernel.context import JobContext
-from llmos.kernel.protocol import JobLog, JobMetric
-from llmos.training import handler
+from llmos.kernel.protocol import JobFailed, JobLog, JobMetric
+from llmos.training import handler, ranks
 from llmos.training.ranks import RankLostError, devices_for
 from llmos.training.recipe import parse
 
@@ -119,6 +121,39 @@ def kill_the_other_at(step: int, context: JobContext) -> None:
             os.kill(other.pid, signal.SIGKILL)
 
     context.metric = kill  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_memory_that_runs_out_in_one_process_ends_all_with_the_estimate(
+    parallel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "MODULE", "tests.integration.rank_without_memory")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    message = r"process 1 of the training does not fit in memory: it was estimated to need \d"
+    with pytest.raises(OutOfMemoryError, match=message) as told:
+        handler.run(make_job(tmp_path, recipe("chat", 2, parallel=parallel))[0])
+    assert not told.value.retryable
+    assert not psutil.Process().children()
+    kept = (tmp_path / "checkpoint" / "checkpoints").iterdir()
+    assert [path.name for path in kept] == ["step-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(ranks.OUT_OF_MEMORY, OutOfMemoryError), (1, RankLostError)]
+)
+def test_how_one_was_lost_is_told_though_a_device_waits_for_it_forever(
+    status: int, error: type[LlmosError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = list[int]()
+    context, sent = make_job(tmp_path, recipe("chat", 2))
+    monkeypatch.setattr(ranks, "NOTICE_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    watched = ranks._Ranks(context.params, context.fail)
+    watched.watch(1, subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"]))
+    [said] = sent
+    assert isinstance(said, JobFailed) and ended == [1]
+    assert (said.code, said.retryable) == (error.code, error.retryable)
+    assert said.message.startswith("process 1 of the training")
 
 
 def test_processes_that_give_way_go_on_to_the_very_weights(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from llmos.errors import CancelledError
+from llmos.errors import CancelledError, LlmosError
 from llmos.kernel.open_asks import OpenAsks
 from llmos.kernel.protocol import (
     Answer,
     FromWorker,
     JobAnswer,
+    JobFailed,
     JobLog,
     JobMetric,
     JobProgress,
@@ -93,6 +94,11 @@ class JobContext:
     def metric(self, step: int, **values: float) -> None:
         """Record numbers at a step, as points of curves."""
         self._send(JobMetric(step, {name: float(value) for name, value in values.items()}))
+
+    def fail(self, error: LlmosError) -> None:
+        """Say how the job failed, where the handler cannot come back to raise it; then end the
+        process."""
+        self._send(JobFailed(error.code, error.message, error.retryable))
 
     # -- asking ----------------------------------------------------------------------------------
 

@@ -138,8 +138,9 @@ def _run(context: JobContext) -> JobResult:
 
 
 def train(context: JobContext, team: Team) -> None:
-    """Train as one process of several, of which another publishes."""
-    _trained(context, _ready(context, *_opened(context)), team)
+    """Train as one process of several, of which another publishes. Raises as `run`."""
+    with memory_errors(context.params):
+        _trained(context, _ready(context, *_opened(context)), team)
 
 
 def _trained(context: JobContext, ready: _Ready, team: Team) -> tuple[Trainer | Counting, Progress]:

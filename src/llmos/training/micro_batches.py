@@ -118,12 +118,17 @@ def memory_errors(params: dict[str, Any]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        needed = format_bytes(jobs.estimate_bytes(params))
-        raise OutOfMemoryError(
-            f"the training does not fit in memory: it was estimated to need {needed}. Use a "
-            "smaller batch_size, activation_checkpointing=true, fewer max_tokens or block_size, or "
-            "a smaller model."
-        ) from error
+        raise does_not_fit(params) from error
+
+
+def does_not_fit(params: dict[str, Any], which: str = "the training") -> OutOfMemoryError:
+    """Return the error of a train job that memory ran out for, or for one process of it."""
+    needed = format_bytes(jobs.estimate_bytes(params))
+    return OutOfMemoryError(
+        f"{which} does not fit in memory: it was estimated to need {needed}. Use a smaller "
+        "batch_size, activation_checkpointing=true, fewer max_tokens or block_size, or a smaller "
+        "model."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import threading
 
 import msgspec
 
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, OutOfMemoryError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker
 from llmos.kernel.worker import die_with_server
@@ -28,6 +28,9 @@ def main() -> None:
     context = JobContext(told.start, _say_nothing)
     try:
         handler.train(context, Team(told.rank, told.size, told.parallel))
+    except OutOfMemoryError as error:  # this one's alone: rank 0 learns of it by the status
+        print(f"process {told.rank}: {error.message}", file=sys.stderr, flush=True)
+        sys.exit(ranks.OUT_OF_MEMORY)
     except LlmosError as error:  # rank 0 has it too, and tells of it
         print(f"process {told.rank}: {error.message}", file=sys.stderr, flush=True)
         sys.exit(1)

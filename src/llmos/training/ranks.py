@@ -12,21 +12,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 import torch.distributed as dist
 
 from llmos.engines.base import find_device
-from llmos.errors import LlmosError
+from llmos.errors import LlmosError, OutOfMemoryError
 from llmos.kernel.child import describe_exit, thread_environ
 from llmos.kernel.protocol import StartJob
 from llmos.training.distribution import Parallel, Team, alone
+from llmos.training.micro_batches import does_not_fit
 from llmos.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ NOTICE_S = 10.0
 """Within so long the loss of a process is noticed by whoever waits for it; or all end."""
 LOSS_S = 2.0
 END_S = 30.0
+OUT_OF_MEMORY = 12
+"""The exit status of a process that memory ran out for: ENOMEM's number."""
 
 
 class RankLostError(LlmosError):
@@ -61,25 +64,39 @@ class RankStart(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Ranks:
-    """The processes of rank 1 and on, each watched by a thread."""
+    """The processes of rank 1 and on, each watched by a thread.
 
+    Args:
+        params: of the job.
+        fail: tells the server how the job failed.
+    """
+
+    params: dict[str, Any]
+    fail: Callable[[LlmosError], None]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     is_over: threading.Event = field(default_factory=threading.Event)
     is_lost: threading.Event = field(default_factory=threading.Event)
-    lost: str | None = None
-    """How the first that ended before its time did."""
+    lost: LlmosError | None = None
+    """Of the first that ended before its time."""
 
     def watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
         if self.is_over.is_set() or status == 0:
             return
-        self.lost = self.lost or f"process {rank} of the training {describe_exit(status)}"
+        self.lost = self.lost or self._error(rank, status)
         self.is_lost.set()
         if not self.is_over.wait(NOTICE_S):  # a device may wait for it forever
-            print(f"{self.lost}: all end", file=sys.stderr, flush=True)
+            print(f"{self.lost.message}: all end", file=sys.stderr, flush=True)
+            self.fail(self.lost)
             os._exit(1)
 
-    def wait_for_loss(self) -> str | None:
+    def _error(self, rank: int, status: int) -> LlmosError:
+        which = f"process {rank} of the training"
+        if status == OUT_OF_MEMORY:
+            return does_not_fit(self.params, which)
+        return RankLostError(f"{which} {describe_exit(status)}")
+
+    def wait_for_loss(self) -> LlmosError | None:
         """Return how one was lost, if one was: whoever waits for it may know before its watcher."""
         self.is_lost.wait(LOSS_S)
         return self.lost
@@ -100,6 +117,7 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
 
     Raises:
         RankLostError: one of them ended; the job may go on from its last checkpoint.
+        OutOfMemoryError: memory ran out for one of the others.
     """
     own = find_device(os.environ.get("LLMOS_DEVICE", "cpu"))
     devices = list(context.devices) or devices_for(recipe.processes, own)
@@ -108,7 +126,7 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
     if len(devices) == 1:
         yield alone
         return
-    ranks = _Ranks()
+    ranks = _Ranks(context.params, context.fail)
     with tempfile.TemporaryDirectory(prefix="llmos-ranks-") as directory:
         store = str(Path(directory) / "store")
         threads = threads_each(context.threads, len(devices))
@@ -130,7 +148,9 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
         except RuntimeError as error:
             if (lost := ranks.wait_for_loss()) is None:
                 raise
-            raise RankLostError(f"{lost}, and so all did: {first_line(error)}") from error
+            if isinstance(lost, OutOfMemoryError):
+                raise lost from error
+            raise RankLostError(f"{lost.message}, and so all did: {first_line(error)}") from error
         finally:
             ranks.end()
             if dist.is_initialized():
