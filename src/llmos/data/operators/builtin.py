@@ -38,6 +38,7 @@ def llmos_operators() -> dict[str, str]:
         "minhash_dedup": f"{_HERE}.minhash:MinHashDedup",
         "url_dedup": f"{_HERE}.urls:UrlDedup",
         "line_dedup": f"{_HERE}.repeats:LineDedup",
+        "substring_dedup": f"{_HERE}.substrings:SubstringDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "anonymise": f"{_HERE}.anonymise:Anonymise",
         "sample": f"{_HERE}.shape:Sample",

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from llmos.data.pipeline.clusters import Clusters, Rows, entries_of, in_order, numbers
+from llmos.data.pipeline.cutting import write_cuts
 from llmos.data.pipeline.keyfiles import KEYS, drops_file, passes
-from llmos.data.pipeline.operator import Comparer, Trimmer
+from llmos.data.pipeline.operator import Comparer, Trimmer, WindowTrimmer
 from llmos.data.pipeline.record import ID
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.shard import ROWS, StepSpec, making
@@ -74,7 +75,9 @@ def run_compare(task: CompareTask) -> None:
     done: Compared | Trimmed
     with making(Path(task.out)) as directory:
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            if isinstance(operator, Trimmer):
+            if isinstance(operator, WindowTrimmer):
+                done = write_cuts(directory, shards, operator, Path(scratch))
+            elif isinstance(operator, Trimmer):
                 done = write_repeats(directory, shards, Path(scratch))
             else:
                 assert isinstance(operator, Comparer)

@@ -11,12 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmos.data.pipeline.asking import Ask, nobody
 from llmos.data.pipeline.record import Record
+
+if TYPE_CHECKING:
+    from llmos.data.pipeline.clusters import Entries
 
 Group = Literal[
     "normalise",
@@ -178,6 +181,29 @@ class Trimmer(Collective[O_co]):
 
         Args:
             repeated: their places among its `keys`, one at least.
+        """
+
+
+class WindowTrimmer(Trimmer[T_co]):
+    """Takes windows out of texts, all of one length, wherever they begin: places are characters,
+    of several texts of a record one behind the other.
+
+    `keys` need be of some windows only, such that every two windows that are the same hold, at the
+    same character, the same key.
+    """
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Of a window, in characters."""
+
+    @abstractmethod
+    def windows(self, record: Record, shared: Collection[int] | None) -> Entries:
+        """Return the hashes and places of windows, in order.
+
+        Args:
+            shared: places among the record's `keys`; the windows are those that hold one. None: all
+                windows.
         """
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from llmos.data.datasets.stats import Stats, row_hash
 from llmos.data.pipeline.asking import Ask
-from llmos.data.pipeline.operator import Collective, Consulting, Trimmer
+from llmos.data.pipeline.operator import Collective, Consulting, Trimmer, WindowTrimmer
 from llmos.data.pipeline.record import ID, Record, Row
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import SIDE_SCHEMA, Outcome, Step, Tally, batched
@@ -137,7 +137,7 @@ def run_shard(task: ShardTask, ask: Ask) -> None:
         if isinstance(last, Trimmer):
             from llmos.data.pipeline.trimming import write_pieces
 
-            write_pieces(directory, keys)
+            write_pieces(directory, keys, copies=2 if isinstance(last, WindowTrimmer) else 1)
         elif isinstance(last, Collective):
             from llmos.data.pipeline.comparing import write_keys
 
@@ -167,9 +167,11 @@ def _settled(
 ) -> Iterator[Record]:
     path = Path(task.drops)
     if isinstance(step.operator, Trimmer):
-        from llmos.data.pipeline.trimming import repeats_by_row
+        from llmos.data.pipeline.trimming import COUNTS, counts_beside, repeats_by_row
 
-        yield from step.trimmed(records, repeats_by_row(path, Path(task.source).parent), outcome)
+        has_windows = isinstance(step.operator, WindowTrimmer)
+        counts = counts_beside(path) if has_windows else Path(task.source).with_name(COUNTS)
+        yield from step.trimmed(records, repeats_by_row(path, counts), outcome)
         return
     reasons = {row["row"]: row["reason"] for row in read_rows(path)} if path.exists() else {}
     for row, record in enumerate(records):

@@ -18,6 +18,7 @@ from llmos.data.pipeline.operator import (
     Comparer,
     Operator,
     Trimmer,
+    WindowTrimmer,
 )
 from llmos.data.pipeline.record import Record, Row
 
@@ -311,8 +312,15 @@ def apply(operators: Sequence[Operator[Any]], records: Iterable[Record]) -> Appl
             current = _one_of_each(step, step.operator, current, outcome)
         elif isinstance(step.operator, Trimmer):
             keyed = step.keyed(current, outcome)
-            repeated = _repeats_among([one.keys for one in keyed])
-            current = [*step.trimmed([one.record for one in keyed], repeated, outcome)]
+            left = [one.record for one in keyed]
+            repeated: Iterable[Sequence[int]]
+            if isinstance(step.operator, WindowTrimmer):
+                from llmos.data.pipeline.cutting import windows_among
+
+                repeated = windows_among(step.operator, left)
+            else:
+                repeated = _repeats_among([one.keys for one in keyed])
+            current = [*step.trimmed(left, repeated, outcome)]
     return Applied(current, outcome, [step.tally for step in steps])
 
 

@@ -280,6 +280,7 @@ def test_operators_are_listed_by_group() -> None:
         "line_dedup",
         "minhash_dedup",
         "semantic_dedup",
+        "substring_dedup",
         "url_dedup",
     ]
     assert len(found) == len(NAMES)

@@ -121,7 +121,7 @@ def test_shards_on_disk_are_what_memory_is(
     found = [
         repeated
         for number, path in enumerate(paths)
-        for repeated in trimming.repeats_by_row(drops_file(folder, number), path)
+        for repeated in trimming.repeats_by_row(drops_file(folder, number), path / trimming.COUNTS)
     ]
     expected = [*_repeats_among([record for some in keys for record in some])]
     assert found == expected
