@@ -225,7 +225,7 @@ class Submitter:
             check = deploying.check_now
             await asyncio.to_thread(check, self._deployments, params, actor, promised)
         elif kind in DATA_KINDS:
-            wanted = wanted_datasets(kind, params)
+            wanted = await asyncio.to_thread(wanted_datasets, kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
             params |= await self._rows.said(actor, params, stores=queues)

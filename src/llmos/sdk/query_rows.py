@@ -65,8 +65,9 @@ def parts(url: str, query: str, folder: Path) -> Iterator[Path]:
 
 
 def shown(url: str, query: str) -> str:
-    """Return where rows are from, without a password."""
-    return f"{_parsed(url).render_as_string(hide_password=True)}: {query.strip()}"[:MAX_SHOWN_CHARS]
+    """Return where rows are from, without a password, which may be among a URL's options too."""
+    where = _parsed(url).set(query={}).render_as_string(hide_password=True)
+    return f"{where}: {query.strip()}"[:MAX_SHOWN_CHARS]
 
 
 def check_query(query: str) -> str:

@@ -187,3 +187,5 @@ def test_a_driver_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_a_password_is_not_told() -> None:
     told = shown("postgresql://me:secret@host/db", " SELECT 1 ")
     assert told == "postgresql://me:***@host/db: SELECT 1"
+    told = shown("postgresql://host/db?user=me&password=secret&sslpassword=secret", "SELECT 1")
+    assert told == "postgresql://host/db: SELECT 1"

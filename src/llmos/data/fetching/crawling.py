@@ -42,6 +42,8 @@ PAGE_S = 30.0
 PAUSES_S = (5.0, 30.0)
 """Before a page that could not be had is asked for again, unless the site names a time."""
 MAX_PAUSE_S = 120.0
+MAX_DELAY_S = 600.0
+"""Between pages; a site that asks for more is not crawled."""
 MAX_FAILURES = 5
 """Pages in a row that cannot be had; then the attempt is given up."""
 MAX_QUEUED = 50_000
@@ -236,6 +238,12 @@ class Crawl:
                 raise OutboundError(f"{address} cannot be had ({reason}): nothing is read without")
             text = answer.body.decode("utf-8", "replace") if answer.status == 200 else ""
             self._robots[site] = rules = robots.parse(text)
+            if rules.delay_s > MAX_DELAY_S:
+                raise DataError(
+                    f"{address} asks for {rules.delay_s:g} s between pages, and a crawl waits "
+                    f"{MAX_DELAY_S:g} s at most: ask the site's owner for its pages",
+                    param="url",
+                )
             if rules.delay_s > self._interval_s:
                 self._context.log(f"{address} asks for {rules.delay_s:g} s between pages")
         return self._robots[site]
@@ -330,6 +338,7 @@ def collected(context: JobContext, start: str, outcomes: Counter[str]) -> Found:
     if not outcomes[KEPT]:
         raise DataError(f"{without_secrets(start)}: no page was kept: {listed}", param="url")
     path = context.checkpoint_dir / ROWS
+    path.unlink(missing_ok=True)  # one from before may be a blob's own file
     with path.open("wb") as file:
         for visit in read_journal(context.checkpoint_dir / JOURNAL):
             if visit.row is not None:

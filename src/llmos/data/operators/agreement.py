@@ -8,6 +8,7 @@ from typing import Any
 import regex
 from pydantic import Field, field_validator
 
+from llmos.data.operators.patterns import compiled
 from llmos.data.operators.prompts import Said
 from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Options
@@ -39,11 +40,7 @@ class SampledOptions(Options):
     def _has_a_group(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        try:
-            groups = regex.compile(value).groups
-        except (regex.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"{value[:80]!r} is no regular expression: {error}") from None
-        if groups < 1:
+        if compiled(value).groups < 1:
             raise ValueError("put what is compared in parentheses, as in 'Answer: (.*)'")
         return value
 

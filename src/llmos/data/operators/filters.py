@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import regex
 from pydantic import Field, field_validator, model_validator
 
+from llmos.data.operators.patterns import compiled
 from llmos.data.operators.words import is_symbols, words_of
 from llmos.data.pipeline.operator import Filter, TextOptions
 
@@ -111,10 +112,7 @@ class RegexOptions(TextOptions):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, value: str) -> str:
-        try:
-            regex.compile(value)
-        except (regex.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"{value[:80]!r} is no regular expression: {error}") from None
+        compiled(value)
         return value
 
 
@@ -136,7 +134,7 @@ class RegexFilter(Filter[RegexOptions]):
     def __init__(self, seed: int = 0, **options: Any) -> None:
         super().__init__(seed, **options)
         flags = regex.IGNORECASE if self.options.ignore_case else 0
-        self._pattern = regex.compile(self.options.pattern, flags)
+        self._pattern = compiled(self.options.pattern, flags)
 
     def reason(self, text: str) -> str | None:
         """Return why a text is to go. Raises TimeoutError."""

@@ -26,6 +26,8 @@ BATCH_RECORDS = 256
 EXCERPT_CHARS = 200
 SAMPLES = 3
 """Of what a step changed."""
+TELL_NO_TEXT = frozenset({"anonymise", "deduplicate"})
+"""Groups of operators whose reasons name other records, or types of personal data."""
 LEFT_OUT = "left out"
 """Why a record is dropped that an operator took and did not yield."""
 
@@ -208,13 +210,19 @@ class Step:
     def drop(self, record: Record, reason: str, outcome: Outcome) -> None:
         """Note a record that is dropped."""
         self.tally.drop(reason)
+        if self.operator.group not in TELL_NO_TEXT:
+            reason = self._shown(reason)
         outcome.dropped.append(self._side_row(record, reason))
 
     def reject(self, record: Record, error: Exception, outcome: Outcome) -> None:
         """Note a record at which the operator raised."""
         self.tally.rejected += 1
         said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-        outcome.rejected.append(self._side_row(record, str(said)[:1000]))
+        outcome.rejected.append(self._side_row(record, self._shown(str(said)[:1000])))
+
+    def _shown(self, reason: str) -> str:
+        """Return a reason without what was found in the text, which stands behind its colon."""
+        return reason.partition(":")[0] if self._hides else reason
 
     def _side_row(self, record: Record, reason: str) -> Row:
         text = record.fields.get(self._field or "text")

@@ -142,6 +142,30 @@ def test_a_site_that_asks_for_more_time_gets_it(crawling_of: Crawling, site: Sit
     assert all(b - a >= 7 for a, b in pairwise(at[1:]))
 
 
+def test_a_site_that_asks_for_days_is_left(crawling_of: Crawling, site: Site) -> None:
+    small(site)
+    site.pages["/robots.txt"] = Reply(b"User-agent: *\nCrawl-delay: 86400", kind="text/plain")
+    with pytest.raises(DataError, match="86400 s between pages"):
+        crawling_of.run()
+    assert sum(crawling_of.clock.slept) < 60 and crawling_of.visits() == []
+
+
+def test_rows_that_are_a_blob_already_are_not_written_over(
+    crawling_of: Crawling, site: Site
+) -> None:
+    small(site)
+    crawl = crawling_of.run()
+    context = crawling_of.context()
+    (digest,) = collected(context, site.url, crawl.outcomes).files.values()
+    blob = context.blobs.path(digest)
+    rows = context.checkpoint_dir / crawling.ROWS
+    rows.hardlink_to(blob)  # as after `kill -9` behind the rows' storing
+    inode = blob.stat().st_ino
+    collected(context, site.url, crawl.outcomes)
+    assert context.blobs.path(digest).stat().st_ino != inode
+    context.blobs.verify(digest)
+
+
 def watched(crawling_of: Crawling, site: Site) -> list[float]:
     """Note when each request comes."""
     at: list[float] = []

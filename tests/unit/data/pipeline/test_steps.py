@@ -119,5 +119,10 @@ def test_a_step_that_hides_shows_no_text() -> None:
     step = Step(1, "ending", Ending(), hides=True)
     step.apply([Record("1", {"text": "Alice"}), Record("2", {"name": "Bob"})], outcome)
     assert step.tally.changed == 1 and step.tally.samples == []
-    step.drop(Record("3", {"text": "Carol"}), "gone", outcome)
-    assert [row["excerpt"] for row in (*outcome.dropped, *outcome.rejected)] == ["", ""]
+    step.drop(Record("3", {"text": "Carol"}), "pattern found: Carol", outcome)
+    step.reject(Record("4", {"text": "Dave"}), ValueError("no Dave"), outcome)
+    told = [*outcome.dropped, *outcome.rejected]
+    assert [row["excerpt"] for row in told] == ["", "", ""]
+    reasons = [row["reason"] for row in told]
+    assert "pattern found" in reasons and "ValueError" in reasons
+    assert not any(name in reason for name in ("Carol", "Dave") for reason in reasons)
