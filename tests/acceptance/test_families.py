@@ -280,9 +280,9 @@ def test_runs_are_compared(llmos: Llmos, my_model: str, tmp_path: Path) -> None:
     assert "two models or more" in llmos.refused("compare", my_model)
 
 
-def test_one_encoder_does_several_tasks(llmos: Llmos) -> None:
-    rows = [f"also.{task}.data.rows=200" for task in ("entities", "rate", "answer")]
-    small = ("data.rows=200", *rows, "evaluate.splits=[]", "model.config.hidden_size=32")
+def test_one_encoder_does_several_tasks(llmos: Llmos, tmp_path: Path) -> None:
+    counts = [f"also.{task}.data.rows=200" for task in ("entities", "rate", "answer")]
+    small = ("data.rows=200", *counts, "evaluate.splits=[]", "model.config.hidden_size=32")
     name = trained(llmos, "multitask-mini", *small)
     row = next(row for row in llmos.json("list") if row["name"] == name)
     assert [*row["manifest"]["heads"]] == ["classify", "entities", "rate", "answer"]
@@ -297,6 +297,13 @@ def test_one_encoder_does_several_tasks(llmos: Llmos) -> None:
     context = "Bob is a cook. Alice lives in Paris."
     found = llmos.json("answer", "Where does Alice live?", context, "--model", name)
     assert found["text"] == context[found["start"] : found["end"]]
+    rated = tmp_path / "meals.jsonl"
+    rows = [json.dumps({"text": f"Meal {score} was fine.", "score": score}) for score in range(5)]
+    rated.write_text("\n".join(rows), "utf-8")
+    metrics = llmos.json("evaluate", name, rated, "--task", "rate")["result"]["metrics"]
+    assert metrics["mse"] >= 0 and "| rate/meals/mse |" in llmos.ok("show", name)
+    assert llmos.json("deploy", f"{name}:1", "--gate", "rate/meals/mse <= 1000")["model"]
+    assert "but for classify, entities" in llmos.refused("evaluate", name, rated, "--task", "embed")
     with llmos.client() as client:
         model = Model(client, client.model(name))
         assert model.classify("这家餐厅很好吃")["label"] == label

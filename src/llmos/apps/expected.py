@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmos.apps.pipelines import Pipeline, Step, expanded, run_budget, unresolved
-from llmos.apps.references import EACH, OF_ALL, Budget, Reference, whole
+from llmos.apps.references import EACH, OF_ALL, Budget, Reference, find, whole
 from llmos.compression.jobs import QUANTIZE
 from llmos.errors import InvalidRequestError
 from llmos.evaluation.jobs import EVALUATE, METRICS, asked_of, dataset_of
@@ -55,14 +55,26 @@ def check_gates(pipeline: Pipeline, step: Step, params: dict[str, Any]) -> None:
 def will_be_measured(pipeline: Pipeline, step: Step, metric: str) -> bool:
     """Whether an evaluate step that this one waits for measures ``metric``, of the model that it
     names, as far as one can tell."""
-    dataset, _, name = metric.partition("/")
     return any(
-        one.kind == EVALUATE
-        and _is_of(one, step)
-        and _is_on(one, dataset)
-        and _is_for(_maker(pipeline, one), name)
+        one.kind == EVALUATE and _is_of(one, step) and _measures(one, _maker(pipeline, one), metric)
         for one in _before(pipeline, step)
     )
+
+
+def _measures(one: Step, maker: Step | None, metric: str) -> bool:
+    """Whether an evaluate step may measure a metric; those of further tasks of a model are called
+    ``task/dataset/name``."""
+    task = one.params.get("task")
+    if any(find(task, "")):
+        return True
+    first = _about_trained(maker).get("task")
+    is_further = task is not None and task != first
+    if is_further and metric.startswith(f"{task}/"):
+        metric = metric.removeprefix(f"{task}/")
+    elif is_further and first is not None:
+        return False
+    dataset, _, name = metric.partition("/")
+    return _is_on(one, dataset) and _is_for(maker, name, task)
 
 
 def _one_value(values: Any) -> Any:
@@ -113,6 +125,10 @@ def _leaves(maker: Step, metric: str) -> bool:
     splits = evaluate.get("splits") if isinstance(evaluate, dict) else ()
     if not isinstance(splits, list | tuple):  # a reference
         return True
+    if isinstance(recipe, dict) and isinstance(also := recipe.get("also"), dict):
+        split, _, own = name.partition("/")
+        is_one = outer in (recipe.get("task"), *also) and split in ("validation", *splits)
+        return is_one and bool(own)
     measures_its_own = _about(maker).get("task") in OF_LOSS
     return outer in splits and (name == "rows" or measures_its_own or _is_for(maker, name))
 
@@ -126,6 +142,10 @@ def _about(maker: Step) -> dict[str, Any]:
     model = recipe.get("model")
     architecture = model.get("architecture") if isinstance(model, dict) else None
     return {"task": recipe["task"], "model_type": architecture}
+
+
+def _about_trained(maker: Step | None) -> dict[str, Any]:
+    return _about(maker) if maker is not None and maker.kind == TRAIN else {}
 
 
 def _is_of(one: Step, step: Step) -> bool:
@@ -149,8 +169,9 @@ def _is_on(one: Step, dataset: str) -> bool:
         return True
 
 
-def _is_for(maker: Step | None, name: str) -> bool:
-    """Whether a model that a step makes may have this metric."""
-    about = _about(maker) if maker is not None and maker.kind == TRAIN else {}
-    found = METRICS.get(asked_of(about)) if about else None
+def _is_for(maker: Step | None, name: str, task: Any = None) -> bool:
+    """Whether a model that a step makes may have this metric, of one of its tasks where that is
+    given."""
+    about = _about_trained(maker)
+    found = METRICS.get(str(task) if task else asked_of(about)) if task or about else None
     return any(one.fullmatch(name) for one in ([found] if found else METRICS.values()))

@@ -182,6 +182,8 @@ class Submitter:
         schema = self._jobs.kind(kind).schema
         known = {key: value for key, value in params.items() if key not in waiting}
         fed = await self._inputs.lessons(actor, known) if kind in (TRAIN, SEARCH) else {}
+        if kind == EVALUATE and "model" in known:
+            fed = await self._evaluated(actor, known)
         try:
             schema(params | fed)
         except InvalidRequestError as error:
@@ -191,8 +193,6 @@ class Submitter:
             await self._inputs.models(actor, known)
         elif kind == QUANTIZE and "model" in known:
             await self._quantized_base(actor, known)
-        elif kind == EVALUATE and "model" in known:
-            await self._evaluated(actor, known)
         elif kind == DEPLOY and isinstance(model := known.get("model"), str):
             await readable(self._library, actor, model, "model")
         await self._keep_files(actor, known)
@@ -260,17 +260,17 @@ class Submitter:
         """Return ``{"model", "task"}`` of the version that an evaluate request names.
 
         Raises:
-            InvalidRequestError: there is no name, or the request brings a task of its own.
+            InvalidRequestError: there is no name, or ``task`` is none of the model's.
             ModelNotFoundError, InvalidNameError: there is no such model.
             PermissionDeniedError: the actor may not read it.
         """
         name = params.get("model")
-        if not isinstance(name, str) or params.get("task") is not None:
+        if not isinstance(name, str):
             raise InvalidRequestError(
                 "model must be the name of the model to evaluate", param="model"
             )
         version = await readable(self._library, actor, name, "model")
-        return {"model": version.ref, "task": asked_of(version.manifest)}
+        return {"model": version.ref, "task": asked_of(version.manifest, params.get("task"))}
 
     async def _adapted_base(
         self, actor: Actor, kind: str, params: dict[str, Any]

@@ -25,6 +25,9 @@ def evaluate(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .tsv, .csv; or a .txt to read.")
     ],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Of a model of several; the first by default.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Its name for gates; the file's by default.")
     ] = None,
@@ -50,13 +53,14 @@ def evaluate(
       llmos evaluate sentiment reviews.tsv
       llmos evaluate my-model:3 test.jsonl --dataset news --rows 500
       llmos evaluate my-model story.txt
+      llmos evaluate my-reader names.jsonl --task entities
       llmos evaluate my-vectors questions-words.txt
     """
     from llmos.cli.progress import watch_job
 
     fields = dict(_pair(text) for text in field or ())
     with open_client(server, home) as client:
-        job = client.evaluate(model, file, dataset=dataset, rows=rows, fields=fields)
+        job = client.evaluate(model, file, task=task, dataset=dataset, rows=rows, fields=fields)
         if not detach:
             job = watch_job(client, job["id"], "evaluating")
     if as_json:

@@ -55,8 +55,8 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
         params: ``model``; ``data``, one file name -> digest of an uploaded blob; ``dataset``, the
             name under which gates know what is measured (left out: the file's, without its
             suffix); ``rows``, how many of the first to use; ``fields``, our field names -> the
-            file's. The server fills in ``task`` (see `asked_of`), and the version that ``model``
-            means.
+            file's; ``task``, one of a model's several. The server fills in what is asked of the
+            model (see `asked_of`) as ``task``, and the version that ``model`` means.
 
     Raises:
         InvalidRequestError, InvalidNameError: something is missing, unknown or of the wrong type.
@@ -97,16 +97,28 @@ def validate(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def asked_of(manifest: Mapping[str, Any]) -> str:
+def asked_of(manifest: Mapping[str, Any], task: Any = None) -> str:
     """Return what a model is asked when it is evaluated: its task, where its kind of network does
-    not say more."""
+    not say more; of several tasks the one that is wanted, else the first.
+
+    Raises:
+        InvalidRequestError: ``task`` is none of the model's.
+    """
     match manifest.get("model_type"):
         case "autoencoder" | "vae":
-            return "reconstruct"
+            own = "reconstruct"
         case "word_vectors":
-            return "word_vectors"
+            own = "word_vectors"
         case _:
-            return str(manifest["task"])
+            own = str(manifest["task"])
+    tasks = {own: None} | dict.fromkeys(manifest.get("heads") or ())
+    if task is not None and task not in tasks:
+        raise InvalidRequestError(
+            f"the model is not evaluated for the task {str(task)[:80]!r}, but for "
+            f"{', '.join(tasks)}",
+            param="task",
+        )
+    return task or own
 
 
 def dataset_of(params: dict[str, Any]) -> Any:

@@ -39,6 +39,12 @@ def counted(
     return read_evaluations(conn, version, evaluations.c.owner.in_(owners))
 
 
+def dataset_of(manifest: Mapping[str, Any], task: str, dataset: str) -> str:
+    """Return what gates call a dataset: of a model's further tasks, ``task/dataset``."""
+    is_further = task in (manifest.get("heads") or ()) and task != manifest["task"]
+    return f"{task}/{dataset}" if is_further else dataset
+
+
 def data_of(row: Mapping[str, Any]) -> str:
     """Return what an evaluation was of: the same for those of the same rows."""
     return f"{row['data_digest']} {row['num_rows']}"
@@ -76,7 +82,7 @@ def commit(conn: sa.Connection, job: Job, result: JobResult, at: float) -> None:
         "namespace": version.namespace,
         "name": version.name,
         "number": version.number,
-        "dataset": params["dataset"],
+        "dataset": dataset_of(version.manifest, params["task"], params["dataset"]),
         "data_digest": digest,
         "metrics": summary["metrics"],
         "num_rows": summary["rows"],
@@ -85,5 +91,5 @@ def commit(conn: sa.Connection, job: Job, result: JobResult, at: float) -> None:
         "at": at,
     }
     conn.execute(evaluations.insert().values(values))
-    detail = {"dataset": params["dataset"], "job_id": job.id}
+    detail = {"dataset": values["dataset"], "job_id": job.id}
     audit.record(conn, job.owner, "models.evaluate", version.ref, detail, at)

@@ -24,6 +24,7 @@ class Deploying:
         model: str,
         path: Path | str,
         *,
+        task: str | None = None,
         dataset: str | None = None,
         rows: int | None = None,
         fields: Mapping[str, str] | None = None,
@@ -32,12 +33,13 @@ class Deploying:
         """Upload a file of rows and start measuring a model on it; returns the job.
 
         Args:
+            task: one of a model's several; the first unless given.
             dataset: the name that gates know it by; the file's, without its suffix, unless given.
             rows: how many of the first to use; all unless given.
             fields: our field names (text, label, source, …) -> the file's.
         """
         file = transfer.upload_file(self.transport, Path(path), on_progress)
-        params: Json = {"model": model, "dataset": dataset, "rows": rows}
+        params: Json = {"model": model, "task": task, "dataset": dataset, "rows": rows}
         params["data"] = {Path(path).name: file["digest"]}
         params["fields"] = dict(fields) if fields else None
         body = {"kind": "evaluate", "name": model, "params": given(params)}

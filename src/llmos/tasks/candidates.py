@@ -189,13 +189,27 @@ class Candidates:
             languages=frozenset(manifest.get("languages") or ()),
             pairs=frozenset((str(a), str(b)) for a, b in translation.get("pairs") or ()),
             chat_template=str(manifest.get("chat_template") or ""),
-            metrics=_with_evaluations(own, measured),
+            metrics=_with_evaluations(own, [row for row in measured if "/" not in row["dataset"]]),
             data=(str(source["data"]), *digests) if source.get("data") else (),
             losses=_losses(version, measured),
             heads={
-                task: (frozenset(labels), of_task(metrics, task)) for task, labels in heads.items()
+                task: (
+                    frozenset(labels),
+                    _with_evaluations(of_task(metrics, task), _of_task(measured, task)),
+                )
+                for task, labels in heads.items()
             },
         )
+
+
+def _of_task(measured: Iterable[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Return the evaluations of one of a model's further tasks."""
+    prefix = f"{task}/"
+    return [
+        {**row, "dataset": row["dataset"].removeprefix(prefix)}
+        for row in measured
+        if row["dataset"].startswith(prefix)
+    ]
 
 
 def _with_evaluations(

@@ -121,6 +121,23 @@ def test_a_fan_out_is_measured_on_each_of_its_datasets() -> None:
         check(whole, "news/f1 >= 0.9")
 
 
+def test_the_further_tasks_of_a_model_are_measured_under_their_names() -> None:
+    recipe = {"task": "classify", "also": {"entities": {}}, "evaluate": {"splits": ["held_out"]}}
+    train = {"kind": "train", "params": {"recipe": recipe}}
+
+    def measured_for(task: str, **more: Any) -> Pipeline:
+        params = {"model": "${train.model}", "data": {"news.jsonl": DIGEST}, "task": task}
+        return pipeline(train=train, evaluate={"kind": "evaluate", "params": params, **more})
+
+    for whole in (measured_for("entities"), measured_for("${each.t}", each={"t": ["entities"]})):
+        check(whole, "entities/news/precision >= 0.5", "entities/held_out/f1 >= 0.5")
+        check(whole, "classify/validation/loss <= 1", "validation_loss <= 2")
+    check(measured_for("classify"), "news/accuracy >= 0.5")
+    for metric in ("news/f1", "entities/news/accuracy", "entities/newz/f1", "rate/validation/loss"):
+        with pytest.raises(InvalidRequestError, match="will not have been measured"):
+            check(measured_for("entities"), f"{metric} >= 0.5")
+
+
 def test_of_a_model_that_is_there_an_evaluation_may_be_promised() -> None:
     evaluate = {"kind": "evaluate", "params": {"model": "m:3", "data": {"news.tsv": DIGEST}}}
     deploy = {"kind": "deploy", "after": "evaluate", "params": {"model": "m"}}

@@ -168,6 +168,22 @@ async def test_jobs_that_make_a_model_need_to_be_allowed_to(home: Home, kind: st
     assert (await home.submit(for_it, kind, **params)).params["name"] == "new"
 
 
+async def test_a_model_of_several_tasks_is_evaluated_for_the_one_that_is_wanted(home: Home) -> None:
+    files = {"config.json": home.blobs.put_bytes(b"several")}
+    manifest = {"task": "classify", "heads": {"classify": ["a", "b"], "entities": []}}
+    manifest |= {"architecture": "BertForSequenceClassification", "model_type": "bert"}
+    new = NewVersion("model", "several", files, manifest | {"engine": "pipelines"})
+    home.library.add(new, "alice")
+    for given, task in ((None, "classify"), ("classify", "classify"), ("entities", "entities")):
+        wanted = {"model": "several", "data": home.data, "task": given}
+        job = await home.submit(ALICE, "evaluate", **wanted)
+        assert (job.params["model"], job.params["task"]) == ("several:1", task)
+    for model, says in (("several", "'rate', but for classify, entities"), ("m", "but for class")):
+        with pytest.raises(InvalidRequestError, match=says) as caught:
+            await home.submit(ALICE, "evaluate", model=model, data=home.data, task="rate")
+        assert caught.value.param == "task"
+
+
 EVALUATE: dict[str, Any] = {"model": "train", "data": {"x.txt": "sha256:" + "0" * 64}}
 
 
@@ -223,6 +239,8 @@ async def test_what_is_named_beside_what_waits_must_be_there(
 async def test_what_is_good_beside_what_waits_passes(home: Home) -> None:
     evaluate = {"model": "train", "data": home.data, "rows": 5, "fields": {"text": "t"}}
     await home.submitter.check_given(ALICE, "evaluate", evaluate, {"model"})
+    known = {"model": "m", "data": home.data, "dataset": "train"}
+    await home.submitter.check_given(ALICE, "evaluate", known, {"dataset"})
     deploy = {"model": "train", "gates": ["x/f1 >= 1"]}
     await home.submitter.check_given(ALICE, "deploy", deploy, {"model"})
 

@@ -84,7 +84,8 @@ def evaluate(db: MemoryDatabase, library: Library) -> Callable[..., None]:
     def evaluate(
         ref: str, owner: str, metrics: dict[str, Any], data: str = "a", num_rows: int = 10
     ) -> None:
-        params = {"model": ref, "dataset": "news", "data": {"news.tsv": f"sha256:{data * 64}"}}
+        params: dict[str, Any] = {"model": ref, "task": "classify", "dataset": "news"}
+        params["data"] = {"news.tsv": f"sha256:{data * 64}"}
         values = {"id": next(numbers), "kind": "evaluate", "name": "", "params": params}
         values |= {"state": "running", "priority": 1, "owner": owner, "created_at": 0.0}
         result = JobResult({"rows": num_rows, "metrics": metrics})

@@ -97,9 +97,17 @@ class World:
         idle |= {"state": "ready", "draining": False}
         self.residency.loaded.append({"key": key, **idle, **status})
 
-    def evaluate(self, ref: str, owner: str = "admin", data: str = "a", **metrics: Any) -> None:
+    def evaluate(
+        self,
+        ref: str,
+        owner: str = "admin",
+        data: str = "a",
+        task: str = "classify",
+        **metrics: Any,
+    ) -> None:
         """Leave what an evaluate job measured."""
-        params = {"model": ref, "dataset": "news", "data": {"news.tsv": f"sha256:{data * 64}"}}
+        params: dict[str, Any] = {"model": ref, "task": task, "dataset": "news"}
+        params["data"] = {"news.tsv": f"sha256:{data * 64}"}
         values = {"kind": "evaluate", "name": "", "params": params, "state": "running"}
         values |= {"priority": 1, "owner": owner, "created_at": 0.0}
 
@@ -387,6 +395,24 @@ async def test_what_evaluations_measured_counts_from_the_next_request_on(world: 
     assert await quality("alices:1", ALICE) == 0.75
     with pytest.raises(NoModelFitsError):
         await world.plan("auto", need, "classify", min_quality=0.85)
+
+
+async def test_an_evaluation_for_one_task_of_several_counts_for_that_alone(world: World) -> None:
+    heads = {"classify": ["a", "b"], "rate": []}
+    metrics = {"classify/test": {"accuracy": 0.9}, "rate/test": {"spearman": 0.3}}
+    world.add("several", "classify", labels=["a", "b"], heads=heads, metrics=metrics)
+    world.evaluate("several:1", accuracy=0.6)
+    world.evaluate("several:1", task="rate", spearman=0.2)
+
+    async def measured(task: str) -> Any:
+        plan = await world.plan("auto", Need(5), task)
+        return plan.order[0].metrics
+
+    assert await measured("classify") == {"test": {"accuracy": 0.9}, "news": {"accuracy": 0.6}}
+    assert await measured("rate") == {"test": {"spearman": 0.3}, "news": {"spearman": 0.2}}
+    several = world.library.resolve("several:1")
+    found = world.database.read_sync(lambda conn: evaluations.measured(conn, several))
+    assert {"news/accuracy", "rate/news/spearman"} <= found.metrics.keys()
 
 
 async def test_losses_of_evaluations_compare_models_of_one_tokenizer_on_one_dataset(
