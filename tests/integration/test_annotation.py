@@ -241,7 +241,7 @@ def test_a_model_suggests_and_what_it_is_sure_of_comes_last(client: Client, revi
 
 
 def test_what_cannot_be_is_refused_and_leaves_no_task(
-    client: Client, people: dict[str, Client], reviews: str
+    client: Client, people: dict[str, Client], reviews: str, tmp_path: Path
 ) -> None:
     before = len(client.annotations())
     kinds: Any = ("x", "reviews", "classification", ["text"])
@@ -253,14 +253,18 @@ def test_what_cannot_be_is_refused_and_leaves_no_task(
         client.annotate(*kinds, labels=["a", "b"], rows=10**6)
     with pytest.raises(PermissionDeniedError):
         people["bob"].annotate(*kinds, labels=["a", "b"])
+    with pytest.raises(InvalidRequestError, match="reviews:1 has no field 'nothing', only text, "):
+        client.annotate("x", "reviews", "spans", ["nothing"], labels=["A"])
     assert len(client.annotations()) == before
-    task = client.annotate("x", "reviews", "spans", ["nothing"], labels=["A"])
-    with pytest.raises(JobFailedError, match=r"none of the 9 rows can be shown: no nothing \(9\)"):
+    (tmp_path / "long.txt").write_text("长" * 70_000, "utf-8")
+    client.wait(client.add_dataset(tmp_path / "long.txt", "long")["id"])
+    task = client.annotate("x", "long", "spans", ["text"], labels=["A"])
+    with pytest.raises(JobFailedError, match="none of the 1 rows can be shown"):
         client.wait(task["job"]["id"])
     with pytest.raises(ConflictError, match="has not all its items yet"):
         client.next_item(task["id"])
     path = f"/api/v1/annotation/tasks/{task['id']}/items"
-    item = {"place": 0, "row": "x", "shown": {"nothing": "x"}, "rank": 0.0}
+    item = {"place": 0, "row": "x", "shown": {"text": "x"}, "rank": 0.0}
     with pytest.raises(PermissionDeniedError, match="only a job"):
         client.transport.json("POST", path, json={"items": [item]})
     client.remove_annotation(task["id"])

@@ -141,10 +141,10 @@ class _Export:
                 stats.add(one)
         told = {name: count for name, count in sorted(counts.items()) if name != "read"}
         if not stats.rows:
-            raise DataError(
-                f"nothing of annotation task {task['id']} is decided yet ({told}): label more, "
-                "decide as a reviewer, or export with partial"
-            )
+            why = "label more, or decide as a reviewer"
+            if not params["partial"]:
+                why += ", or take items that have not all their labels, too (partial)"
+            raise DataError(f"nothing of annotation task {task['id']} is decided yet: {why}")
         parts = Parts(
             rows=[directory / ROWS for directory in directories],
             schemas=[read_done(directory).schema for directory in directories],

@@ -13,7 +13,8 @@ from llmos.apps import annotation_reading as reading
 from llmos.apps.annotation_jobs import EXPORT, FILL, SUGGEST
 from llmos.apps.annotation_rows import Item, NewTask, Said, Task
 from llmos.data.annotation.scheme import scheme_of
-from llmos.errors import PermissionDeniedError
+from llmos.data.pipeline.record import ID, META
+from llmos.errors import InvalidRequestError, PermissionDeniedError
 from llmos.kernel.job_rows import MAX_ID
 from llmos.sdk.annotation_wire import (
     AnnotationBody,
@@ -69,10 +70,17 @@ def _tasks(routes: APIRouter, system: System) -> None:
         """Have rows of a dataset labelled; a job reads them, and then items are given out."""
         version = await asyncio.to_thread(system.library.resolve, body.dataset, "dataset")
         policy.check(actor, "datasets.read", version.ref, owner=version.owner)
+        scheme = scheme_of(body.scheme())
+        fields = [name for name in version.manifest["schema"] if name not in (ID, META)]
+        if missing := [name for name in scheme.shown if name not in fields]:
+            raise InvalidRequestError(
+                f"{version.ref} has no field {missing[0]!r}, only {', '.join(fields)}",
+                param="fields",
+            )
         new = NewTask(
             body.name,
             version.ref,
-            scheme_of(body.scheme()),
+            scheme,
             body.instructions,
             body.consent,
             body.overlap,
