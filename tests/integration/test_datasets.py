@@ -111,6 +111,8 @@ def test_rows_are_exported_in_every_format(client: Client, reviews: str, tmp_pat
     assert (folder / "README.md").read_text("utf-8") == client.dataset_card(reviews)
     csv = client.export_dataset(reviews, tmp_path / "reviews.csv").read_text("utf-8")
     assert csv.splitlines()[:2] == ["id,text,label", "reviews.csv:2,A  fine film 0,en"]
+    with pytest.raises(DataError, match=r"what to write into reviews\.json is not known"):
+        client.export_dataset(reviews, tmp_path / "reviews.json")
     txt = client.export_dataset(reviews, tmp_path / "reviews.txt").read_text("utf-8")
     assert txt.startswith("A  fine film 0\n\n好看的电影 1\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -216,7 +218,7 @@ def test_what_cannot_be_is_refused_at_once(client: Client, reviews: str, tmp_pat
         client.train(make_recipe("classify", data={"path": "dataset:nothing"}), "x")
     with pytest.raises(InvalidRequestError, match="the server's to fill in"):
         client.submit_job("data_run", {"pipeline": CLEAN, "datasets": {"input": {}}}, "x")
-    with pytest.raises(DataError, match="There is no file"):
+    with pytest.raises(DataError, match="name a file or folder of this machine"):
         client.add_dataset(tmp_path / "nothing.txt", "x")
     with pytest.raises(DataError, match="has no data files"):
         client.add_dataset(tmp_path, "x")

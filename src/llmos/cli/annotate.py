@@ -8,7 +8,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import age, note, print_json, print_table
+from llmos.cli.output import age, note, print_json, print_table, visible
 
 app = typer.Typer(no_args_is_help=True)
 TaskArgument = Annotated[
@@ -155,7 +155,7 @@ def work(
         found = client.annotation(task)
         scheme, done = found["scheme"], 0
         if found["instructions"]:
-            typer.echo(found["instructions"])
+            typer.echo(visible(found["instructions"]))
         while (item := client.next_item(task)) is not None:
             typer.echo("")
             show_item(scheme, item)
@@ -230,14 +230,14 @@ def show_item(scheme: dict[str, Any], item: dict[str, Any]) -> None:
     """Print an item and what may be said of it."""
     typer.secho(f"item {item['place']}", bold=True)
     for name, value in item["shown"].items():
-        typer.echo(f"  {name}: {_text(value)[:SHOWN_CHARS]}")
+        typer.echo(visible(f"  {name}: {_text(value)[:SHOWN_CHARS]}"))
     suggestion = item.get("suggestion")
     if suggestion is not None:
         sure = suggestion["confidence"]
         how = "" if sure is None else f", {sure:.0%} sure"
         said = told(scheme, suggestion["value"])
-        typer.secho(f"  {suggestion['model']} says: {said}{how}", dim=True)
-    typer.echo(f"  {choices(scheme)}")
+        typer.secho(visible(f"  {suggestion['model']} says: {said}{how}"), dim=True)
+    typer.echo(visible(f"  {choices(scheme)}"))
 
 
 def choices(scheme: dict[str, Any]) -> str:
@@ -321,7 +321,7 @@ def _label(scheme: dict[str, Any], text: str) -> str:
         return text
     if text.isdecimal() and 1 <= int(text) <= len(known):
         return known[int(text) - 1]
-    raise typer.BadParameter(f"{text[:60]!r} is none of: {choices(scheme)}")
+    raise typer.BadParameter(f"{text[:60]!r} is not {choices(scheme)}")
 
 
 def _span(scheme: dict[str, Any], text: str) -> dict[str, Any]:

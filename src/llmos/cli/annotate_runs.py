@@ -10,7 +10,7 @@ from llmos.cli.annotate import DetachOption, PlaceArgument, TaskArgument, parsed
 from llmos.cli.connection import open_client
 from llmos.cli.data import report
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import counted, note, print_json, print_table
+from llmos.cli.output import counted, note, print_json, print_table, visible
 
 InstructionsOption = Annotated[str | None, typer.Option(help="What annotators read.")]
 
@@ -257,7 +257,7 @@ def review(
         for label in item["labels"]:
             said = "skipped" if label["skipped"] else told(scheme, label["value"])
             flag = f"; flagged: {label['flag']}" if label["flag"] else ""
-            typer.echo(f"  {label['annotator']}: {said}{flag}")
+            typer.echo(visible(f"  {label['annotator']}: {said}{flag}"))
     if not found:
         note("nothing wants a reviewer")
 

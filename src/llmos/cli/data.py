@@ -26,7 +26,7 @@ from llmos.cli.data_options import (
     UrlOption,
 )
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import age, counted, note, print_json, print_table, size
+from llmos.cli.output import age, counted, note, print_json, print_table, size, visible
 
 app = typer.Typer(no_args_is_help=True)
 DatasetArgument = Annotated[
@@ -167,7 +167,7 @@ def show(
         if plots is not None:
             client.dataset_plots(dataset, plots)
         found: Any = client.dataset(dataset) if as_json else client.dataset_card(dataset)
-    print_json(found) if as_json else typer.echo(found.rstrip())
+    print_json(found) if as_json else typer.echo(visible(found.rstrip()))
 
 
 @app.command("head")
@@ -190,10 +190,10 @@ def head(
         print_json(found)
         return
     for row in found:
-        typer.secho(row["id"], dim=True)
+        typer.secho(visible(row["id"]), dim=True)
         for name, value in row.items():
             if name != "id":
-                typer.echo(f"  {name}: {shown(value)}")
+                typer.echo(f"  {visible(name)}: {shown(value)}")
 
 
 @app.command("stats")
@@ -296,9 +296,9 @@ def report(job: dict[str, Any], as_json: bool) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as one short line."""
+    """Return a value as one short line that a terminal shows and does not obey."""
     import json
 
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARS else line[:SHOWN_CHARS] + "…"
+    return visible(line if len(line) <= SHOWN_CHARS else line[:SHOWN_CHARS] + "…")

@@ -9,7 +9,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import note, print_json, print_table
+from llmos.cli.output import note, print_json, print_table, visible
 from llmos.errors import NotFoundError
 
 
@@ -85,14 +85,16 @@ def diff(
         + ", ".join(f"{found[kind]:,} {kind}" for kind in kinds)
     )
     for one in found["samples"]["changed"]:
-        typer.secho(one["id"], dim=True)
-        for field in one["before"]:
-            typer.echo(f"  - {field}: {shown(one['before'][field])}")
-            typer.echo(f"  + {field}: {shown(one['after'][field])}")
+        typer.secho(visible(one["id"]), dim=True)
+        for field, was in one["before"].items():
+            for sign, value in (("-", was), ("+", one["after"][field])):
+                if value is not None:
+                    typer.echo(f"  {sign} {visible(field)}: {shown(value)}")
     for kind, sign in (("removed", "-"), ("added", "+")):
         for row in found["samples"][kind]:
             fields = {field: value for field, value in row.items() if field not in ("id", "meta")}
-            typer.echo(f"{sign} {row['id']}: {shown(next(iter(fields.values()), ''))}")
+            longest = max((shown(value) for value in fields.values()), key=len, default="")
+            typer.echo(f"{sign} {visible(row['id'])}: {longest}")
 
 
 def operators(
@@ -110,9 +112,16 @@ def operators(
     with open_client(server, home) as client:
         found = client.operators()
     if name is not None:
+        known = [one["name"] for one in found]
         found = [one for one in found if one["name"] == name]
         if not found:
-            raise NotFoundError(f"there is no operator {name!r}: `llmos data operators` lists them")
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise NotFoundError(
+                f"there is no operator {name!r}: {hint}`llmos data operators` lists them"
+            )
     if as_json:
         print_json(found if name is None else found[0])
     elif name is None:

@@ -15,6 +15,8 @@ import typer
 
 PIPE_WIDTH = 10_000
 """Columns a table may take where stdout is no terminal: nothing is cut."""
+_SHOWN = frozenset("\n\t\u3000\u00a0\u200c\u200d")
+"""Of what is no printable character to Python."""
 
 
 def print_json(value: Any) -> None:
@@ -25,6 +27,17 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """Say on stderr what is being done; stdout stays clean for results."""
     typer.secho(text, err=True, dim=True)
+
+
+def visible(text: str) -> str:
+    r"""Return a text whose characters a terminal shows and does not obey: of ESC the four ``\x1b``.
+
+    Line breaks and tabs stay, and what joins letters or emoji.
+    """
+    return "".join(
+        char if char.isprintable() or char in _SHOWN else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -61,7 +74,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None or value == "" else str(value)
+    return "-" if value is None or value == "" else visible(str(value))
 
 
 def size(num_bytes: int | None) -> str:

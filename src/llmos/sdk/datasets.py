@@ -208,7 +208,13 @@ class Collecting:
         target = Path(target)
         if target.exists():
             raise ConflictError(f"{target} is there already: choose another name", param="target")
-        wanted = format or FORMATS.get(target.suffix.lower(), "parquet")
+        wanted = format or FORMATS.get(suffix := target.suffix.lower(), "parquet")
+        if format is None and suffix and suffix not in FORMATS:
+            raise DataError(
+                f"what to write into {target.name} is not known: files end in "
+                f"{', '.join(FORMATS)}; a folder of this name needs the format parquet",
+                param="target",
+            )
         version = self.dataset(ref)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -304,7 +310,11 @@ def data_files(path: Path, format: str | None = None) -> dict[str, Path]:
     """
     if not path.is_dir():
         if not path.exists():
-            raise DataError(f"There is no file {path}.", param="path")
+            raise DataError(
+                f"there is no file {path}: name a file or folder of this machine, or what lies "
+                "elsewhere: https://…, hf://…, s3://…, feedback:MODEL or answers:MODEL",
+                param="path",
+            )
         return {path.name: path}
     found = {}
     for file in sorted(path.rglob("*")):

@@ -173,7 +173,7 @@ def test_work_shows_one_item_after_the_other_and_sends_what_is_typed(stub: Stub)
     assert "Say what it is." in done.output
     assert "m:1 says: good, 51% sure" in done.output
     assert "one of: 1 good, 2 坏" in done.output
-    assert "'none of these' is none of" in done.output
+    assert "'none of these' is not one of: 1 good" in done.output
     assert stub.sent == [
         (4, "good", {}),
         (2, "坏", {}),

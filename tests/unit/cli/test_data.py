@@ -50,8 +50,14 @@ DIFF: dict[str, Any] = {
     "added": 0,
     "removed": 1,
     "samples": {
-        "changed": [{"id": "x", "before": {"text": "a  b"}, "after": {"text": "a b"}}],
-        "removed": [{"id": "y", "text": "gone"}],
+        "changed": [
+            {
+                "id": "x",
+                "before": {"text": "a\x1b[2J  b", "messages": None},
+                "after": {"text": "a b", "messages": "new"},
+            }
+        ],
+        "removed": [{"id": "y", "label": "1", "text": "gone"}],
         "added": [],
     },
 }
@@ -194,7 +200,7 @@ def test_lists_stats_heads_and_differences_are_shown(
     assert run(capsys, "show", "news") == "# news\n"
     diff = run(capsys, "diff", "a", "b")
     assert diff.startswith("a:1 -> b:1: 1 same, 1 changed, 0 added, 1 removed\n")
-    assert "  - text: a b" in diff and "- y: gone" in diff
+    assert "  - text: a\\x1b[2J b\n  + text: a b\n  + messages: new\n- y: gone\n" in diff
     assert json.loads(run(capsys, "diff", "a", "b", "--json")) == DIFF
 
 
@@ -205,7 +211,8 @@ def test_operators_are_listed_and_one_is_shown_with_its_example(
     assert "exact_dedup" in listed and "fix_text" in listed
     one = run(capsys, "operators", "length")
     assert ">>> tried(Length(" in one and "shorter texts go" in one
-    assert main.invoke(["data", "operators", "nope"]) == 4
+    assert main.invoke(["data", "operators", "lenght"]) == 4
+    assert "did you mean 'length'?" in capsys.readouterr().err
 
 
 def test_an_unknown_format_of_export_is_refused(

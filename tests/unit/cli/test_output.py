@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmos.cli.output import age, count, duration, job_state, signed_percent, size
+from llmos.cli.output import age, count, duration, job_state, signed_percent, size, visible
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,11 @@ from llmos.cli.output import age, count, duration, job_state, signed_percent, si
 )
 def test_size(count_bytes: float | None, text: str) -> None:
     assert size(count_bytes) == text
+
+
+def test_a_terminal_shows_what_would_move_its_cursor() -> None:
+    assert visible("a\x1b[2J\x07\r\u202e好\n") == r"a\x1b[2J\x07\r\u202e好" + "\n"
+    assert visible("全　角\t👩\u200d🔬 é\u00a0") == "全　角\t👩\u200d🔬 é\u00a0"
 
 
 def test_count() -> None:

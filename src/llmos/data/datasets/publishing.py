@@ -162,4 +162,7 @@ def _cut(value: Any) -> Any:
 
 def side_reasons(rows: Sequence[Row]) -> str:
     """Return the first few of a side table's rows for a message."""
-    return "; ".join(f"{row['id']}: {row['reason']}" for row in rows[:3])
+    ids: dict[str, list[str]] = {}
+    for row in rows[:3]:
+        ids.setdefault(str(row["reason"]), []).append(str(row["id"]))
+    return "; ".join(f"{', '.join(those)}: {reason}" for reason, those in ids.items())
