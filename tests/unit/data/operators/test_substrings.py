@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydivsufsort import divsufsort, kasai
 
 from llmos.data import windows
 from llmos.data.pipeline import cutting, keyfiles
+from llmos.data.pipeline.operator import WindowTrimmer
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import apply
@@ -65,6 +68,31 @@ def test_what_is_there_before_is_cut_and_nothing_else(texts: list[str]) -> None:
     operator = make_operator("substring_dedup", {"least": LEAST, "least_left": 0}, 0)
     done = apply([operator], [Record(str(n), {"text": text}) for n, text in enumerate(texts)])
     assert [one.text() for one in done.records] == expected(texts, LEAST)
+
+
+def repeated_by_suffixes(texts: list[str], least: int) -> list[list[int]]:
+    """Where the windows begin that are there before, by a suffix array of all texts."""
+    codes = [np.array([*map(ord, text), 2**20 + number]) for number, text in enumerate(texts)]
+    joined = np.unique(np.concatenate(codes), return_inverse=True)[1].astype(np.int32)
+    suffixes = divsufsort(joined)
+    same = kasai(joined, suffixes)  # with the next suffix
+    begins = np.flatnonzero(np.concatenate([[True], same[:-1] < least]))
+    groups = np.split(suffixes, begins[1:])
+    found = np.sort(np.concatenate([group[group - group.min() >= least] for group in groups]))
+    starts = np.cumsum([0, *map(len, codes)])
+    return [
+        (found[(found >= start) & (found < end)] - start).tolist()
+        for start, end in pairwise(starts.tolist())
+    ]
+
+
+def test_a_suffix_array_finds_the_same_windows() -> None:
+    texts = planted(400, 5)
+    operator = make_operator("substring_dedup", {"least": LEAST}, 0)
+    assert isinstance(operator, WindowTrimmer)
+    records = [Record(str(number), {"text": text}) for number, text in enumerate(texts)]
+    found = cutting.windows_among(operator, records)
+    assert found == repeated_by_suffixes(texts, LEAST) and sum(map(len, found)) > 1000
 
 
 @given(texts=TEXTS)
