@@ -21,6 +21,7 @@ from llmos.data.pipeline.operator import (
     WindowTrimmer,
 )
 from llmos.data.pipeline.record import Record, Row
+from llmos.errors import LlmosError
 
 BATCH_RECORDS = 256
 EXCERPT_CHARS = 200
@@ -128,7 +129,7 @@ class Step:
             except MemoryError:
                 raise
             except Exception as error:  # the boundary to an operator, which may be a stranger's
-                if feed.current is None or feed.is_answered:
+                if feed.current is None or feed.is_answered or is_passing(error):
                     raise
                 self.reject(feed.current, error, outcome)
                 feed.is_answered = True
@@ -149,6 +150,8 @@ class Step:
                 middle = len(records) // 2
                 halves = records[:middle], records[middle:]
                 return [one for half in halves for one in self._together(operator, half, outcome)]
+            if is_passing(error):
+                raise
             self.reject(records[0], error, outcome)
             return []
         kept = []
@@ -288,6 +291,12 @@ class _Feed:
         if self.current is not None and not self.is_answered:
             self.left_out.append(self.current)
         self.current, self.is_answered = None, True
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error is not the record's, but of a model or a server that is busy, or gone for a
+    while: then the job is tried again, and no record is lost."""
+    return isinstance(error, LlmosError) and error.retryable
 
 
 def batched(records: Iterable[Record]) -> Iterator[list[Record]]:

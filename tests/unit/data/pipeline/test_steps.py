@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from llmos.data.pipeline.changes import changed_sample
-from llmos.data.pipeline.operator import Mapper, Operator, Options, TextOptions
+from llmos.data.pipeline.operator import Batcher, Mapper, Operator, Options, TextOptions
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import Outcome, Step, apply
+from llmos.errors import EngineError
 
 
 class Stranger(Operator[Options]):
@@ -126,3 +127,38 @@ def test_a_step_that_hides_shows_no_text() -> None:
     reasons = [row["reason"] for row in told]
     assert "pattern found" in reasons and "ValueError" in reasons
     assert not any(name in reason for name in ("Carol", "Dave") for reason in reasons)
+
+
+class Asking(Batcher[Options]):
+    """Is refused as often as it is told, then answered."""
+
+    name = "asking"
+    group = "shape"
+    refusals = 0
+
+    def batch(self, records: list[Record]) -> list[Record]:
+        if self.refusals:
+            self.refusals -= 1
+            raise EngineError("the engine is gone")
+        return records
+
+
+def test_a_model_that_is_away_for_a_while_costs_no_record() -> None:
+    records = [Record(str(number), {"text": "x"}) for number in range(8)]
+    asking = Asking()
+    asking.refusals = 2
+    done = apply([asking], records)
+    assert len(done.records) == 8 and not done.outcome.rejected
+    asking.refusals = 100
+    outcome = Outcome()
+    with pytest.raises(EngineError):  # the attempt ends, and the next begins with this shard
+        Step(1, "asking", asking).apply(records, outcome)
+    assert not outcome.rejected
+
+    def alone(records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            raise EngineError(record.id)
+        yield from ()
+
+    with pytest.raises(EngineError):
+        run(alone)
