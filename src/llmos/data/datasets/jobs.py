@@ -104,10 +104,10 @@ def check_crawl(params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
     """
+    if not str(params.get("url")).startswith(("http://", "https://")):
+        raise InvalidRequestError("url must begin with https:// or http://", param="url")
     others = {key: value for key, value in params.items() if key not in _CRAWL_BOUNDS}
     checked = check_add(others | {"format": "jsonl"})
-    if not checked["url"].startswith(("http://", "https://")):
-        raise InvalidRequestError("url must begin with https:// or http://", param="url")
     for key, (default, least, most) in _CRAWL_BOUNDS.items():
         value = default if params.get(key) is None else params[key]
         is_number = isinstance(value, type(default) | int) and not isinstance(value, bool)

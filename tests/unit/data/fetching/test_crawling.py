@@ -457,7 +457,8 @@ def test_a_journal_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"url": "hf://owner/name"}, "url must begin with https"),
-        ({"url": ""}, "url must begin with https|files must map"),
+        ({"url": ""}, "url must begin with https:// or http://$"),
+        ({"url": "file:///tea.html"}, "url must begin with https:// or http://$"),
         ({"pages": 0}, "pages must be a whole number, 1 to 10000"),
         ({"pages": 1.5}, "pages must be a whole number"),
         ({"depth": 21}, "depth must be"),
