@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from llmos.data.pii.addresses_zh import chinese_addresses
+from llmos.data.pii.places_en import places
 from llmos.data.pii.spans import Span
 
 _KIND = (
@@ -17,7 +18,8 @@ _KIND = (
     r"parade|quay|wharf|green|mount|view|vale|heights|ridge|run|bend|crossing|cove|commons?|"
     r"broadway|bypass|causeway|expressway|freeway|route|rte|park|gate|hollow|landing|meadows?|"
     r"pass|point|ranch|spring|station|summit|vista|yard|estate|strand|embankment|promenade|wynd|"
-    r"end|field|fields|bank|side|croft|drove|brae|passage|arcade|chase|dell|glen|glade|orchard)"
+    r"end|field|fields|bank|side|croft|drove|brae|passage|arcade|chase|dell|glen|glade|orchard|"
+    r"approach|reach|marg|nagar|cross|colony|layout|sector|enclave|extension|chowk|bazaar)"
 )
 _SURE_KIND = (
     r"(?:street|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court|terrace|crescent|close|"
@@ -114,7 +116,7 @@ _COUNTRY = (
 )
 _ZIP = (
     r"(?:\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{4} "
-    r"?[A-Z]{2}|\d{3} ?\d{2,3}|\d{4})(?![\w-])"
+    r"?[A-Z]{2}|\d{3} ?\d{2,3}|\d{2}-\d{3}|\d{5}-\d{3}|[A-Z]\d[\dW] ?[A-Z\d]{4}|\d{4})(?![\w-])"
 )
 _TOWN = (
     r"(?:(?!(?:and|but|or|I|We|He|She|They|The|Please|Call|Tel|Phone|Email|Thanks|If|It|My|Mr|Mrs|"
@@ -123,21 +125,27 @@ _TOWN = (
     r"[A-ZÀ-Ž][\wÀ-ž'-]*)){0,3})"
 )
 _BREAK = r"(?:\s*,\s*|\s*\n\s*|\s*;\s*|\s+[-–·|]\s+)"
+_FOREIGN_UNIT = (
+    r"(?:(?:apto?|apartado|piso|planta|Etage|étage|Stock|Whg|Wohnung|int|interno|scala|bât|Top|Tür|"
+    r"m|lok|Col|kv)\.? ?[\w./ºª-]{1,8}|\d{1,2}(?:º|ª|°|\. Stock|\. Etage|\. OG|e étage)(?: ?\w)?)"
+)
 _TAIL = re.compile(
-    rf"(?:(?:{_BREAK}|\s)(?i:{_UNIT})(?![\w])"
+    rf"(?:(?:{_BREAK}|\s)(?i:{_UNIT})(?![\w])|(?:/\d{{1,4}}){{1,3}}(?!\w)"
+    rf"|{_BREAK}{_FOREIGN_UNIT}(?![\w])"
     rf"|(?:{_BREAK}|\s){_ZIP} {_TOWN}(?=[,.;:!?\n)]|$| [a-z(])"
     rf"|(?:{_BREAK}|\s)(?:in )?(?:{_TOWN}(?:,\s*|\s+))?(?:{_STATE_NAME}|{_STATE}\.?)(?:,"
     rf"?\s+{_ZIP}|(?![\w]))"
     rf"|(?:{_BREAK}|\s){_ZIP}"
     rf"|(?:{_BREAK}|\s)(?:the )?{_COUNTRY}(?![\w])"
     rf"|{_BREAK}{_TOWN},?\s+{_ZIP}|\s(?:in\s)?{_TOWN}(?=[,.;:!?\n)]|$|\s+\d)"
-    rf"|,\s*{_TOWN}(?=\s*[,.;:!?\n)]|\s*$|\s+(?:and|or|by|before|after|is|was|on|at|to|with|for|"
-    rf"from|if|when|where|until)\b)"
+    rf"|,\s*{_TOWN}(?=\s*[,.;:!?\n)]|\s*$|\s+[a-z]+\b)"
     rf"|\n\s*{_TOWN}(?=,?\s*\n|,))"
 )
 _LOWER_TAIL = re.compile(
     rf",? {_UNIT}(?![\w])|,? [a-z]+(?: [a-z]+)?,? (?i:{_STATE})(?: \d{{5}})?(?![\w])|,? "
-    rf"\d{{5}}(?![\w-])",
+    rf"\d{{5}}(?![\w-])|(?:,? [a-z]+(?: [a-z]+)?)?,? [a-z]{{1,2}}\d[a-z\d]? ?\d[a-z]{{2}}(?![\w])"
+    rf"|, (?!(?:please|thanks|thank|and|but|so|ok|okay|yes|no|right|you|it|we|he|she|they|i)\b)"
+    rf"[a-z]{{4,}}(?: [a-z]{{4,}})?(?=[.!?,]|$)",
     re.IGNORECASE,
 )
 
@@ -163,12 +171,15 @@ _NAMED_PLACE = (
     r"Street)\b"
 )
 _BEFORE = re.compile(
-    rf"(?:(?i:{_UNIT})|(?:The )?(?:[A-Z][\w']+ ){{1,3}}(?:House|Court|Building|Tower|Mansions|"
+    rf"(?:\b(?i:{_UNIT_WORD}|shop|plot|km|gate|(?:h|d)\. ?no)\.? ?$|(?:(?i:{_UNIT})|"
+    rf"(?:c/o )?(?:The )?(?:[A-Z][\w']+ ){{1,3}}(?:House|Court|Building|Tower|Mansions|"
     rf"Lodge|Plaza|Hall|Apartments|Centre|"
-    r"Center|Block|Heights|Residences?|Flats|Works|Mill|Barn|Cottage|Farm))\s?[,\n/] ?\s*$"
+    r"Center|Block|Heights|Residences?|Flats|Works|Mill|Barn|Cottage|Farm|Garden|Gardens|Villas?|"
+    rf"Arcade|Park)|\d{{1,3}}/F|\d{{1,3}}(?:st|nd|rd|th) Floor)\s?[,\n/] ?\s*)$"
 )
 
 
+_FIGURE = re.compile(r"(?:Table|Figure|Chapter|Section|Page|Version|Step) $", re.IGNORECASE)
 _PATTERNS = (
     (_STREET, 0.8),
     (_BOX, 0.85),
@@ -181,15 +192,14 @@ _PATTERNS = (
 def addresses(text: str) -> Iterator[Span]:
     """Postal addresses and boxes, over their lines."""
     yield from chinese_addresses(text)
+    for place in places(text):
+        end = _tail(_TAIL, text, place.end)
+        yield Span(_head(text, place.start), _without_dot(text, end), "ADDRESS", place.score)
     if any(map(str.isdigit, text)):
-        for pattern, score in (
-            (_STREET, 0.8),
-            (_BOX, 0.85),
-            (_FOREIGN, 0.75),
-            (_WITH_UNIT, 0.7),
-            (_SINGAPORE, 0.7),
-        ):
+        for pattern, score in _PATTERNS:
             for found in pattern.finditer(text):
+                if _FIGURE.search(text[max(0, found.start() - 10) : found.start()]):
+                    continue
                 end = _tail(_TAIL, text, found.end())
                 yield Span(_head(text, found.start()), _without_dot(text, end), "ADDRESS", score)
         for found in _BY_CODE.finditer(text):

@@ -34,6 +34,7 @@ from llmos.data.pii.cues_zh import (
     TITLE_AFTER,
     WEAK_LEAD,
 )
+from llmos.data.pii.names_zh_known import known_names
 from llmos.data.pii.spans import Span
 from llmos.storage.parquet import check_packages
 
@@ -82,6 +83,7 @@ def names_in_chinese(text: str, *, is_eager: bool) -> Iterator[Span]:
             yield Span(found.start() + start, found.start() + end, "NAME", 0.8)
     simple = text.translate(_simplified())
     yield from _spaced(simple)
+    yield from known_names(simple, is_eager=is_eager)
     for run in HAN_RUN.finditer(simple):
         yield from _of_run(simple, run.start(), run.end(), is_eager)
 

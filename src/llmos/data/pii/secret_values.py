@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from llmos.data.pii.context import is_before, listed, words
 from llmos.data.pii.ordinary_en import BEGINNING, FUNCTION
 from llmos.data.pii.plain import BLANK
+from llmos.data.pii.secret_phrases import secret_phrases
 from llmos.data.pii.spans import Span
 
 _BLOCK = re.compile(
@@ -30,6 +31,7 @@ _TOKENS = re.compile(
     rf"csp)-{_B64}{{20,64}}"
     rf"|llmos_[A-Za-z0-9]+_{_B64}{{16,64}}|key-[0-9a-f]{{32}}|eyJ{_B64}{{8,}}\.{_B64}{{8,"
     rf"}}(?:\.{_B64}*)?"
+    r"|(?:SK|AC)[0-9a-f]{32}|5[HJK][1-9A-HJ-NP-Za-km-z]{49,50}"
     rf"|\d{{8,10}}:AA{_B64}{{30,40}}|AGE-SECRET-KEY-1[A-Z0-9]{{40,64}}|hvs\.{_B64}{{20,120}}"
     rf"|(?:ops|dckr|lin_api|rnd|sbp|tvly|gsk|r8|pplx|nvapi|fw|xai|vercel|pat)_?[-_]{_B64}{{20,80}}"
     r")(?![A-Za-z0-9_])"
@@ -78,7 +80,7 @@ _VALUE = (
     r"200})’"
     r"|「([^」\n]{1,200})」|<?([^\s\"'`“”「」，,;。；、！？<>\u4e00-\u9fff]{2,400})>?)"
 )
-_ASSIGNED = re.compile(rf"(?<![A-Za-z])(?:{_WORD}){_LINK}{_VALUE}", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"(?<![A-Za-z])(?:{_WORD})[\"']?{_LINK}{_VALUE}", re.IGNORECASE)
 _SIGNED = r"(?=[^\s\u4e00-\u9fff]*[\d#*!@$%^&])[^\s\"'`“”,;，。；、！？<>()\u4e00-\u9fff]{3,64}"
 _DIRECT = re.compile(
     rf"(?<![A-Za-z])(?:{_WORD})(?:'s|,)?(?:\s+(?:to|as|of|at|number|no\.?|like|with))?\s+"
@@ -150,9 +152,8 @@ _NO_VALUE = listed(
     "in on at by to for of from with and or but if must should can cannot will would encrypted "
     "hashed about getpass all any each long short written kept"
 )
-_ONE_TIME = words(
-    "otp", "one[- ]?time", "verification", "verify", "voucher", "promo", "coupon", "discount",
-    "2fa",     "验证码", "校验码", "动态", "优惠", "兑换", "一次性", "取件码", "取餐",
+_GIVEN_AWAY = words(
+    "voucher", "promo", "coupon", "discount", "优惠", "兑换", "取餐",
 )  # fmt: skip
 _MASKED = re.compile(r"[*•xX.●…_\-#?]+|<[^>]*>|\$\{?\w+\}?|\{\{?.*|%\w+%")
 _NO_PASSWORD = re.compile(r"(?:ed|ing|ly|able|ible|ful|less|ant|ent|ive|en)$")
@@ -177,6 +178,7 @@ _KEY_WORDS = words("key", "token", "secret", "credential", "api", "密钥", "秘
 
 def secrets(text: str) -> Iterator[Span]:
     """Values of passwords, codes, keys and tokens, without the word before them."""
+    yield from secret_phrases(text)
     for pattern in (_BLOCK, _TOKENS):
         for found in pattern.finditer(text):
             yield Span(found.start(), found.end(), "SECRET", 0.98)
@@ -211,7 +213,7 @@ def _assigned(text: str, found: re.Match[str]) -> Span | None:
     before = (
         text[max(0, found.start() - 14) : found.start()] + found[0][: span.start - found.start()]
     )
-    if _ONE_TIME.search(before):
+    if _GIVEN_AWAY.search(before):
         return None
     said = text[found.start() : span.start].rstrip("\"'`“‘「 ")
     is_told = said.endswith(("=", ":", "：", "→", ">", "|"))
@@ -232,7 +234,9 @@ def _bare(text: str, found: re.Match[str]) -> Span | None:
     is_quoted = text[span.end : span.end + 1] in {'"', "'", "”", "’", "」"}
     value = text[span.start : span.end]
     value = value if is_quoted else value.rstrip(".,;:?)]}")
-    if _ONE_TIME.search(text[max(0, found.start() - 14) : span.start]) or _MASKED.fullmatch(value):
+    if _GIVEN_AWAY.search(text[max(0, found.start() - 14) : span.start]) or _MASKED.fullmatch(
+        value
+    ):
         return None
     if BLANK in value or len(value) < 3 or not (is_quoted or re.search(r"\d", value)):
         return None

@@ -24,6 +24,10 @@ PersonalType = Literal[
     "DATE_OF_BIRTH",
 ]
 TYPES: tuple[PersonalType, ...] = get_args(PersonalType)
+_JOINED = frozenset({"NAME", "ADDRESS", "SECRET"})
+"""What no form bounds, so that two finds may each have a part."""
+_FORMED = frozenset({"EMAIL", "PHONE", "ID_CARD_CN", "US_SSN", "BANK_CARD", "IBAN"})
+"""What is known by its form: what is less certain gives way to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,42 @@ class Span:
 
 
 def resolved(spans: Iterable[Span]) -> list[Span]:
-    """Return spans that do not overlap, in order: of those that do, the longest, then the most
-    certain, then the first stays."""
+    """Return spans that do not overlap, in order: names, addresses and secrets that overlap one of
+    their own type are one; of others that do, the longest, then the most certain, then the first
+    stays."""
     ranked = sorted(
-        spans,
+        _joined(spans),
         key=lambda it: (it.start - it.end, -it.score, it.start, TYPES.index(it.type)),
     )
+    formed = [it for it in ranked if it.type in _FORMED and it.score >= 0.7]
     kept: list[Span] = []
     for span in ranked:
+        if (
+            span.type in _JOINED
+            and span.score < 0.7
+            and any(it.start < span.end and span.start < it.end for it in formed)
+        ):
+            continue
         if span.start < span.end and all(
             span.end <= other.start or other.end <= span.start for other in kept
         ):
             kept.append(span)
     return sorted(kept, key=lambda it: it.start)
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Return spans of which those of a type of `_JOINED` that overlap are one."""
+    done: list[Span] = []
+    for span in sorted(spans, key=lambda it: (it.type, it.start, it.end)):
+        last = done[-1] if done else None
+        if (
+            last is not None
+            and last.type == span.type
+            and span.type in _JOINED
+            and span.start < last.end
+        ):
+            end, score = max(last.end, span.end), max(last.score, span.score)
+            done[-1] = Span(last.start, end, span.type, score)
+        else:
+            done.append(span)
+    return done
