@@ -6,7 +6,10 @@ llmos also writes checkpoints, and publishes and checks the model, as Trainer wr
 Steps per second are of the loops, validations and checkpoints included. Prints the median, the
 spread and the ratios, and writes results/train.json and results/train.png.
 
-    python bench/train.py TEXT [--repeats 3] [--steps 2000]
+With --waiting it is llmos alone, on a dataset of the text's paragraphs in Parquet files, and what
+is measured is the share of the loop in which a step waits for its rows: results/train_waiting.json.
+
+    python bench/train.py TEXT [--repeats 3] [--steps 2000] [--waiting]
 """
 
 from __future__ import annotations
@@ -40,15 +43,19 @@ from transformers import (
 
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker, StartJob
+from llmos.storage.parquet import write_rows
 from llmos.training import handler
+from llmos.training.objectives import TextStream
 from llmos.training.recipe import Recipe, load, override, parse
 from llmos.training.sampling import StreamSampler
+from llmos.training.trainer import Trainer as TrainerOfLlmos
 from machine import machine
 from results import RESULTS, say, spread, table, write
 
 ROOT = Path(__file__).parents[1]
 LARGEST_LOSS, LARGEST_DIFFERENCE = 1.90, 0.01
 LEAST_OF_BARE, LEAST_OF_TRAINER = 0.97, 1.0
+MOST_WAITING = 0.01
 NUM_SPECIAL = 2
 """Ids before the characters': the end of a text, and what is unknown."""
 Curve = list[tuple[float, float]]
@@ -62,9 +69,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--name", default="train", help="Of the files under results/.")
+    parser.add_argument("--waiting", action="store_true", help="What a step waits for its rows.")
     options = parser.parse_args()
     wanted = ["data.path=mine.txt", f"steps={options.steps}"]
     recipe = override(load(ROOT / "recipes" / "char-gpt.yaml"), wanted)
+    if options.waiting:
+        show_waiting([waiting(recipe, options) for _ in range(options.repeats)])
+        return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     curves: dict[str, Curve] = {}
     for turn in range(options.repeats):
@@ -80,7 +91,54 @@ def main() -> None:
     show(report, is_yardstick=options.steps == 2000 and "shakespeare" in options.text.name)
 
 
-def run_llmos(recipe: dict[str, Any], text: Path, threads: int) -> Run:
+def waiting(recipe: dict[str, Any], options: argparse.Namespace) -> float:
+    """The share of the loop's seconds in which rows are chosen and batches made of them."""
+    spent = 0.0
+
+    def timed_call(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal spent
+            began = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                spent += time.perf_counter() - began
+
+        return call
+
+    in_batches, in_rows = TextStream.batch, TrainerOfLlmos._rows_of
+    TextStream.batch = timed_call(in_batches)  # type: ignore[method-assign]
+    TrainerOfLlmos._rows_of = timed_call(in_rows)  # type: ignore[method-assign]
+    try:
+        measured, _ = run_llmos(recipe, options.text, options.threads, from_dataset=True)
+    finally:
+        TextStream.batch, TrainerOfLlmos._rows_of = in_batches, in_rows  # type: ignore[method-assign]
+    return spent / measured["loop_s"]
+
+
+def show_waiting(shares: list[float]) -> None:
+    found = spread(shares)
+    write("train_waiting", {"share": found, "machine": machine()})
+    value = found["median"]
+    text = f"a step waits {value:.2%} of its time for its rows (at most {MOST_WAITING:.0%})"
+    say("llmos", text, value <= MOST_WAITING)
+
+
+def as_dataset(context: JobContext, text: Path, folder: Path) -> dict[str, Any]:
+    """What a job is told of a dataset of the text's paragraphs, in two shards."""
+    texts = [one for one in text.read_text("utf-8").split("\n\n") if one.strip()]
+    rows = [{"id": str(number), "text": one} for number, one in enumerate(texts)]
+    shards = []
+    for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        write_rows(folder / "part.parquet", part, {"id": "string", "text": "string"})
+        shards.append(context.blobs.put_file(folder / "part.parquet").digest)
+    told = {"ref": "text:1", "digest": shards[0], "rows": len(rows), "license": ""}
+    return {"dataset:text": {**told, "shards": shards}}
+
+
+def run_llmos(
+    recipe: dict[str, Any], text: Path, threads: int, *, from_dataset: bool = False
+) -> Run:
     """The whole train job, from the text to the checked model."""
     with tempfile.TemporaryDirectory(prefix="llmos-bench-") as home:
         sent: list[FromWorker] = []
@@ -98,7 +156,11 @@ def run_llmos(recipe: dict[str, Any], text: Path, threads: int) -> Run:
             heartbeat_s=10.0,
         )
         context = JobContext(start, sent.append)
-        context.params["data"]["mine.txt"] = context.blobs.put_file(text).digest
+        if from_dataset:
+            recipe = context.params["recipe"] = override(recipe, ["data.path=dataset:text"])
+            context.params["datasets"] = as_dataset(context, text, Path(home))
+        else:
+            context.params["data"]["mine.txt"] = context.blobs.put_file(text).digest
         began, cpu_began = time.perf_counter(), time.process_time()
         result = handler.run(context)
         total, cpu = time.perf_counter() - began, time.process_time() - cpu_began

@@ -28,10 +28,12 @@ def llmos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llmos]:
 
 @pytest.fixture(scope="module")
 def seconds() -> Iterator[dict[str, float]]:
-    """How long each recipe took, written down at the end."""
+    """How long each recipe took, written down at the end, beside those of runs before."""
     found: dict[str, float] = {}
     yield found
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    before = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    every = dict(sorted({**before, **found}.items()))
+    RESULTS.write_text(json.dumps(every, indent=2) + "\n", "utf-8")
 
 
 @pytest.mark.soak
