@@ -120,7 +120,7 @@ def test_rows_are_labelled_reviewed_and_trained_on(
         bob.export_labels(number, "stolen")
 
     assert work(bob, number, lambda shown: "en" if shown["text"].isascii() else "zh") == 8
-    with pytest.raises(JobFailedError, match=r"unfinished.*label more, decide as a reviewer"):
+    with pytest.raises(JobFailedError, match=r"unfinished.*label more, or decide as a reviewer"):
         client.wait(client.export_labels(number, "languages")["id"])
     assert work(eve, number, lambda shown: "zh" if " 0" in shown["text"] else "en") == 8
     told = client.agreement(number)

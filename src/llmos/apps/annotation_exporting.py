@@ -144,7 +144,9 @@ class _Export:
             why = "label more, or decide as a reviewer"
             if not params["partial"]:
                 why += ", or take items that have not all their labels, too (partial)"
-            raise DataError(f"nothing of annotation task {task['id']} is decided yet: {why}")
+            left = ", ".join(f"{name} {count}" for name, count in told.items() if count)
+            left = f" ({left})" if left else ""
+            raise DataError(f"nothing of annotation task {task['id']} is decided yet{left}: {why}")
         parts = Parts(
             rows=[directory / ROWS for directory in directories],
             schemas=[read_done(directory).schema for directory in directories],

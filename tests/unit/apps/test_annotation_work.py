@@ -267,7 +267,7 @@ def test_a_row_that_is_another_now_is_left_out(tmp_path: Path, server: Server) -
     fill(home, server, version)
     label_all(server)
     other = only(home.add({"b.jsonl": "\n".join(['{"text": "第 1"}'] * 25)}, "raw"))
-    with pytest.raises(DataError, match="'other_row': 24"):
+    with pytest.raises(DataError, match="other_row 24"):
         export(home, server, other)
 
 
