@@ -18,9 +18,8 @@ from llmos.apps.annotation_reading import values_of
 from llmos.data.annotation.scheme import Scheme, scheme_of
 from llmos.data.annotation.settling import labelled_row, settled
 from llmos.data.datasets.publishing import Parts, publish
-from llmos.data.datasets.stats import Stats
 from llmos.data.pipeline.record import ID, Row
-from llmos.data.pipeline.shard import HASHES, ROWS, Done, finish, making, read_done
+from llmos.data.pipeline.shard import Done, finish, making
 from llmos.data.pipeline.work import prepared
 from llmos.errors import DataError
 from llmos.evaluation.asking import Ask, ask
@@ -134,27 +133,17 @@ class _Export:
         context, params = self._context, self._params
         given = params["datasets"]["input"]
         counts: Counter[str] = Counter()
-        stats = Stats()
         for directory in directories:
             counts.update(json.loads((directory / COUNTS).read_bytes()))
-            if (one := read_done(directory).stats) is not None:
-                stats.add(one)
+        parts = Parts.of(directories)
         told = {name: count for name, count in sorted(counts.items()) if name != "read"}
-        if not stats.rows:
+        if not parts.stats.rows:
             why = "label more, or decide as a reviewer"
             if not params["partial"]:
                 why += ", or take items that have not all their labels, too (partial)"
             left = ", ".join(f"{name} {count}" for name, count in told.items() if count)
             left = f" ({left})" if left else ""
             raise DataError(f"nothing of annotation task {task['id']} is decided yet{left}: {why}")
-        parts = Parts(
-            rows=[directory / ROWS for directory in directories],
-            schemas=[read_done(directory).schema for directory in directories],
-            hashes=[directory / HASHES for directory in directories],
-            dropped=[],
-            rejected=[],
-            stats=stats,
-        )
         about = {
             "rejected": 0,
             "license": given["license"],

@@ -26,9 +26,6 @@ SkipOption = Annotated[bool, typer.Option("--skip", help="Leave it to others.")]
 FlagOption = Annotated[
     str | None, typer.Option("--flag", metavar="TEXT", help="What is wrong with the item.")
 ]
-DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
-]
 SHOWN_CHARS = 2000
 """Of a field of an item."""
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from llmos.cli.annotate import DetachOption, PlaceArgument, TaskArgument, parsed, show_item, told
+from llmos.cli.annotate import PlaceArgument, TaskArgument, parsed, show_item, told
 from llmos.cli.connection import open_client
 from llmos.cli.data import report
-from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import counted, note, print_json, print_table, visible
 
 InstructionsOption = Annotated[str | None, typer.Option(help="What annotators read.")]

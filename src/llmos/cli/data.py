@@ -11,7 +11,6 @@ from llmos.cli.connection import open_client
 from llmos.cli.data_options import (
     ColumnsOption,
     DescriptionOption,
-    DetachOption,
     EncodingOption,
     FormatOption,
     LicenseOption,
@@ -25,7 +24,7 @@ from llmos.cli.data_options import (
     UnitOption,
     UrlOption,
 )
-from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import age, counted, note, print_json, print_table, size, visible
 
 app = typer.Typer(no_args_is_help=True)

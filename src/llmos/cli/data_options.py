@@ -48,6 +48,3 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="LLMOS_SQL_URL", help="sqlite:///FILE or postgresql://…."),
 ]
-DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
-]

@@ -7,13 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.connection import open_client
-from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import counted, print_json
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn.")]
-DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,11 +9,10 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.data_options import (
     DescriptionOption,
-    DetachOption,
     LicenseOption,
     NameOption,
 )
-from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 
 
 def register(app: typer.Typer) -> None:

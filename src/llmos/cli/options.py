@@ -25,6 +25,9 @@ HomeOption = Annotated[
         help="Where everything is kept (~/.llmos by default).",
     ),
 ]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")]
 ModelArgument = Annotated[

@@ -23,9 +23,7 @@ from llmos.data.datasets.dealing import (
 )
 from llmos.data.datasets.publishing import Parts, file_refs, publish
 from llmos.data.datasets.reading import SHARD_ROWS
-from llmos.data.datasets.stats import Stats
 from llmos.data.pipeline.pool import Pool, open_pool
-from llmos.data.pipeline.shard import HASHES, ROWS, read_done
 from llmos.data.pipeline.work import prepared
 from llmos.errors import DataError
 from llmos.storage.files import disk_errors
@@ -145,18 +143,7 @@ class _Mix:
         sources: Mapping[str, list[_Segment]],
         tokenizer: Mapping[str, Any],
     ) -> JobResult:
-        done = [read_done(directory) for directory in directories]
-        stats = Stats()
-        for one in done:
-            stats.add(one.stats or Stats())
-        parts = Parts(
-            rows=[directory / ROWS for directory in directories],
-            schemas=[one.schema for one in done],
-            hashes=[directory / HASHES for directory in directories],
-            dropped=[],
-            rejected=[],
-            stats=stats,
-        )
+        parts = Parts.of(directories)
         refs = {ref: told["ref"] for ref, told in self._told.items()}
         rows = {refs[ref]: sum(one.rows for one in own) for ref, own in sources.items()}
         licences = dict.fromkeys(told["license"] for told in self._told.values())

@@ -15,6 +15,7 @@ from llmos.data.datasets.plots import draw
 from llmos.data.datasets.sampled import describe_sample, text_field
 from llmos.data.datasets.stats import Stats, count_duplicates
 from llmos.data.pipeline.record import ID, Row
+from llmos.data.pipeline.shard import HASHES, ROWS, read_done
 from llmos.data.pipeline.steps import CLUSTER_SCHEMA, SIDE_SCHEMA
 from llmos.storage.parquet import Schema, append_all, merged, num_rows_in, read_rows, write_rows
 from llmos.types import FileRef, NewVersion
@@ -44,6 +45,22 @@ class Parts:
     stats: Stats
     clusters: list[Path] = field(default_factory=list)
     """Files of the table of records that are not alone, where some are."""
+
+    @classmethod
+    def of(cls, directories: Sequence[Path]) -> Parts:
+        """Return what shards that are done make, of which nothing was dropped or rejected."""
+        done = [read_done(directory) for directory in directories]
+        stats = Stats()
+        for one in done:
+            stats.add(one.stats or Stats())
+        return cls(
+            rows=[directory / ROWS for directory in directories],
+            schemas=[one.schema for one in done],
+            hashes=[directory / HASHES for directory in directories],
+            dropped=[],
+            rejected=[],
+            stats=stats,
+        )
 
 
 def publish(

@@ -16,9 +16,8 @@ from llmos.data.datasets.dealing import (
     read_labels,
 )
 from llmos.data.datasets.publishing import Parts, file_refs, publish
-from llmos.data.datasets.stats import Stats
 from llmos.data.pipeline.pool import open_pool
-from llmos.data.pipeline.shard import HASHES, ROWS, read_done
+from llmos.data.pipeline.shard import read_done
 from llmos.data.pipeline.work import prepared
 from llmos.errors import DataError
 from llmos.storage.files import disk_errors
@@ -123,18 +122,7 @@ class _Split:
         return limits_for(keys, [round(end * total) for end in ends])
 
     def _version(self, part: str, directories: list[Path]) -> NewVersion:
-        done = [read_done(directory) for directory in directories]
-        stats = Stats()
-        for one in done:
-            stats.add(one.stats or Stats())
-        parts = Parts(
-            rows=[directory / ROWS for directory in directories],
-            schemas=[one.schema for one in done],
-            hashes=[directory / HASHES for directory in directories],
-            dropped=[],
-            rejected=[],
-            stats=stats,
-        )
+        parts = Parts.of(directories)
         how = {key: self._params[key] for key in ("seed", *HOWS) if self._params[key]}
         source = {"kind": "split", "input": self._input["ref"], "part": part}
         about = {
