@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.integration import rank_without_memory
 from tests.integration.killings import forker, left_by
 from tests.unit.training.tiny import make_job, make_recipe
 
@@ -23,8 +24,11 @@ from llmos.errors import CancelledError, LlmosError, OutOfMemoryError, RecipeErr
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobFailed, JobLog, JobMetric
 from llmos.training import handler, ranks
+from llmos.training.distribution import Team
+from llmos.training.micro_batches import HalvedError, micro_batches_for
 from llmos.training.ranks import RankLostError, devices_for
 from llmos.training.recipe import parse
+from llmos.training.trainer import Trainer
 
 STEPS = 6
 
@@ -123,15 +127,51 @@ def kill_the_other_at(step: int, context: JobContext) -> None:
     context.metric = kill  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_memory_that_runs_out_in_one_process_ends_all_with_the_estimate(
-    parallel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def without_memory(rank: int, fitting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so many rows fit in the memory of one of the processes from the third step on."""
+    monkeypatch.setenv(rank_without_memory.FITTING_ROWS, str(fitting))
+    if rank == 0:
+        monkeypatch.setattr(Trainer, "_backward", rank_without_memory.small)
+    else:
+        monkeypatch.setattr(ranks, "MODULE", rank_without_memory.__name__)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "rank", "fitting"), [("ddp", 1, 1), ("fsdp", 0, 2), ("tensor", 1, 3)]
+)
+def test_memory_that_runs_out_in_one_process_halves_what_all_compute_at_a_time(
+    parallel: str, rank: int, fitting: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "MODULE", "tests.integration.rank_without_memory")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    its = {"parallel": parallel, "batch_size": 5}
+    handler.run(make_job(tmp_path / "one", recipe("chat", 1, **its))[0])
+    without_memory(rank, fitting, monkeypatch)
+    two = recipe("chat", 2, **its)
+    with pytest.raises(HalvedError, match=f"memory ran out in process {rank} of") as told:
+        handler.run(make_job(tmp_path / "two", two)[0])
+    assert told.value.retryable
+    assert not psutil.Process().children()
+    context, sent = make_job(tmp_path / "two", two)
+    handler.run(context)
+    assert JobLog("going on from the checkpoint of step 2") in sent
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    for key, tensor in weights(tmp_path / "two").items():
+        assert torch.allclose(tensor, weights(tmp_path / "one")[key], rtol=1e-3, atol=2e-4), key
+
+
+def test_memory_that_runs_out_a_second_time_ends_all_with_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_memory(1, 1, monkeypatch)
+    context, _ = make_job(tmp_path, recipe("chat", 2, parallel="fsdp", batch_size=8))
+    team = Team(1, 2, "fsdp")
+    micro = micro_batches_for(context, parse(context.params["recipe"]), torch.device("cpu"), team)
+    assert micro is not None
+    tmp_path.joinpath("checkpoint").mkdir()
+    micro.shrink()  # to two rows of each process's four
     message = r"process 1 of the training does not fit in memory: it was estimated to need \d"
     with pytest.raises(OutOfMemoryError, match=message) as told:
-        handler.run(make_job(tmp_path, recipe("chat", 2, parallel=parallel))[0])
+        handler.run(context)
     assert not told.value.retryable
     assert not psutil.Process().children()
     kept = (tmp_path / "checkpoint" / "checkpoints").iterdir()
@@ -139,7 +179,12 @@ def test_memory_that_runs_out_in_one_process_ends_all_with_the_estimate(
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(ranks.OUT_OF_MEMORY, OutOfMemoryError), (1, RankLostError)]
+    ("status", "error"),
+    [
+        (ranks.OUT_OF_MEMORY, OutOfMemoryError),
+        (ranks.HALVED, HalvedError),
+        (1, RankLostError),
+    ],
 )
 def test_how_one_was_lost_is_told_though_a_device_waits_for_it_forever(
     status: int, error: type[LlmosError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,7 +198,7 @@ def test_how_one_was_lost_is_told_though_a_device_waits_for_it_forever(
     [said] = sent
     assert isinstance(said, JobFailed) and ended == [1]
     assert (said.code, said.retryable) == (error.code, error.retryable)
-    assert said.message.startswith("process 1 of the training")
+    assert "process 1 of the training" in said.message
 
 
 def test_processes_that_give_way_go_on_to_the_very_weights(tmp_path: Path) -> None:

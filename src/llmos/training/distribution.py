@@ -54,6 +54,11 @@ class Team:
         """Whether each process has rows of its own; with `tensor` all compute the same ones."""
         return self.size > 1 and self.parallel != "tensor"
 
+    def shares(self, num_rows: int) -> tuple[int, int]:
+        """Return how many of a batch's rows a process has at least, and at most."""
+        size = self.size if self.shares_rows else 1
+        return num_rows // size, math.ceil(num_rows / size)
+
     def own(self, rows: IntArray) -> IntArray:
         """Return which of a batch's rows are this process's."""
         return rows[self.rank :: self.size] if self.shares_rows else rows

@@ -62,6 +62,7 @@ def run(context: JobContext) -> JobResult:
         CancelledError: the job was cancelled.
         DiskFullError: there is no room for a checkpoint or the model.
         OutOfMemoryError: memory ran out, and nothing smaller could be tried.
+        HalvedError, RankLostError: one of several processes ended; the job may go on.
     """
     os.environ.setdefault("MPLCONFIGDIR", str(context.home / "cache" / "matplotlib"))
     with disk_errors(), memory_errors(context.params):
@@ -174,7 +175,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
     old = ready.memory.old.train if ready.memory is not None else None
     begin = context.params.get(STREAM, {}).get("after", 0)
     train, sampler = mixed(recipe, objective, prepared.train, old, begin)
-    cuts = team.size == 1 and recipe.privacy is None
+    cuts = recipe.privacy is None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     context.log(f"{parameters:,} parameters, {prepared.tokenizer.get_vocab_size():,} tokens")
     return Trainer(
@@ -186,7 +187,7 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
         context.checkpoint_dir / "checkpoints",
         context,
         team=team,
-        micro_batches=micro_batches_for(context, recipe, model.device) if cuts else None,
+        micro_batches=micro_batches_for(context, recipe, model.device, team) if cuts else None,
         watch=(
             watch(model, context.checkpoint_dir, context.log, recipe.precision)
             if team.is_first

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import psutil
 import torch
 
 from llmos.data.encoding import IntArray
-from llmos.errors import OutOfMemoryError
+from llmos.errors import LlmosError, OutOfMemoryError
 from llmos.kernel.ledger import format_bytes
 from llmos.training import jobs
+from llmos.training.distribution import Team, alone
 from llmos.training.recipe import Recipe
 from llmos.training.recipe_parts import parts_of
 from llmos.training.recipe_sharing import WHOLE_BATCH
@@ -29,6 +33,14 @@ if TYPE_CHECKING:
 FREE_SHARE = 0.8
 CPU_SAYS = ("can't allocate memory", "not enough memory")
 """What torch says, in a RuntimeError, where the host has no memory left."""
+
+
+class HalvedError(LlmosError):
+    """Memory ran out for one process of several, and half as much is computed at a time from the
+    last checkpoint on: the others wait in the middle of a step, which cannot be tried again."""
+
+    code = "training_halved"
+    retryable = True
 
 
 class MicroBatches:
@@ -42,6 +54,7 @@ class MicroBatches:
         estimate: bytes that a job needs with so many rows at a time.
         free_bytes: of the memory that it computes in.
         log: is told of a size that is not what was asked for.
+        team: the processes that share a batch; rows are those of each, and all cut alike.
     """
 
     def __init__(
@@ -52,10 +65,14 @@ class MicroBatches:
         estimate: Callable[[int], int],
         free_bytes: int,
         log: Callable[[str], None],
+        team: Team = alone,
     ) -> None:
-        self._path, self._estimate, self._log = path, estimate, log
+        self._path, self._estimate, self._log, self._team = path, estimate, log, team
         self._halvings_left = batch_rows if wanted == "auto" else 1
-        self.rows = batch_rows if wanted is None or wanted == "auto" else min(wanted, batch_rows)
+        least, most = team.shares(batch_rows)
+        self.rows = most if least > 1 else 1
+        if isinstance(wanted, int):
+            self.rows = min(wanted, self.rows)
         if path.exists():
             kept = json.loads(path.read_text())
             self.rows, self._halvings_left = kept["rows"], kept["halvings_left"]
@@ -66,8 +83,10 @@ class MicroBatches:
             self._keep()
 
     def cut(self, rows: IntArray) -> list[IntArray]:
-        """Return a batch's rows in pieces."""
-        return [rows[start : start + self.rows] for start in range(0, len(rows), self.rows)]
+        """Return this process's rows of a batch in pieces, as many as in every other process: what
+        they do together they do once for each."""
+        least, most = self._team.shares(len(rows))
+        return np.array_split(self._team.own(rows), min(math.ceil(most / self.rows), least))
 
     def shrink(self) -> None:
         """Take half as many rows at a time from now on: so many did not fit.
@@ -76,9 +95,10 @@ class MicroBatches:
             OutOfMemoryError: that was done before, or it was only one.
         """
         if self.rows == 1 or not self._halvings_left:
+            smaller = "a smaller batch_size" if self._team.size > 1 else "micro_batch_size=auto"
             raise OutOfMemoryError(
                 f"{self.rows} rows at a time do not fit in memory: the training was estimated to "
-                f"need {format_bytes(self._estimate(self.rows))}. Use --set micro_batch_size=auto, "
+                f"need {format_bytes(self._estimate(self.rows))}. Use --set {smaller}, "
                 "activation_checkpointing=true, fewer max_tokens or block_size, or a smaller model."
             )
         self._log(f"out of memory with {self.rows} rows of a batch at a time: half of that now")
@@ -88,24 +108,26 @@ class MicroBatches:
 
     def _keep(self) -> None:
         kept = {"rows": self.rows, "halvings_left": self._halvings_left}
-        partial = self._path.with_suffix(".partial")
+        partial = self._path.with_suffix(f".{os.getpid()}.partial")  # others may keep the same
         partial.write_text(json.dumps(kept))
         partial.replace(self._path)
 
 
 def micro_batches_for(
-    context: JobContext, recipe: Recipe, device: torch.device
+    context: JobContext, recipe: Recipe, device: torch.device, team: Team
 ) -> MicroBatches | None:
     """Return how a job cuts its batches; None where their rows are compared with one another."""
+    together = team.size if team.shares_rows else 1
     if any(part.objective in WHOLE_BATCH for part in parts_of(recipe)):
         return None
     return MicroBatches(
         context.checkpoint_dir / "micro_batch.json",
         recipe.micro_batch_size,
         recipe.batch_size,
-        lambda rows: jobs.estimate_rows_bytes(context.params, rows),
+        lambda rows: jobs.estimate_rows_bytes(context.params, rows * together),
         free_bytes(device),
         context.log,
+        team,
     )
 
 
@@ -128,6 +150,15 @@ def does_not_fit(params: dict[str, Any], which: str = "the training") -> OutOfMe
         f"{which} does not fit in memory: it was estimated to need {needed}. Use a smaller "
         "batch_size, activation_checkpointing=true, fewer max_tokens or block_size, or a smaller "
         "model."
+    )
+
+
+def halved(rank: int) -> HalvedError:
+    """Return the error of a training of several processes, one of which took half as many rows at a
+    time."""
+    return HalvedError(
+        f"memory ran out in process {rank} of the training: half as many rows of a batch at a time "
+        "from the last checkpoint on"
     )
 
 

@@ -17,6 +17,7 @@ from llmos.kernel.protocol import FromWorker
 from llmos.kernel.worker import die_with_server
 from llmos.training import handler, ranks
 from llmos.training.distribution import Team
+from llmos.training.micro_batches import HalvedError
 
 
 def main() -> None:
@@ -28,13 +29,17 @@ def main() -> None:
     context = JobContext(told.start, _say_nothing)
     try:
         handler.train(context, Team(told.rank, told.size, told.parallel))
-    except OutOfMemoryError as error:  # this one's alone: rank 0 learns of it by the status
+    except LlmosError as error:
         print(f"process {told.rank}: {error.message}", file=sys.stderr, flush=True)
-        sys.exit(ranks.OUT_OF_MEMORY)
-    except LlmosError as error:  # rank 0 has it too, and tells of it
-        print(f"process {told.rank}: {error.message}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        os._exit(_status(error))  # at once: the others see that it is gone, and wait for its status
     ranks.leave_together()
+
+
+def _status(error: LlmosError) -> int:
+    """Return what rank 0 is to know of an error that is this process's alone."""
+    if isinstance(error, HalvedError):
+        return ranks.HALVED
+    return ranks.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else 1
 
 
 def _say_nothing(message: FromWorker) -> None:

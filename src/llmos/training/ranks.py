@@ -7,6 +7,7 @@ too. Only this one, rank 0, talks to the server, writes checkpoints and publishe
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -23,11 +24,11 @@ import torch
 import torch.distributed as dist
 
 from llmos.engines.base import find_device
-from llmos.errors import LlmosError, OutOfMemoryError
+from llmos.errors import LlmosError
 from llmos.kernel.child import describe_exit, thread_environ
 from llmos.kernel.protocol import StartJob
 from llmos.training.distribution import Parallel, Team, alone
-from llmos.training.micro_batches import does_not_fit
+from llmos.training.micro_batches import does_not_fit, halved
 from llmos.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ NOTICE_S = 10.0
 """Within so long the loss of a process is noticed by whoever waits for it; or all end."""
 LOSS_S = 2.0
 END_S = 30.0
-OUT_OF_MEMORY = 12
-"""The exit status of a process that memory ran out for: ENOMEM's number."""
+OUT_OF_MEMORY, HALVED = errno.ENOMEM, errno.EAGAIN
+"""The exit statuses of a process that memory ran out for: for good, and after which half as much is
+tried."""
 
 
 class RankLostError(LlmosError):
@@ -94,6 +96,8 @@ class _Ranks:
         which = f"process {rank} of the training"
         if status == OUT_OF_MEMORY:
             return does_not_fit(self.params, which)
+        if status == HALVED:
+            return halved(rank)
         return RankLostError(f"{which} {describe_exit(status)}")
 
     def wait_for_loss(self) -> LlmosError | None:
@@ -117,7 +121,8 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
 
     Raises:
         RankLostError: one of them ended; the job may go on from its last checkpoint.
-        OutOfMemoryError: memory ran out for one of the others.
+        HalvedError: memory ran out for one of the others, and the job may go on so too.
+        OutOfMemoryError: memory ran out for one of the others, and nothing smaller can be tried.
     """
     own = find_device(os.environ.get("LLMOS_DEVICE", "cpu"))
     devices = list(context.devices) or devices_for(recipe.processes, own)
@@ -148,7 +153,7 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
         except RuntimeError as error:
             if (lost := ranks.wait_for_loss()) is None:
                 raise
-            if isinstance(lost, OutOfMemoryError):
+            if not isinstance(lost, RankLostError):
                 raise lost from error
             raise RankLostError(f"{lost.message}, and so all did: {first_line(error)}") from error
         finally:

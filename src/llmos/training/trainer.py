@@ -21,7 +21,7 @@ from llmos.training.averaging import averaged, copied_weights, follow
 from llmos.training.checkpoint import Progress
 from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.distribution import Team, alone
-from llmos.training.micro_batches import MicroBatches, is_out_of_memory
+from llmos.training.micro_batches import MicroBatches, halved, is_out_of_memory
 from llmos.training.mixture import named
 from llmos.training.objectives import Batch, Objective, Scheduled, Surveyed
 from llmos.training.offload import offload
@@ -116,6 +116,8 @@ class Trainer:
         Raises:
             DivergedError: a loss was not finite; the message names the step.
             CancelledError: the job was cancelled, or preempted: then a checkpoint was written.
+            HalvedError: memory ran out for this process of several: all are to begin again.
+            OutOfMemoryError: memory ran out, and nothing smaller could be tried.
         """
         recipe, team = self.recipe, self.team
         team.place(self.model)
@@ -138,7 +140,7 @@ class Trainer:
                 step = self.progress.step
                 set_learning_rate(optimizer, self._rate(step))
                 team.begin_step(recipe.seed, step)
-                self._step(optimizer, [team.own(rows) for rows in self._rows_of(step)])
+                self._step(optimizer, self._rows_of(step))
                 self.progress.step = step + 1
                 self._keep_up(optimizer, validation_rows)
         finally:
@@ -154,7 +156,8 @@ class Trainer:
         return [self._sampler.rows(number) for number in numbers]
 
     def _step(self, optimizer: torch.optim.Optimizer, rows: list[IntArray]) -> None:
-        """One optimizer step over the rows of its batches, in pieces that fit in memory."""
+        """One optimizer step over the rows of its batches, of which this process takes its own, in
+        pieces that fit in memory."""
         while (loss := self._fitting_loss(rows)) is None:
             optimizer.zero_grad(set_to_none=True)
         self.team.add_gradients(self.model)
@@ -171,16 +174,22 @@ class Trainer:
         """As `_loss`; None where memory ran out, after which less is tried at a time.
 
         Raises:
+            HalvedError: it ran out for one process of several.
             OutOfMemoryError: less was tried before.
         """
-        micro = self.micro_batches
-        pieces = rows if micro is None else [part for own in rows for part in micro.cut(own)]
+        micro, team = self.micro_batches, self.team
+        if micro is None:
+            pieces = [team.own(batch) for batch in rows]
+        else:
+            pieces = [piece for batch in rows for piece in micro.cut(batch)]
         try:
             return self._loss(pieces)
         except (MemoryError, RuntimeError) as error:
             if micro is None or not is_out_of_memory(error):
                 raise
         micro.shrink()  # here, where no traceback holds what was computed
+        if team.size > 1:
+            raise halved(team.rank)
         return None
 
     def _loss(self, pieces: list[IntArray]) -> Tensor:
