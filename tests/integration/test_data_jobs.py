@@ -205,6 +205,39 @@ def finished(directory: Path) -> dict[str, int]:
     }
 
 
+def test_a_job_finds_and_blanks_rows_of_too_small_groups_as_is_done_in_memory(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"fields": ["label", "text"], "k": 3}
+    step = {"k_anonymity": {**options, "action": "suppress"}}
+    home = Home(tmp_path, threads=2)
+    raw = added(home, 200)
+    made = only(home.run(raw, ["lower_case", step]))
+    operators = [make_operator("lower_case", {}, 0), make_operator(*next(iter(step.items())), 0)]
+    expected = apply(operators, map(Record.of_row, home.rows(raw))).records
+    blank = [record.id for record in expected if record.fields["label"] is None]
+    rows = [{name: value for name, value in one.to_row().items() if value} for one in expected]
+    assert home.rows(made) == rows and 3 <= len(blank) < len(rows)
+    counts = made.manifest["operators"][1]
+    assert counts["changed"] == counts["small_rows"] == len(blank)
+    assert home.table(made, "dropped.parquet") == []
+    found = home.check_k_anonymity(raw, **options)
+    assert not found["is_k_anonymous"] and found["rows"] == 200 and found["smallest"] == 1
+    least = found["samples"][0]
+    assert least["rows"] == 1 and found["small_groups"] >= len(found["samples"]) == 20
+    alike = [
+        row for row in home.rows(raw)
+        if all(row.get(name) == value for name, value in least["fields"].items())
+    ]  # fmt: skip
+    assert len(alike) == 1
+    again = home.check_k_anonymity(made, **options)
+    assert again["is_k_anonymous"] and again["samples"] == [] and again["small_rows"] == 0
+    with pytest.raises(DataError, match="no record has anything in 'zip'"):
+        home.check_k_anonymity(raw, fields=["zip"])
+    with pytest.raises(InvalidRequestError, match="k: Input should be greater"):
+        home.check_k_anonymity(raw, fields=["text"], k=1)
+
+
 def test_a_process_that_is_lost_fails_the_attempt_and_the_next_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,18 @@ def test_a_pipeline_makes_another_with_its_lineage(client: Client, reviews: str)
     assert any(line.startswith("2. exact_dedup: 60 read") for line in lines)
 
 
+def test_rows_that_too_few_are_like_are_counted(client: Client, reviews: str) -> None:
+    job = client.check_k_anonymity("reviews", ["label"], sensitive="text", diversity=20)
+    found = client.wait(job["id"])["result"]
+    assert (found["dataset"], found["k"], found["groups"]) == (reviews, 5, 2)
+    assert found["is_k_anonymous"] and found["smallest"] == 30 and found["least_values"] == 20
+    found = client.wait(client.check_k_anonymity("reviews", ["text"], k=3)["id"])["result"]
+    assert not found["is_k_anonymous"] and found["small_rows"] == 60
+    assert found["samples"][0]["rows"] == 1
+    with pytest.raises(InvalidRequestError, match="named twice"):
+        client.check_k_anonymity("reviews", ["text", "text"])
+
+
 def test_rows_are_exported_in_every_format(client: Client, reviews: str, tmp_path: Path) -> None:
     path = client.export_dataset(reviews, tmp_path / "reviews.jsonl")
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -241,6 +253,7 @@ def test_datasets_are_their_owners_alone(server: EchoServer, client: Client, rev
             lambda: bob.remove_dataset(reviews),
             lambda: bob.run_operators(CLEAN | {"name": "mine"}),
             lambda: bob.diff_datasets(reviews, reviews),
+            lambda: bob.check_k_anonymity(reviews, ["label"]),
             lambda: bob.train(make_recipe("classify", data={"path": "dataset:reviews"}), "mine"),
         ):
             with pytest.raises(PermissionDeniedError, match="another owner"):

@@ -1,4 +1,6 @@
-"""`llmos data run`, `diff` and `operators`: pipelines of operators, and what they changed."""
+"""`llmos data run`, `diff`, `k-anonymity` and `operators`: pipelines of operators, what they
+changed, and whether what they made is k-anonymous.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import typer
 
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
-from llmos.cli.output import note, print_json, print_table, visible
+from llmos.cli.output import counted, note, print_json, print_table, visible
 from llmos.errors import NotFoundError
 
 
@@ -17,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `llmos data`."""
     app.command("run")(run)
     app.command("diff")(diff)
+    app.command("k-anonymity")(k_anonymity)
     app.command("operators")(operators)
 
 
@@ -97,6 +100,46 @@ def diff(
             typer.echo(f"{sign} {visible(row['id'])}: {longest}")
 
 
+def k_anonymity(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
+    ],
+    by: Annotated[
+        str,
+        typer.Option("--by", metavar="FIELD,…", help="What others may know of somebody."),
+    ],
+    k: Annotated[int, typer.Option("-k", min=2, help="Rows that must be alike in these.")] = 5,
+    sensitive: Annotated[
+        str | None,
+        typer.Option("--sensitive", metavar="FIELD", help="Must differ among rows alike."),
+    ] = None,
+    diversity: Annotated[
+        int, typer.Option("--diversity", "-l", min=2, help="Different values of it, at least.")
+    ] = 2,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Check that at least k rows are alike in what others may know; exit 1 where they are not.
+
+    The operator of this name drops the rows of groups that are too small, or leaves the fields out.
+
+    Examples:
+      llmos data k-anonymity patients --by age,sex,postcode
+      llmos data k-anonymity patients --by age,postcode -k 10 --sensitive illness -l 3
+    """
+    from llmos.cli.progress import watch_job
+
+    fields = [field.strip() for field in by.split(",")]
+    options = {"sensitive": sensitive, "diversity": diversity} if sensitive else {}
+    with open_client(server, home) as client:
+        job = client.check_k_anonymity(dataset, fields, k=k, **options)
+        found = watch_job(client, job["id"], "counting")["result"]
+    print_json(found) if as_json else _print_groups(found)
+    if not found["is_k_anonymous"]:
+        raise typer.Exit(1)
+
+
 def operators(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One, with all of it.")] = None,
     as_json: JsonOption = False,
@@ -144,6 +187,32 @@ def _print_operator(one: dict[str, Any]) -> None:
     typer.echo(f"\n{one['example']}")
 
 
+def _print_groups(found: dict[str, Any]) -> None:
+    from llmos.cli.data import shown
+
+    fields, sensitive = found["fields"], found["sensitive"]
+    wanted, least = f"k = {found['k']}", counted(found["smallest"], "row")
+    if sensitive:
+        wanted += f", l = {found['diversity']} of {visible(sensitive)}"
+        least += f" and {counted(found['least_values'], 'value')} of {visible(sensitive)}"
+    typer.echo(
+        f"{found['dataset']}: {found['rows']:,} rows in {found['groups']:,} groups by "
+        f"{', '.join(map(visible, fields))}; at least {least} in each\n"
+        f"{counted(found['small_rows'], 'row')} in {counted(found['small_groups'], 'group')} that "
+        f"are too small ({wanted})"
+    )
+    rows = (
+        (one["rows"], one["values"] if sensitive else None, *one["fields"].values())
+        for one in found["samples"]
+    )
+    if found["samples"]:
+        print_table(
+            ("rows", "values", *fields),
+            ([None if value is None else shown(value) for value in row] for row in rows),
+            empty="",
+        )
+
+
 def _default(value: Any) -> str:
     import json
 
@@ -151,6 +220,8 @@ def _default(value: Any) -> str:
 
 
 def _print_steps(result: dict[str, Any]) -> None:
+    from llmos.data.pipeline.changes import found_together
+
     print_table(
         ("step", "operator", "read", "changed", "kept", "rejected", "seconds", "dropped"),
         (
@@ -168,4 +239,7 @@ def _print_steps(result: dict[str, Any]) -> None:
         ),
         empty="no step was run",
     )
+    for one in result["operators"]:
+        if found := found_together(one):
+            note(f"{one['step']}. {one['operator']}: {found}")
     note(f"{result['rows_read']:,} rows in {result['seconds']:.1f} s")

@@ -112,6 +112,20 @@ class MixBody(Body):
     description: str | None = Field(None, max_length=10_000)
 
 
+class KAnonymityBody(Body):
+    """Count which rows of a dataset are alike in some fields, and which too few others are like."""
+
+    input: str
+    fields: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)]
+    """What others may know of somebody."""
+    k: StrictInt | None = None
+    """Rows that must be alike in all of these."""
+    sensitive: str | None = None
+    """The field of which rows that are alike must not all say the same."""
+    diversity: StrictInt | None = None
+    """Different values of it that they must have."""
+
+
 class DiffBody(Body):
     """Compare two datasets by the ids of their rows."""
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -163,6 +163,19 @@ class Collecting:
         ``{"same", "changed", "added", "removed", "samples"}``."""
         body = {"before": before, "after": after}
         return self.transport.json("POST", "/api/v1/datasets/diff", json=body)
+
+    def check_k_anonymity(self, ref: str, fields: Sequence[str], **options: Any) -> Json:
+        """Start counting which rows of a dataset are alike in some fields; returns the job, whose
+        result is ``{"dataset", "rows", "fields", "k", "sensitive", "diversity", "is_k_anonymous",
+        "groups", "smallest", "least_values", "small_groups", "small_rows", "samples": [{"fields",
+        "rows", "values"}]}``: ``small`` are the groups that are too small, samples the smallest.
+
+        Args:
+            options: ``k`` (5), ``sensitive``, the field of which rows that are alike must have some
+                ``diversity`` (2) of values.
+        """
+        body = {"input": ref, "fields": list(fields), **options}
+        return self.transport.json("POST", "/api/v1/datasets/k_anonymity", json=given(body))
 
     def split_dataset(self, ref: str, parts: Mapping[str, float], **options: Any) -> Json:
         """Start splitting a dataset into parts by their shares, each a dataset of its own that is

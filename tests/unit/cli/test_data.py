@@ -63,6 +63,24 @@ DIFF: dict[str, Any] = {
 }
 
 
+ALIKE: dict[str, Any] = {
+    "dataset": "people:1",
+    "rows": 1200,
+    "fields": ["age", "town"],
+    "k": 5,
+    "sensitive": "ill",
+    "diversity": 2,
+    "is_k_anonymous": False,
+    "groups": 40,
+    "smallest": 1,
+    "least_values": 1,
+    "small_groups": 1,
+    "small_rows": 1,
+    "small_values": 1,
+    "samples": [{"fields": {"age": 71, "town": None}, "rows": 1, "values": 1}],
+}
+
+
 class Stub:
     """Answers as the server would."""
 
@@ -94,6 +112,11 @@ class Stub:
 
     def diff_datasets(self, before: str, after: str) -> Any:
         self.result = DIFF
+        return self.job(1)
+
+    def check_k_anonymity(self, ref: str, fields: list[str], **options: Any) -> Any:
+        self.sent.append((ref, fields, options))
+        self.result = ALIKE
         return self.job(1)
 
     def job(self, number: int) -> Any:
@@ -202,6 +225,22 @@ def test_lists_stats_heads_and_differences_are_shown(
     assert diff.startswith("a:1 -> b:1: 1 same, 1 changed, 0 added, 1 removed\n")
     assert "  - text: a\\x1b[2J b\n  + text: a b\n  + messages: new\n- y: gone\n" in diff
     assert json.loads(run(capsys, "diff", "a", "b", "--json")) == DIFF
+
+
+def test_groups_that_are_too_small_are_shown_and_told_by_the_exit_code(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["data", "k-anonymity", "people", "--by", "age,town", "--sensitive", "ill"]
+    assert main.invoke(given) == 1
+    assert stub.sent == [("people", ["age", "town"], {"k": 5, "sensitive": "ill", "diversity": 2})]
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "people:1: 1,200 rows in 40 groups by age, town; at least 1 row and 1 value of ill in "
+        "each\n1 row in 1 group that are too small (k = 5, l = 2 of ill)\nROWS  VALUES  AGE"
+    )
+    assert "71   -" in out
+    assert main.invoke([*given, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == ALIKE
 
 
 def test_operators_are_listed_and_one_is_shown_with_its_example(

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from llmos.data.datasets import adding, diffing, jobs
+from llmos.data.datasets import adding, diffing, jobs, k_anonymity
 from llmos.data.pipeline import handler
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker, StartJob
@@ -83,6 +83,11 @@ class Home:
         datasets = {"before": self.told(before), "after": self.told(after)}
         given = {"before": before.name, "after": after.name, "datasets": datasets}
         return diffing.run(self.context(jobs.check_diff(given))).summary
+
+    def check_k_anonymity(self, version: NewVersion, **options: Any) -> dict[str, Any]:
+        """Count which rows of a dataset are alike."""
+        given = {"input": version.name, "datasets": {"input": self.told(version)}, **options}
+        return k_anonymity.run(self.context(jobs.check_k_anonymity(given))).summary
 
     def told(self, version: NewVersion) -> dict[str, Any]:
         """What the server tells a job of a dataset."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmos.data.datasets.publishing import PLOTS
+from llmos.data.pipeline.changes import found_together
 from llmos.kernel.ledger import format_bytes
 from llmos.library.versions import Version
 
@@ -104,6 +105,8 @@ def _steps(operators: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
         drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
         if one.get("clusters"):
             drops += f" (clusters: {one['clusters']:,}, the largest of {one['largest']:,})"
+        elif one.get("groups"):
+            drops = "; ".join(filter(None, (drops, found_together(one))))
         numbers = (one["read"], one["changed"], one["kept"])
         yield (
             str(one["step"]),

@@ -10,7 +10,12 @@ from typing import Any, get_args
 
 from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, Unit, format_of
-from llmos.data.datasets.requests import MixRequest, SplitRequest, requested
+from llmos.data.datasets.requests import (
+    KAnonymityRequest,
+    MixRequest,
+    SplitRequest,
+    requested,
+)
 from llmos.data.datasets.sampled import PACKAGES as SAMPLE_PACKAGES
 from llmos.data.fetching.sources import SAID, check_reads, check_source, without_secrets
 from llmos.data.pipeline import spec
@@ -27,8 +32,8 @@ from llmos.storage.parquet import PACKAGES, check_packages
 MAKING = {**PACKAGES, **SAMPLE_PACKAGES}
 """What making a dataset takes, with its card."""
 ADD, CRAWL, RUN, DIFF = "data_add", "data_crawl", "data_run", "data_diff"
-SPLIT, MIX = "data_split", "data_mix"
-KINDS = frozenset({ADD, CRAWL, RUN, DIFF, SPLIT, MIX})
+SPLIT, MIX, K_ANONYMITY = "data_split", "data_mix", "data_k_anonymity"
+KINDS = frozenset({ADD, CRAWL, RUN, DIFF, SPLIT, MIX, K_ANONYMITY})
 MAKES_A_DATASET = frozenset({ADD, CRAWL, RUN, SPLIT, MIX})
 """Kinds of job whose checked ``name`` is that of the dataset they add to."""
 MAX_FILES = 20_000
@@ -181,6 +186,19 @@ def check_mix(params: dict[str, Any]) -> dict[str, Any]:
     return wanted.model_dump(mode="json") | told | {"datasets": versions(params, *wanted.inputs)}
 
 
+def check_k_anonymity(params: dict[str, Any]) -> dict[str, Any]:
+    """Check a request to count who is alike, as `KAnonymityRequest` has it; the server fills in
+    ``datasets``.
+
+    Raises:
+        InvalidNameError, InvalidRequestError, DataError: something is missing, unknown or wrong.
+    """
+    check_packages()
+    wanted = requested(KAnonymityRequest, params)
+    ModelRef.parse(wanted.input)
+    return wanted.model_dump(mode="json") | {"datasets": versions(params, "input")}
+
+
 def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
     """Return the datasets that an unchecked request reads, by what each is for.
 
@@ -192,7 +210,8 @@ def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
         return {"input": pipeline.input, **named_datasets(spec.steps_of(pipeline))}
     if kind == MIX and isinstance(weights := params.get("inputs"), dict):
         return {ref: ref for ref in weights if isinstance(ref, str)}
-    roles = {DIFF: ("before", "after"), SPLIT: ("input",)}.get(kind, ())
+    of_input = dict.fromkeys((SPLIT, K_ANONYMITY), ("input",))
+    roles = {DIFF: ("before", "after"), **of_input}.get(kind, ())
     return {role: params[role] for role in roles if isinstance(params.get(role), str)}
 
 
@@ -342,4 +361,5 @@ def llmos_job_kinds() -> list[JobKind]:
         _kind(DIFF, "llmos.data.datasets.diffing:run", check_diff, _diff_bytes),
         _kind(SPLIT, "llmos.data.datasets.splitting:run", check_split),
         _kind(MIX, "llmos.data.datasets.mixing:run", check_mix),
+        _kind(K_ANONYMITY, "llmos.data.datasets.k_anonymity:run", check_k_anonymity),
     ]

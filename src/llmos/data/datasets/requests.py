@@ -1,4 +1,4 @@
-"""What a request to split a dataset, or to mix some, may say."""
+"""What a request to split a dataset, to mix some, or to count who is alike in one may say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from llmos.data.operators.k_anonymity import AlikeOptions
 from llmos.errors import InvalidRequestError
 
 MAX_PARTS = 20
@@ -62,7 +63,13 @@ class MixRequest(Request):
     description: str = Field(default="", max_length=10_000)
 
 
-R = TypeVar("R", bound=Request)
+class KAnonymityRequest(AlikeOptions):
+    """Whether the rows of a dataset are k-anonymous."""
+
+    input: str = Field(min_length=1)
+
+
+R = TypeVar("R", bound=BaseModel)
 
 
 def requested(kind: type[R], params: Mapping[str, Any]) -> R:

@@ -41,6 +41,8 @@ def llmos_operators() -> dict[str, str]:
         "substring_dedup": f"{_HERE}.substrings:SubstringDedup",
         "decontaminate": f"{_HERE}.decontaminate:Decontaminate",
         "anonymise": f"{_HERE}.anonymise:Anonymise",
+        "k_anonymity": f"{_HERE}.k_anonymity:KAnonymity",
+        "generalise": f"{_HERE}.generalise:Generalise",
         "sample": f"{_HERE}.shape:Sample",
         "conversations": f"{_HERE}.conversations:Conversations",
         "tokenize": f"{_HERE}.tokens:Tokenize",

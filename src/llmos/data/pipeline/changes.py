@@ -1,6 +1,10 @@
-"""A record before an operator and after it, as it is shown: where the two part."""
+"""What a step did, as it is shown: a record before it and after it, where the two part; and what it
+found in all records.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -24,6 +28,18 @@ def changed_sample(identifier: str, before: Row, after: Row) -> dict[str, str]:
     begin = max(0, same - BEFORE_CHARS)
     was, now = (_cut(text, begin) for text in texts)
     return {"id": identifier, "before": was, "after": now}
+
+
+def found_together(counts: Mapping[str, int]) -> str:
+    """Return in words what a step found that goes by all records, nothing of others."""
+    if counts.get("clusters"):
+        return f"{counts['clusters']:,} clusters, of {counts['largest']:,} at most"
+    if counts.get("repeated"):
+        return f"{counts['repeated']:,} of {counts['pieces']:,} pieces taken out"
+    if counts.get("groups"):
+        small = f"{counts['small_rows']:,} records in {counts['small_groups']:,} too small ones"
+        return f"{counts['groups']:,} groups, the smallest of {counts['smallest']:,}; {small}"
+    return ""
 
 
 def _text(fields: Row, names: list[str]) -> str:

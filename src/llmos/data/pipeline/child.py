@@ -24,13 +24,13 @@ from llmos.data.datasets.dealing import (
 )
 from llmos.data.datasets.reading import ReadTask, run_read
 from llmos.data.pipeline.asking import Ask, Asker, Question, Reply
-from llmos.data.pipeline.comparing import CompareTask, run_compare
+from llmos.data.pipeline.comparing import CompareTask, GroupTask, run_compare, run_group
 from llmos.data.pipeline.consulting import IndexTask, run_index
 from llmos.data.pipeline.shard import ShardTask, run_shard
 from llmos.errors import DataError, LlmosError
 from llmos.kernel.worker import die_with_server
 
-Task = ShardTask | CompareTask | IndexTask | ReadTask | KeyTask | DealTask | GatherTask
+Task = ShardTask | CompareTask | GroupTask | IndexTask | ReadTask | KeyTask | DealTask | GatherTask
 MEMORY_BYTES = 2 * 2**30
 """That a process may take; a shard takes a tenth of it. What would take more, as a file does that
 holds next to nothing many million times, fails alone."""
@@ -71,6 +71,8 @@ def perform(task: Task, ask: Ask) -> Answer:
                 run_shard(task, ask)
             case CompareTask():
                 run_compare(task)
+            case GroupTask():
+                run_group(task)
             case IndexTask():
                 run_index(task)
             case ReadTask():

@@ -1,4 +1,5 @@
-"""What a process does to compare the records of all shards: which are alike, and who stays.
+"""What a process does to compare the records of all shards: which are alike, and who stays, or how
+many there are of each kind.
 
 Their keys lie in a file of each shard, in order, and are compared a part of all keys at a time, so
 that memory does not grow with the dataset.
@@ -17,14 +18,16 @@ import numpy as np
 
 from llmos.data.pipeline.clusters import Clusters, Rows, entries_of, in_order, numbers
 from llmos.data.pipeline.cutting import write_cuts
+from llmos.data.pipeline.grouping import Grouped, write_groups, write_small
 from llmos.data.pipeline.keyfiles import KEYS, drops_file, passes
-from llmos.data.pipeline.operator import Comparer, Trimmer, WindowTrimmer
-from llmos.data.pipeline.record import ID
+from llmos.data.pipeline.operator import Comparer, Grouper, Trimmer, WindowTrimmer
+from llmos.data.pipeline.record import ID, Record
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.shard import ROWS, StepSpec, making
 from llmos.data.pipeline.steps import CLUSTER_SCHEMA
 from llmos.data.pipeline.trimming import Trimmed, write_repeats
-from llmos.storage.parquet import num_rows_in, read_column, write_rows
+from llmos.storage.blobs import BlobStore
+from llmos.storage.parquet import num_rows_in, read_column, read_rows, write_rows
 
 WEIGHTS, COMPARED = "weights.bin", "compared.json"
 _DROP_SCHEMA = {"row": "integer", "reason": "string"}
@@ -32,7 +35,7 @@ _DROP_SCHEMA = {"row": "integer", "reason": "string"}
 
 class CompareTask(msgspec.Struct, frozen=True, tag="compare"):
     """Find which records of all shards are alike, and which of those stay; or which pieces are
-    repeated.
+    repeated; or which records are of groups that are too small.
 
     Attributes:
         shards: the directory of each, in order.
@@ -42,6 +45,20 @@ class CompareTask(msgspec.Struct, frozen=True, tag="compare"):
     shards: list[str]
     step: StepSpec
     seed: int
+    out: str
+
+
+class GroupTask(msgspec.Struct, frozen=True, tag="group"):
+    """Make the keys of a shard's rows, of an operator that goes by how many are alike.
+
+    Attributes:
+        digest: of the shard.
+        out: the directory to make.
+    """
+
+    home: str
+    digest: str
+    step: StepSpec
     out: str
 
 
@@ -58,11 +75,32 @@ def write_keys(directory: Path, keys: Sequence[Sequence[bytes]], weights: Sequen
     np.array(weights, np.int64).tofile(directory / WEIGHTS)
 
 
+def run_group(task: GroupTask) -> None:
+    """Make keys, unless that is done.
+
+    Raises:
+        CorruptBlobError: the shard is damaged.
+        DiskFullError: there is no room.
+    """
+    if Path(task.out).exists():
+        return
+    operator = make_operator(task.step.name, task.step.options, 0)
+    assert isinstance(operator, Grouper)
+    blobs = BlobStore(Path(task.home) / "blobs")
+    blobs.verify(task.digest)
+    rows = list(read_rows(blobs.path(task.digest)))
+    records = [Record.of_row(row) for row in rows]
+    keys, values = [*map(operator.keys, records)], [*map(operator.value, records)]
+    with making(Path(task.out)) as directory:
+        write_groups(directory, operator, keys, values, rows)
+
+
 def run_compare(task: CompareTask) -> None:
     """Compare the records of all shards, unless that is done.
 
     Writes of each shard the places, from 0, and reasons of the records that go (`drops_file`), and
-    its part of the table of clusters (`clusters_file`); of a trimmer what `trimming` writes.
+    its part of the table of clusters (`clusters_file`); of a trimmer what `trimming` writes, of a
+    grouper what `grouping` does.
 
     Raises:
         DataError, PipelineError: the operator cannot be used.
@@ -72,13 +110,15 @@ def run_compare(task: CompareTask) -> None:
         return
     operator = make_operator(task.step.name, task.step.options, task.seed)
     shards = [Path(shard) for shard in task.shards]
-    done: Compared | Trimmed
+    done: Compared | Trimmed | Grouped
     with making(Path(task.out)) as directory:
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             if isinstance(operator, WindowTrimmer):
                 done = write_cuts(directory, shards, operator, Path(scratch))
             elif isinstance(operator, Trimmer):
                 done = write_repeats(directory, shards, Path(scratch))
+            elif isinstance(operator, Grouper):
+                done = write_small(directory, shards, operator, Path(scratch))
             else:
                 assert isinstance(operator, Comparer)
                 found = _Comparison(shards, Path(scratch))
@@ -89,7 +129,7 @@ def run_compare(task: CompareTask) -> None:
 
 
 def read_compared(directory: Path) -> dict[str, int]:
-    """Return what came of a comparison that is done: as `Compared` or `Trimmed` has it."""
+    """Return what came of a comparison: as `Compared`, `Trimmed` or `Grouped` has it."""
     return msgspec.json.decode((directory / COMPARED).read_bytes(), type=dict[str, int])
 
 

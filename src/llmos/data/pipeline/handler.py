@@ -15,6 +15,7 @@ from llmos.data.datasets.publishing import Parts, file_refs, publish, side_reaso
 from llmos.data.datasets.stats import Stats
 from llmos.data.operators.tokens import Tokenize
 from llmos.data.pipeline import spec as specs
+from llmos.data.pipeline.changes import found_together
 from llmos.data.pipeline.comparing import (
     CompareTask,
     clusters_file,
@@ -282,15 +283,13 @@ class _Run:
         ]
         for one in timed:
             drops = ", ".join(f"{reason} {count:,}" for reason, count in one["dropped"].items())
-            found = ""
-            if one.get("clusters"):
-                found = f"; {one['clusters']:,} clusters, of {one['largest']:,} at most"
-            elif one.get("repeated"):
-                found = f"; {one['repeated']:,} of {one['pieces']:,} pieces taken out"
+            found = found_together(one)
             self._context.log(
                 f"{one['step']}. {one['operator']}: {one['read']:,} read, {one['changed']:,} "
                 f"changed, {one['kept']:,} kept, {one['rejected']:,} rejected, "
-                f"{one['seconds']:.2f} s" + (f"; dropped: {drops}" if drops else "") + found
+                f"{one['seconds']:.2f} s"
+                + (f"; dropped: {drops}" if drops else "")
+                + (f"; {found}" if found else "")
             )
         return {
             "rows_read": self._input["rows"],

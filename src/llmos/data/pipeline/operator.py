@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,7 @@ Group = Literal[
 ]
 KEY_BYTES = 16
 MAX_DATASETS = 20
+MAX_GROUP_VALUES = 100
 
 
 class Options(BaseModel):
@@ -142,7 +143,7 @@ class Batcher(Operator[O_co]):
 class Collective(Operator[O_co]):
     """Goes by what records have in common in the whole dataset: a stage of a job ends with it."""
 
-    group = "deduplicate"
+    group: ClassVar[Group] = "deduplicate"
 
     def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
         yield from records
@@ -166,6 +167,41 @@ class Comparer(Collective[O_co]):
     def reason(self, kept: str) -> str:
         """Return why a record goes of whose cluster the one with the id ``kept`` stays."""
         return f"duplicate: of {kept}"
+
+
+class GroupSize(NamedTuple):
+    """Of records that have a key in common: how many they are, and how many different values they
+    have, told up to MAX_GROUP_VALUES."""
+
+    rows: int
+    values: int
+
+
+class Grouper(Collective[O_co]):
+    """Goes by how many records have the same key, of which each has one, in the whole dataset, and
+    how many different values those have."""
+
+    @property
+    @abstractmethod
+    def fields(self) -> Sequence[str]:
+        """Those that it goes by: some record must have something in each."""
+
+    @property
+    @abstractmethod
+    def least(self) -> GroupSize:
+        """What is smaller in either is too small; values are MAX_GROUP_VALUES at most."""
+
+    def value(self, record: Record) -> int:
+        """Return a number that is the same of equal values, above 0; 0 where there is none."""
+        return 0
+
+    @abstractmethod
+    def settle(self, record: Record, group: GroupSize, together: GroupSize) -> None:
+        """Change a record whose group is too small, or say why it is to go.
+
+        Args:
+            together: the size of all groups that are too small, as one.
+        """
 
 
 class Trimmer(Collective[O_co]):

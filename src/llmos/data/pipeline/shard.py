@@ -18,7 +18,14 @@ import msgspec
 
 from llmos.data.datasets.stats import Stats, row_hash
 from llmos.data.pipeline.asking import Ask
-from llmos.data.pipeline.operator import Collective, Consulting, Trimmer, WindowTrimmer
+from llmos.data.pipeline.operator import (
+    Collective,
+    Consulting,
+    Grouper,
+    GroupSize,
+    Trimmer,
+    WindowTrimmer,
+)
 from llmos.data.pipeline.record import ID, Record, Row
 from llmos.data.pipeline.registry import make_operator
 from llmos.data.pipeline.steps import SIDE_SCHEMA, Outcome, Step, Tally, batched
@@ -134,15 +141,31 @@ def run_shard(task: ShardTask, ask: Ask) -> None:
     with making(Path(task.out)) as directory:
         write_rows(directory / DROPPED, outcome.dropped, SIDE_SCHEMA)
         write_rows(directory / REJECTED, outcome.rejected, SIDE_SCHEMA)
-        if isinstance(last, Trimmer):
-            from llmos.data.pipeline.trimming import write_pieces
-
-            write_pieces(directory, keys, copies=2 if isinstance(last, WindowTrimmer) else 1)
-        elif isinstance(last, Collective):
-            from llmos.data.pipeline.comparing import write_keys
-
-            write_keys(directory, keys, weights)
+        if isinstance(last, Collective):
+            _write_keys(directory, last, keys, weights, rows)
         finish(directory, rows, done, is_last=task.is_last)
+
+
+def _write_keys(
+    directory: Path,
+    operator: Collective[Any],
+    keys: Sequence[Sequence[bytes]],
+    weights: Sequence[int],
+    rows: Sequence[Row],
+) -> None:
+    """Write what records may have in common into the directory that is being made."""
+    if isinstance(operator, Trimmer):
+        from llmos.data.pipeline.trimming import write_pieces
+
+        write_pieces(directory, keys, copies=2 if isinstance(operator, WindowTrimmer) else 1)
+    elif isinstance(operator, Grouper):
+        from llmos.data.pipeline.grouping import write_groups
+
+        write_groups(directory, operator, keys, weights, rows)
+    else:
+        from llmos.data.pipeline.comparing import write_keys
+
+        write_keys(directory, keys, weights)
 
 
 def finish(directory: Path, rows: Sequence[Row], done: Done, *, is_last: bool) -> None:
@@ -172,6 +195,14 @@ def _settled(
         has_windows = isinstance(step.operator, WindowTrimmer)
         counts = counts_beside(path) if has_windows else Path(task.source).with_name(COUNTS)
         yield from step.trimmed(records, repeats_by_row(path, counts), outcome)
+        return
+    if isinstance(step.operator, Grouper):
+        from llmos.data.pipeline.comparing import read_compared
+        from llmos.data.pipeline.grouping import read_small
+
+        found = read_compared(path.parent)
+        together = GroupSize(found["small_rows"], found["small_values"])
+        yield from step.settled(records, read_small(path), together, outcome)
         return
     reasons = {row["row"]: row["reason"] for row in read_rows(path)} if path.exists() else {}
     for row, record in enumerate(records):

@@ -4,18 +4,21 @@ counts of each. In memory; `shard` does it with files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
 from typing import Any
 
 from llmos.data.pipeline.changes import changed_sample
+from llmos.data.pipeline.feed import Feed
 from llmos.data.pipeline.operator import (
     KEY_BYTES,
     Batcher,
     Collective,
     Comparer,
+    Grouper,
+    GroupSize,
     Operator,
     Trimmer,
     WindowTrimmer,
@@ -70,6 +73,7 @@ class Keyed:
     record: Record
     keys: Sequence[bytes]
     weight: int
+    """Of a `Comparer`; of a `Grouper` the value."""
 
 
 @dataclass(slots=True)
@@ -113,7 +117,7 @@ class Step:
         return kept
 
     def _one_by_one(self, records: list[Record], outcome: Outcome) -> list[Record]:
-        feed = _Feed(records)
+        feed = Feed(records)
         kept: list[Record] = []
         while not feed.is_over:
             try:
@@ -184,6 +188,8 @@ class Step:
             try:
                 keys = operator.keys(record)
                 weight = operator.weight(record) if isinstance(operator, Comparer) else 0
+                if isinstance(operator, Grouper):
+                    (_,), weight = keys, operator.value(record)
                 if any(len(key) != KEY_BYTES for key in keys) or weight < 0:
                     raise ValueError(f"keys are of {KEY_BYTES} bytes, and weights not below 0")
                 found.append(Keyed(record, keys, weight))
@@ -208,6 +214,27 @@ class Step:
                     self.drop(record, record.dropped_reason, outcome)
                     continue
                 self._note_change(record, before)
+            yield record
+
+    def settled(
+        self,
+        records: Iterable[Record],
+        small: Mapping[int, GroupSize],
+        together: GroupSize,
+        outcome: Outcome,
+    ) -> Iterator[Record]:
+        """Yield records, with those of groups that are too small as the operator leaves them."""
+        assert isinstance(self.operator, Grouper)
+        for row, record in enumerate(records):
+            if row in small:
+                before = dict(record.fields)
+                self.operator.settle(record, small[row], together)
+                if record.dropped_reason is not None:
+                    self.tally.kept -= 1
+                    self.drop(record, record.dropped_reason, outcome)
+                    continue
+                if record.fields != before:
+                    self._note_change(record, before)
             yield record
 
     def drop(self, record: Record, reason: str, outcome: Outcome) -> None:
@@ -252,47 +279,6 @@ CLUSTER_SCHEMA = {"step": "integer", "cluster": "string", "id": "string", "kept"
 """Of the table of records that are not alone; a cluster is told by the id of the one that stays."""
 
 
-class _Feed:
-    """Hands records to an operator, and knows which it has last taken and not answered."""
-
-    def __init__(self, records: list[Record]) -> None:
-        self._records = iter(records)
-        self.before: Row = {}
-        self.current: Record | None = None
-        self.is_answered = True
-        self.is_over = False
-        self.left_out: list[Record] = []
-
-    def __iter__(self) -> Iterator[Record]:
-        return self
-
-    def __next__(self) -> Record:
-        self._settle()
-        try:
-            record = next(self._records)
-        except StopIteration:
-            self.is_over = True
-            raise
-        self.current, self.is_answered = record, False
-        self.before = dict(record.fields)
-        return record
-
-    def end(self) -> None:
-        """The operator is done: what it did not take is left out."""
-        self._settle()
-        self.left_out.extend(self._records)
-        self.is_over = True
-
-    def was_changed(self, record: Record) -> bool:
-        """Whether a yielded record has other fields than when it was taken."""
-        return record is self.current and record.fields != self.before
-
-    def _settle(self) -> None:
-        if self.current is not None and not self.is_answered:
-            self.left_out.append(self.current)
-        self.current, self.is_answered = None, True
-
-
 def is_passing(error: Exception) -> bool:
     """Whether an error is not the record's, but of a model or a server that is busy, or gone for a
     while: then the job is tried again, and no record is lost."""
@@ -327,6 +313,12 @@ def apply(operators: Sequence[Operator[Any]], records: Iterable[Record]) -> Appl
         current = [one for batch in batched(current) for one in step.apply(batch, outcome)]
         if isinstance(step.operator, Comparer):
             current = _one_of_each(step, step.operator, current, outcome)
+        elif isinstance(step.operator, Grouper):
+            from llmos.data.pipeline.grouping import small_among
+
+            keyed = step.keyed(current, outcome)
+            found = small_among(step.operator, keyed)
+            current = [*step.settled([one.record for one in keyed], *found, outcome)]
         elif isinstance(step.operator, Trimmer):
             keyed = step.keyed(current, outcome)
             left = [one.record for one in keyed]

@@ -19,6 +19,7 @@ from llmos.sdk.dataset_wire import (
     AddDatasetBody,
     CrawlBody,
     DiffBody,
+    KAnonymityBody,
     MixBody,
     RunPipelineBody,
     SplitBody,
@@ -91,6 +92,14 @@ def router(system: System) -> APIRouter:
         """Start comparing two datasets; returns the job, whose result says what differs."""
         params = body.model_dump()
         return await submitted(actor, jobs.DIFF, params, f"{body.before[:90]} {body.after[:90]}")
+
+    @routes.post("/datasets/k_anonymity", status_code=202)
+    async def check_k_anonymity(
+        body: KAnonymityBody, actor: Annotated[Actor, allow("datasets.read")]
+    ) -> JSONResponse:
+        """Start counting who is alike; returns the job, whose result says which are too few."""
+        params = body.model_dump(exclude_none=True)
+        return await submitted(actor, jobs.K_ANONYMITY, params, body.input[:200])
 
     @routes.post("/datasets/split", status_code=202)
     async def split_dataset(

@@ -37,6 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "regex_filter": {"pattern": r"\d"},
     "line_dedup": {"unit": "sentence", "least": 2},
     "sample": {"share": 0.5},
+    "k_anonymity": {"fields": ["text"], "k": 2},
+    "generalise": {"keep": 2},
     "gopher_quality": {"min_words": 3},
     "c4_lines": {"min_sentences": 1},
     "url_dedup": {"field": "text"},
@@ -282,6 +284,7 @@ def test_operators_are_listed_by_group() -> None:
         "semantic_dedup",
         "substring_dedup",
         "url_dedup",
+        "k_anonymity",
     ]
     assert len(found) == len(NAMES)
     assert steps.LEFT_OUT == "left out"
