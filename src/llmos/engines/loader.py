@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import queue
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import cast
 from llmos.engines.base import Engine, with_smaller_cache
 from llmos.engines.parking import Parking
 from llmos.errors import EngineError, InvalidModelError, LlmosError
+from llmos.kernel import imports
 from llmos.kernel.protocol import (
     AdapterFailed,
     AdapterLoaded,
@@ -125,8 +125,7 @@ class Loader:
         if name not in self._engines:
             known = ", ".join(sorted(self._engines))
             raise InvalidModelError(f"There is no engine {name!r}; there are: {known}.")
-        module, _, attribute = self._engines[name].partition(":")
-        engine = cast(Engine, getattr(importlib.import_module(module), attribute)())
+        engine = cast(Engine, imports.load(self._engines[name])())
         self._freeze_imports()
         return engine
 

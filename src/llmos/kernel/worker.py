@@ -6,7 +6,6 @@ It ends when its socket closes, whatever the handler is doing.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 
 from llmos.errors import CancelledError, LlmosError
 from llmos.kernel.context import JobContext
+from llmos.kernel.imports import load
 from llmos.kernel.protocol import (
     CancelJob,
     Heartbeat,
@@ -74,7 +74,7 @@ def attempt(handler: str, context: JobContext) -> JobDone | JobFailed:
     that call themselves retryable, may be tried again.
     """
     try:
-        run = resolve(handler)
+        run: Handler = load(handler)
     except (ImportError, AttributeError, ValueError) as error:
         traceback.print_exc()
         return JobFailed(LlmosError.code, f"The handler {handler} cannot be used: {error}", False)
@@ -93,15 +93,6 @@ def attempt(handler: str, context: JobContext) -> JobDone | JobFailed:
         traceback.print_exc()
         return JobFailed(LlmosError.code, f"{type(error).__name__}: {error}", True)
     return done
-
-
-def resolve(handler: str) -> Handler:
-    """Import ``"package.module:function"``. Raises ImportError, AttributeError, ValueError."""
-    module, _, function = handler.partition(":")
-    if not function:
-        raise ValueError("it must be named 'package.module:function'")
-    found: Handler = getattr(importlib.import_module(module), function)
-    return found
 
 
 def _listen(channel: SyncChannel, context: JobContext) -> None:
