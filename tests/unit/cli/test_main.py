@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-import typer
 
 from llmos.cli import main
 from llmos.errors import UnreachableError
@@ -22,7 +21,7 @@ def all_commands() -> list[list[str]]:
             found += walk(inner, [*path, name])
         return found
 
-    return walk(typer.main.get_command(main.app), [])
+    return walk(main.command(), [])
 
 
 @pytest.mark.parametrize("path", all_commands(), ids=" ".join)
