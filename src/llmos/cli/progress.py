@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from llmos.cli.output import note
 from llmos.errors import CancelledError, JobFailedError
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
     from llmos.sdk.client import Client
@@ -121,6 +122,13 @@ def job_display(verb: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield LineDisplay(verb)
         return
     from rich.console import Console
+
+    with make_bar(Console(stderr=True)) as bar:
+        yield BarDisplay(bar, verb)
+
+
+def make_bar(console: Console) -> Progress:
+    """Return a bar with what was measured below it, so that a narrow terminal shows all."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -129,22 +137,26 @@ def job_display(verb: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
-    with Progress(
+    class Measured(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            yield Text("\n".join(task.fields["measured"] for task in self.tasks))
+
+    return Measured(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[measured]}"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(elapsed_when_finished=False),
-        console=Console(stderr=True),
-    ) as bar:
-        yield BarDisplay(bar, verb)
+        console=console,
+    )
 
 
 class BarDisplay:
-    """A live bar: step of total, loss, validation loss, tokens/s, time left."""
+    """A live bar: step of total and time left, and what was measured."""
 
     def __init__(self, bar: Progress, verb: str) -> None:
         self._bar = bar
@@ -208,8 +220,8 @@ class LineDisplay:
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:
-    """Return the measurements a person watches, e.g. ``loss 1.920  val 1.880  51.2K tok/s  MFU 31%
-    412 MB``."""
+    """Return the measurements a person watches, e.g. ``loss 1.920  val 1.880  lr 0.001  grad 0.904
+    51.2K tok/s  MFU 31%  412 MB  63 W``."""
     from llmos.cli.output import count, percent, size
 
     parts = []
@@ -217,6 +229,10 @@ def describe_metrics(values: Mapping[str, float]) -> str:
         parts.append(f"loss {values['loss']:.3f}")
     if "validation_loss" in values:
         parts.append(f"val {values['validation_loss']:.3f}")
+    if "learning_rate" in values:
+        parts.append(f"lr {values['learning_rate']:.3g}")
+    if "gradient_norm" in values:
+        parts.append(f"grad {values['gradient_norm']:.3g}")
     if "tokens_per_s" in values:
         parts.append(f"{count(values['tokens_per_s'])} tok/s")
     if "mfu" in values:
