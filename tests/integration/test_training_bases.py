@@ -27,9 +27,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[NewVersion, Path]:
 
 
 def job(
-    plain: tuple[NewVersion, Path], directory: Path, task: str, without: set[str], **changes: Any
+    plain: tuple[NewVersion, Path], directory: Path, task: str, without: set[str], **config: Any
 ) -> tuple[Any, list[Any]]:
-    """A job over a base whose tokenizer's config and config name fewer tokens."""
+    """A job over a base whose tokenizer's config and config name fewer tokens.
+
+    Args:
+        config: the recipe's `model.config`.
+    """
     version, home = plain
     context, _ = make_job(home, make_recipe(task))
     files = {name: {"digest": ref.digest, "size": ref.size} for name, ref in version.files.items()}
@@ -38,7 +42,8 @@ def job(
         kept = {key: value for key, value in told.items() if key not in without}
         ref = context.blobs.put_bytes(json.dumps(kept).encode())
         files[name] = {"digest": ref.digest, "size": ref.size}
-    recipe = make_recipe(task, model={"base": "tiny"}, tokenizer={"kind": "base"}, **changes)
+    model = {"base": "tiny", "config": config}
+    recipe = make_recipe(task, model=model, tokenizer={"kind": "base"})
     recipe["max_tokens"] = 16
     recipe.pop("chat_template", None)
     given = {"ref": "tiny:1", "digest": "sha256:tiny", "files": files}
@@ -72,4 +77,28 @@ def test_a_chat_needs_a_template_of_the_base_or_of_the_recipe(
 ) -> None:
     context, _ = job(plain, tmp_path, "chat", set())
     with pytest.raises(RecipeError, match="tiny:1 has no chat template: give one as chat_template"):
+        handler.run(context)
+
+
+def test_a_base_is_tuned_with_the_dropout_of_the_recipe(
+    plain: tuple[NewVersion, Path], tmp_path: Path
+) -> None:
+    digests = {}
+    for share in (0.0, 0.5):
+        context, _ = job(plain, tmp_path / str(share), "generate", set(), resid_pdrop=share)
+        (version,) = handler.run(context).artifacts
+        told = json.loads(context.blobs.path(version.files["config.json"].digest).read_text())
+        assert told["resid_pdrop"] == share
+        digests[version.files["model.safetensors"].digest] = share
+    assert len(digests) == 2, "it learned otherwise"
+    context, _ = job(plain, tmp_path / "other", "generate", set(), resid_drop=0.5)
+    with pytest.raises(RecipeError, match="did you mean resid_pdrop"):
+        handler.run(context)
+
+
+def test_a_base_that_cannot_do_what_is_wanted_is_refused_by_its_kind(
+    plain: tuple[NewVersion, Path], tmp_path: Path
+) -> None:
+    context, _ = job(plain, tmp_path, "fill_mask", set())
+    with pytest.raises(RecipeError, match="tiny is a gpt2, which has no network for objective"):
         handler.run(context)

@@ -39,8 +39,14 @@ from llmos.training.privacy import private
 from llmos.training.reading import READERS, reading_objective
 from llmos.training.recipe import LATENT, Recipe, parse
 from llmos.training.recipe_parts import parts_of, weights_of
-from llmos.training.recipe_sections import AdversarialSection, DpoSection, LatentSection
+from llmos.training.recipe_sections import (
+    AdversarialSection,
+    DpoSection,
+    LatentSection,
+    RobustSection,
+)
 from llmos.training.replay import Memory, mixed, old_recipe, shortened
+from llmos.training.robust import check_r_drop
 from llmos.training.tagging import LabelPaths, is_tagger
 from llmos.training.trainer import Trainer
 from llmos.training.vectors import job as vectors
@@ -166,8 +172,8 @@ def _trainer(context: JobContext, ready: _Ready, team: Team) -> Trainer | Counti
     objective = _objective(recipe, model, prepared, specials)
     if recipe.distill is not None and given.teacher is not None:
         objective = _distilled(recipe, prepared, model, objective, given.teacher)
-    if recipe.robust is not None and (recipe.robust.drop or recipe.robust.shuffle):
-        objective = augmented(objective, recipe.robust, prepared.tokenizer, recipe.seed)
+    if recipe.robust is not None:
+        objective = _made_robust(recipe, recipe.robust, prepared, model, objective)
     if is_counted(recipe.model.architecture):
         return Counting(recipe, model, objective, prepared.train, prepared.validation, context)
     if team.size > 1 and isinstance(objective, Conversations | PackedConversations):
@@ -221,6 +227,22 @@ def _objective(
     if is_tagger(model):
         return LabelPaths(model.config.pad_token_id or 0)
     return objective_for(recipe.task, recipe.block_size, model)
+
+
+def _made_robust(
+    recipe: Recipe,
+    section: RobustSection,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    objective: Objective,
+) -> Objective:
+    has_dropout_later = recipe.adapter is not None and recipe.adapter.dropout > 0  # it begins at 0
+    if section.r_drop and not has_dropout_later:
+        some = objective.all_rows(prepared.train)[: recipe.batch_size]
+        check_r_drop(model, objective.batch(prepared.train, some).to(model.device))
+    if section.drop or section.shuffle:
+        return augmented(objective, section, prepared.tokenizer, recipe.seed)
+    return objective
 
 
 def _distilled(

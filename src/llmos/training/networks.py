@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmos.data.tokenizers import Specials
@@ -52,8 +52,8 @@ def build(
 def load_base(
     recipe: Recipe, directory: Path, labels: Labels | None, pad_id: int | None
 ) -> PreTrainedModel:
-    """The base model in ``directory`` in float32, with a new head where the labels are new, or with
-    an adapter where the recipe trains one.
+    """The base model in ``directory`` in float32, with the recipe's dropout, with a new head where
+    the labels are new, or with an adapter where the recipe trains one.
 
     Args:
         pad_id: the token that pads where the base says none.
@@ -61,9 +61,16 @@ def load_base(
     Raises:
         RecipeError: the base cannot learn this objective, or take that adapter.
     """
-    options: dict[str, Any] = {"dtype": "float32"}
+    options: dict[str, Any] = {"dtype": "float32", **recipe.model.config}
     if head := _head_values(recipe, labels):
         options |= head | {"ignore_mismatched_sizes": True}
+    config = AutoConfig.from_pretrained(directory)
+    _refuse_unknown(recipe.model.config, set(config.to_dict()) | set(config.attribute_map))
+    if type(config) not in CLASSES[recipe.head]._model_mapping:
+        raise RecipeError(
+            f"{recipe.model.base} is a {config.model_type}, which has no network for objective "
+            f"{recipe.objective}: `llmos architectures` says what each is for"
+        )
     try:
         model = CLASSES[recipe.head].from_pretrained(directory, **options)
     except ValueError as error:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adafactor, Adam, AdamW, Muon, Optimizer, RMSprop
 
+from llmos.errors import RecipeError
 from llmos.training.recipe_sections import OptimizerSection
 
 MUON_MOMENTUM = 0.95
@@ -27,6 +28,9 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:
 
     Weight decay is a term of the gradient (L2) with SGD, RMSprop and Adam, and apart from it with
     the others (Loshchilov and Hutter, arXiv:1711.05101).
+
+    Raises:
+        RecipeError: nothing that is trained is what the optimizer is for.
     """
     if section.kind == "muon":
         return MuonAndAdamW(model, section)
@@ -79,17 +83,20 @@ class MuonAndAdamW(Optimizer):
 
     def __init__(self, model: nn.Module, section: OptimizerSection) -> None:
         inner, outer = _split(model)
-        parts: list[Optimizer] = []
-        if inner:
-            parts.append(
-                Muon(
-                    inner,
-                    lr=section.learning_rate,
-                    weight_decay=section.weight_decay,
-                    momentum=MUON_MOMENTUM if section.momentum is None else section.momentum,
-                    adjust_lr_fn="match_rms_adamw",
-                )
+        if not inner:
+            raise RecipeError(
+                "optimizer.kind muon is for matrices between embedding and head, and there are "
+                "none to train: use adamw"
             )
+        parts: list[Optimizer] = [
+            Muon(
+                inner,
+                lr=section.learning_rate,
+                weight_decay=section.weight_decay,
+                momentum=MUON_MOMENTUM if section.momentum is None else section.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        ]
         if outer:
             parts.append(_adamw(_decaying(outer, section.weight_decay), section))
         super().__init__([group for part in parts for group in part.param_groups], {})

@@ -19,6 +19,9 @@ AUGMENTED = ("classify", "translate")
 """Tasks whose labels or targets hang on no place in the text."""
 LABELS_OF = ("classify", "entities")
 """Tasks that know a set of labels."""
+DROPOUT = "drop"
+"""In the names that networks have for their shares of dropout (`attention_dropout`,
+`resid_pdrop`)."""
 
 
 def check_mixture(recipe: Recipe) -> None:
@@ -56,6 +59,16 @@ def check_mixture(recipe: Recipe) -> None:
             raise ValueError(f"also.{task}.data.validation_path is for a file as data.path")
 
 
+def check_base(recipe: Recipe) -> None:
+    """Raise ValueError where `model.config` would change what a base's weights are made for."""
+    others = [key for key in recipe.model.config if DROPOUT not in key]
+    if recipe.model.base is not None and others:
+        raise ValueError(
+            f"model.config.{others[0]} cannot be changed of a model.base, only its dropout can: "
+            "leave it out (--set model.config={} where a recipe has some)"
+        )
+
+
 def check_adapter(recipe: Recipe) -> None:
     """Raise ValueError where an adapter cannot be trained over the base."""
     if recipe.adapter is None:
@@ -89,6 +102,7 @@ def check_dpo(recipe: Recipe) -> None:
 
 def check_together(recipe: Recipe) -> None:
     """Raise ValueError where sections of a recipe do not go together."""
+    check_base(recipe)
     check_dataset(recipe)
     check_tokenized(recipe)
     check_mixture(recipe)

@@ -58,6 +58,26 @@ def backward(
     return plain.detach() + moved.detach()
 
 
+@torch.no_grad()
+def check_r_drop(model: PreTrainedModel, batch: Batch) -> None:
+    """See that two passes over a batch differ, which R-Drop needs; draws nothing.
+
+    Raises:
+        RecipeError: they do not, as there is no dropout.
+    """
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        first, second = (batch.labelled_logits(model)[0] for _ in range(2))
+    model.train(was_training)
+    if torch.equal(first, second):
+        raise RecipeError(
+            "robust.r_drop compares two passes that have dropouts of their own, and this network "
+            "has none: give it some in model.config, by the name that it has there "
+            "(attention_dropout=0.1, hidden_dropout_prob=0.1)"
+        )
+
+
 def _loss(
     model: PreTrainedModel, batch: Batch, section: RobustSection, label_smoothing: float
 ) -> Tensor:

@@ -11,6 +11,8 @@ from llmos.training.curve import GRID, TEXT
 PANEL_INCHES = 4.0
 LOG_RATIO = 20.0
 """Values that lie further apart than this are drawn on a logarithmic axis."""
+MOST_TICKS = 5
+"""Of any other axis, so that their numbers have room."""
 
 
 def draw_search(path: Path, rows: Sequence[Mapping[str, Any]], section: Mapping[str, Any]) -> None:
@@ -32,6 +34,8 @@ def draw_search(path: Path, rows: Sequence[Mapping[str, Any]], section: Mapping[
         is_number = all(type(value) in (int, float) for value in values)
         if is_number and values and min(values) > 0 and max(values) / min(values) >= LOG_RATIO:
             panel.set_xscale("log")
+        elif is_number:
+            panel.locator_params(axis="x", nbins=MOST_TICKS)
         for rung in sorted({row["rung"] for row in measured}):
             here = [row for row in measured if row["rung"] == rung]
             across = [row["settings"][key] for row in here]

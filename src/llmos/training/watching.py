@@ -152,18 +152,19 @@ def _units(precision: Computed) -> Precision:
 
 def _measured_peak(path: Path, log: Log, dtype: torch.dtype) -> float:
     """Return FLOP/s of this processor, with as many threads as training has: no table has it, so it
-    is measured once, as the best of a few products."""
+    is measured once, as the best of a few products: by the time that threads computed,
+    as others may keep the processor from them just then."""
     if path.exists():
         kept: float = json.loads(path.read_text())["flops"]
         return kept
     matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype)
+    threads = torch.get_num_threads()
     best_s = float("inf")
     for _ in range(PEAK_TRIES):
-        begun = time.perf_counter()
+        begun = time.process_time()
         torch.mm(matrix, matrix)
-        best_s = min(best_s, time.perf_counter() - begun)
+        best_s = min(best_s, (time.process_time() - begun) / threads)
     flops = 2.0 * PEAK_SIZE**3 / best_s
-    threads = torch.get_num_threads()
     log(f"mfu is of {flops / 1e9:.0f} GFLOP/s: a product of matrices, with threads: {threads}")
     path.write_text(json.dumps({"flops": flops}))
     return flops

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from llmos.errors import RecipeError
 from llmos.training import checkpoint
 from llmos.training.checkpoint import Progress
 from llmos.training.optimizers import build_optimizer, set_learning_rate
@@ -89,11 +90,11 @@ def test_matrices_alone_decay(kind: str) -> None:
 def test_what_is_frozen_is_left_alone() -> None:
     for kind in KINDS:
         model = Small()
-        model.inner.requires_grad_(False)
-        before = copy.deepcopy(model.inner)
+        model.embedding.requires_grad_(False)
+        before = copy.deepcopy(model.embedding)
         optimizer = build_optimizer(model, OptimizerSection(kind=kind, learning_rate=0.1))
         step(model, optimizer)
-        assert torch.equal(model.inner.weight, before.weight)
+        assert torch.equal(model.embedding.weight, before.weight)
 
 
 def test_muon_leaves_the_head_of_a_classifier_to_adamw() -> None:
@@ -144,3 +145,11 @@ def test_muon_takes_the_inner_matrices_and_adamw_the_rest() -> None:
     strengths = torch.linalg.svdvals(moved)
     assert strengths[0] < 2 * strengths[-2], "all directions alike"
     assert 0.1 < float(moved.square().mean().sqrt()) / 0.01 < 0.5, "about as far as AdamW"
+
+
+def test_muon_without_a_matrix_to_train_is_refused() -> None:
+    model = Small()
+    model.inner.requires_grad_(False)
+    section = OptimizerSection(kind="muon", learning_rate=0.01)
+    with pytest.raises(RecipeError, match="there are none to train: use adamw"):
+        build_optimizer(model, section)

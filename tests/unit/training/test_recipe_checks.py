@@ -38,6 +38,11 @@ BERT, GPT = {"architecture": "bert"}, {"architecture": "gpt2"}
             {"model": {"base": "b", "vectors": "v.txt"}, "tokenizer": {"kind": "base"}},
             "begins anew, without a model.base",
         ),
+        (
+            "generate",
+            {"model": {"base": "b", "config": {"n_layer": 2}}, "tokenizer": {"kind": "base"}},
+            "model.config.n_layer cannot be changed of a model.base, only its dropout can",
+        ),
         ("generate", {"keep_at": [2, 4]}, "keep_at must be steps below"),
         ("generate", {"keep_at": [3, 2]}, "each above the one before"),
         ("generate", {"keep_at": [0]}, "keep_at"),

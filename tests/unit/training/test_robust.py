@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 from llmos.errors import RecipeError
 from llmos.training.objectives import Batch
 from llmos.training.recipe_sections import RobustSection
-from llmos.training.robust import backward
+from llmos.training.robust import backward, check_r_drop
 
 VOCAB, ROWS, LENGTH, SIZE = 20, 3, 6, 8
 
@@ -91,6 +91,14 @@ def test_two_passes_that_say_the_same_are_one() -> None:
     ours, theirs = made(), made()
     assert robust(ours, r_drop=3.0) == pytest.approx(plain(theirs), rel=1e-6)
     assert torch.allclose(gradients(ours), gradients(theirs), atol=1e-6)
+
+
+def test_r_drop_of_a_network_without_dropout_is_refused_and_nothing_is_drawn() -> None:
+    with pytest.raises(RecipeError, match="this network has none: give it some"):
+        check_r_drop(made(), a_batch())
+    model, before = made(dropout=0.1).eval(), torch.get_rng_state()
+    check_r_drop(model, a_batch())
+    assert torch.equal(torch.get_rng_state(), before) and not model.training
 
 
 def test_two_passes_that_differ_cost_what_they_are_apart() -> None:

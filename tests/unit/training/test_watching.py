@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_a_processor_s_peak_is_measured_once(
     monkeypatch.setattr(torch, "mm", None)
     watch(made("gpt2"), tmp_path, lines.append, "float32")
     assert len(lines) == 1
+
+
+def test_a_processor_that_others_use_too_is_not_taken_for_a_slower_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count()
+    monkeypatch.setattr(watching.time, "process_time", lambda: next(ticks) * 0.01)
+    watch(made("gpt2"), tmp_path, str, "float32")
+    kept = json.loads((tmp_path / watching.PEAK_FILE).read_text())["flops"]
+    assert kept == pytest.approx(2 * watching.PEAK_SIZE**3 / (0.01 / torch.get_num_threads()))
 
 
 def test_bfloat16_is_measured_against_its_own_units(
