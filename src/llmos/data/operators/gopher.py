@@ -1,5 +1,8 @@
 """The quality and repetition rules of Gopher (Rae et al. 2021, arXiv:2112.11446, section A1.1 and
 table A1), for English and Chinese.
+
+Of English they keep what datatrove's filters keep with their defaults, so words, symbols and the
+share of an n-gram are theirs; Chinese is counted by characters.
 """
 
 from __future__ import annotations
@@ -7,11 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
+import regex
 from pydantic import Field
 
-from llmos.data.operators.words import is_chinese, is_symbols, words_of
+from llmos.data.operators.english_words import PACKAGES, english_words
+from llmos.data.operators.words import is_chinese, words_of
 from llmos.data.pipeline.operator import Filter, TextOptions
 
 STOP_WORDS = {
@@ -24,6 +30,10 @@ DUPLICATE_SHARES = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 
 """n -> the largest share of a text's characters in its commonest n-gram, and in n-grams that were
 there before."""
 _PARAGRAPHS, _LINES = re.compile(r"\n{2,}"), re.compile(r"\n+")
+_SYMBOLS = regex.compile(
+    r"[\p{Cc}\p{Sentence_Break=STerm}!-/:-@\[-`{-~«´»៖៙៚–—’“”„…∶━►、〈〉《》「」【】﹒％（），．１：；～]+"
+)
+"""Of what datatrove takes for no word."""
 
 
 class QualityOptions(TextOptions):
@@ -54,14 +64,15 @@ class GopherQuality(Filter[QualityOptions]):
 
     name = "gopher_quality"
     options_type = QualityOptions
+    needs = PACKAGES
 
     def reason(self, text: str) -> str | None:
         """Return why a text is to go."""
         language = self.options.language
         if language == "auto":
             language = "zh" if is_chinese(text) else "en"
-        words = words_of(text)
-        spoken = [word for word in words if not is_symbols(word)]
+        words = english_words(text) if language == "en" else words_of(text)
+        spoken = [word for word in words if not _is_symbols(word)]
         return (
             self._of_words(spoken, language)
             or self._of_symbols(text, len(words))
@@ -128,7 +139,10 @@ class GopherRepetition(Filter[RepetitionOptions]):
     """Drops texts that repeat themselves, by Gopher's rules: lines, paragraphs, and n-grams of
     words (of Chinese, of characters).
 
-    >>> tried(GopherRepetition(), "One line here.\\nAnd another", "Same.\\nSame.\\nSame.\\nOther.")
+    A text of a dozen words goes, too: its commonest n-gram is a large share of it.
+
+    >>> lines = GopherRepetition(n_grams=False)
+    >>> tried(lines, "One line here.\\nAnd another", "Same.\\nSame.\\nSame.\\nOther.")
     ['One line here.\\nAnd another', 'dropped: repeated lines: 50%']
     >>> tried(GopherRepetition(), "买它买它买它买它买它买它")
     ['dropped: repeated 2-grams: 100%']
@@ -136,11 +150,12 @@ class GopherRepetition(Filter[RepetitionOptions]):
 
     name = "gopher_repetition"
     options_type = RepetitionOptions
+    needs = PACKAGES
 
     def reason(self, text: str) -> str | None:
         """Return why a text is to go."""
         if not text:
-            return None
+            return "no text"
         options = self.options
         for pieces, most, most_characters, said in (
             (_PARAGRAPHS.split(text.strip()), options.max_paragraphs,
@@ -155,17 +170,13 @@ class GopherRepetition(Filter[RepetitionOptions]):
         return self._of_n_grams(text) if options.n_grams else None
 
     def _of_n_grams(self, text: str) -> str | None:
-        words = words_of(text)
-        gap = 0 if is_chinese(text) else 1
+        words, gap = (words_of(text), 0) if is_chinese(text) else (english_words(text), 1)
         for n, most in TOP_SHARES:
             share = _top_characters(words, n, gap) / len(text)
             if share > most:
                 return f"repeated {n}-grams: {share:.0%}"
         for n, most in DUPLICATE_SHARES:
-            grams = _grams(words, n)
-            if len(set(grams)) == len(grams):
-                break  # then no longer one is there twice
-            share = _duplicate_characters(grams, n) / len(text)
+            share = _duplicate_characters(words, n) / len(text)
             if share > most:
                 return f"repeated {n}-grams: {share:.0%}"
         return None
@@ -184,30 +195,36 @@ def _repeated(pieces: Sequence[str]) -> tuple[int, int]:
 
 
 def _top_characters(words: Sequence[str], n: int, gap: int) -> int:
-    """Return the characters of all places of the commonest n-gram; of one that is there once, 0.
+    """Return the characters of all places of the commonest n-gram, of several the first. One that
+    is there once counts, so that a text of a few words is mostly its commonest.
 
     Args:
         gap: characters between two words.
     """
-    counts = Counter(_grams(words, n))
+    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
     gram, count = max(counts.items(), key=lambda one: one[1], default=((), 0))
-    return (sum(map(len, gram)) + gap * (n - 1)) * count if count > 1 else 0
+    return (sum(map(len, gram)) + gap * (n - 1)) * count
 
 
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(words[start:] for start in range(n)), strict=False))
-
-
-def _duplicate_characters(grams: Sequence[tuple[str, ...]], n: int) -> int:
-    """Return the characters of n-grams that were there before, none counted twice."""
-    seen: set[tuple[str, ...]] = set()
+def _duplicate_characters(words: Sequence[str], n: int) -> int:
+    """Return the characters of n-grams that were there before, none counted twice, wherever they
+    are parted into words."""
+    text, starts = "".join(words), [0, *accumulate(map(len, words))]
+    grams = [text[start:end] for start, end in zip(starts, starts[n:], strict=False)]
+    if len(set(grams)) == len(grams):
+        return 0
+    seen: set[str] = set()
     characters = place = 0
     while place < len(grams):
         gram = grams[place]
         if gram in seen:
-            characters += sum(map(len, gram))
+            characters += len(gram)
             place += n
         else:
             seen.add(gram)
             place += 1
     return characters
+
+
+def _is_symbols(word: str) -> bool:
+    return not (word[0].isascii() and word[0].isalnum()) and _SYMBOLS.fullmatch(word) is not None

@@ -264,7 +264,7 @@ def test_repetition_counts_what_stands_between_the_words_and_no_blank_lines() ->
     paragraphs = "\n\n".join(["A whole paragraph, there again."] * 3 + ["And another one."])
     (verdict,) = tried(find_operator("gopher_repetition")(), paragraphs)
     assert verdict == "dropped: repeated paragraphs: 50%"
-    once = "Each word of this line is here a single time"
+    once = " ".join(f"word{n}" for n in range(40))
     assert tried(find_operator("gopher_repetition")(), once) == [once]
 
 
