@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from llmos.data.lean_imports import without_networks
 from llmos.data.pii.context import is_before, words
 from llmos.data.pii.spans import PersonalType, Span
 
@@ -61,26 +60,10 @@ def numbers_by_presidio(text: str) -> Iterator[Span]:
                 yield Span(found.start, found.end, kind, 0.8)
 
 
-@contextmanager
-def _without_networks() -> Iterator[None]:
-    """Import as if torch and transformers were not installed, where they are not loaded already.
-
-    presidio and the spaCy under it load both for language models that are not used here: four
-    fifths of the time their import takes, and of its memory. To both they are optional.
-    """
-    hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: cannot be imported
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
 @cache
 def _recognizers() -> list[tuple[Any, PersonalType, re.Pattern[str] | None]]:
     logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _without_networks():
+    with warnings.catch_warnings(), without_networks():
         warnings.simplefilter("ignore")
         from presidio_analyzer import predefined_recognizers as known
     found: list[tuple[Any, PersonalType, re.Pattern[str] | None]] = [
