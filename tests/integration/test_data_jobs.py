@@ -139,6 +139,25 @@ def test_the_digest_is_the_same_whatever_the_number_of_workers(tmp_path: Path) -
     assert len(digests) == 1
 
 
+def test_a_large_file_is_read_in_parts_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    """Nothing but which rows share a shard tells it from a file that is read as a whole."""
+    lines = corpus(300).splitlines()
+    lines[100] = "{broken"
+    text = "\n".join(lines)
+    found = []
+    for threads, part_bytes in ((1, 3000), (2, 3000), (1, 2**20)):
+        home = Home(tmp_path / str(len(found)), threads=threads)
+        with mock.patch.object(adding, "PART_BYTES", part_bytes):
+            version = only(home.add({"a.jsonl": text, "b.jsonl": lines[0]}, max_bad=0.1))
+        files = [(one["name"], one["rows"]) for one in version.manifest["source"]["files"]]
+        assert files == [("a.jsonl", 299), ("b.jsonl", 1)]
+        (rejected,) = home.table(version, "rejected.parquet")
+        assert rejected["id"] == "a.jsonl:101"
+        found.append((digest_of(version), home.rows(version), len(version.manifest["shards"])))
+    assert found[0] == found[1] and found[0][1] == found[2][1]
+    assert found[0][2] > 5 and found[2][2] == 1
+
+
 def digest_of(version: NewVersion) -> str:
     return version_digest(version.files, version.manifest)
 

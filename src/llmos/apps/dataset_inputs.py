@@ -10,10 +10,12 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from llmos.data.datasets.jobs import ADD
 from llmos.data.fetching.sources import FEEDBACK, SAID, check_reads, model_named
 from llmos.errors import DataError
 from llmos.library.lessons import READS
 from llmos.security import policy
+from llmos.storage.blobs import is_digest
 
 if TYPE_CHECKING:
     from llmos.library.artifacts import Library
@@ -33,6 +35,18 @@ class DatasetInputs:
         self._library = library
         self._blobs = blobs
         self._feedback = feedback
+
+    async def sizes(self, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return ``{"bytes"}`` of the files that a request to add some names, which are there."""
+        files = params.get("files")
+        if kind != ADD or not isinstance(files, dict):
+            return {}
+
+        def total() -> int:
+            paths = [self._blobs.path(one) for one in files.values() if is_digest(one)]
+            return sum(path.stat().st_size for path in paths)
+
+        return {"bytes": await asyncio.to_thread(total)}
 
     async def said(self, actor: Actor, params: dict[str, Any], *, stores: bool) -> dict[str, Any]:
         """Return ``{"files"}`` of a dataset of the actor's feedback or kept answers, empty of

@@ -228,6 +228,7 @@ class Submitter:
             wanted = await asyncio.to_thread(wanted_datasets, kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
             params |= await models_for(self._library, actor, params)
+            params |= await self._rows.sizes(kind, params)
             params |= await self._rows.said(actor, params, stores=queues)
             if kind == RUN:
                 params |= await pinned_models(self._library, actor, params)

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, get_args
 
 from llmos.data.datasets.encodings import check_encoding
-from llmos.data.datasets.readers import FORMATS, Unit, format_of
+from llmos.data.datasets.readers import FORMATS, PART_BYTES, Unit, format_of
 from llmos.data.datasets.requests import (
     KAnonymityRequest,
     MixRequest,
@@ -43,7 +43,7 @@ BAD_SHARE = 0.01
 """Of the rows of files; more bad ones are an error, unless it is told."""
 _ADD_KEYS = frozenset(
     ("name", "files", "format", "encoding", "unit", "columns", "on_bad", "max_bad")
-) | frozenset(("license", "source", "description", "url", "reads"))
+) | frozenset(("license", "source", "description", "url", "reads", "bytes"))
 JOB_BYTES = 400_000_000
 """Of a job's own process, which draws the card's plots."""
 PROCESS_BYTES = 250_000_000
@@ -68,7 +68,7 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
             document, page);
             ``columns`` of files of cells without a header, of CoNLL those of its lines; ``on_bad``
             (skip, stop) and ``max_bad``, the share of bad rows to bear; ``license``, ``source``,
-            ``description``.
+            ``description``. The server fills in ``bytes``, those of the files together.
 
     Raises:
         InvalidRequestError, InvalidNameError, DataError: something is missing, unknown or wrong.
@@ -88,6 +88,7 @@ def check_add(params: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "files": {} if is_fetched else _files(params.get("files"), given),
+        "bytes": _count(params, "bytes"),
         "url": url,
         "reads": check_reads(params.get("reads")),
         "format": given,
@@ -242,6 +243,13 @@ def _share(value: Any, key: str) -> float:
     return float(value)
 
 
+def _count(params: dict[str, Any], key: str) -> int:
+    value = params.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequestError(f"{key} must be a whole number, not below 0", param=key)
+    return value
+
+
 def _columns(value: Any) -> list[str]:
     names = [] if value is None else value
     is_list = isinstance(names, list) and len(names) <= MAX_COLUMNS
@@ -323,10 +331,11 @@ def _file_refs(files: dict[str, Any]) -> dict[str, Any]:
 
 def estimate_bytes(params: dict[str, Any]) -> int:
     """Return the memory that a job of shards, or of files, may take: by its processes, of which
-    there are as many as threads, and no more than shards."""
+    there are as many as threads, and no more than shards, or files and parts of large ones."""
     shards = sum(len(told["shards"]) for told in params.get("datasets", {}).values())
     files = len(params.get("files", ())) or (MAX_FILES if params.get("url") else 0)
-    processes = min(os.cpu_count() or 1, max(1, shards + files))
+    parts = int(params.get("bytes", 0)) // PART_BYTES
+    processes = min(os.cpu_count() or 1, max(1, shards + files + parts))
     return JOB_BYTES + processes * PROCESS_BYTES
 
 

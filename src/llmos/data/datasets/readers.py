@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import msgspec
+
 from llmos.data.pipeline.record import ID, META, Row
 from llmos.errors import DataError
 from llmos.storage.parquet import check_packages
 
 Unit = Literal["paragraph", "line", "document", "page"]
 MAX_RECORD_BYTES = 16 * 2**20
+PART_BYTES = 64 * 2**20
+"""A larger file is read in parts of about so many, where it can be cut."""
 MAX_COLUMNS = 1000
 MAX_NAME_CHARS = 200
 MAX_DEPTH = 64
@@ -40,25 +44,35 @@ class Format:
             document, which is parsed in a process of its own, as that may end or hang it; or an
             archive, whose reader yields a Source for each file in it.
         needs: modules that it takes -> the packages they come from.
+        parts: "module:function" that says where a large file can be cut, so that several processes
+            read it; none where only who reads from the beginning knows what a line means.
     """
 
     reader: str
     suffixes: tuple[str, ...]
     kind: Literal["lines", "rows", "document", "archive"] = "lines"
     needs: Mapping[str, str] = field(default_factory=dict)
+    parts: str = ""
 
 
 _HTML = {"trafilatura": "trafilatura"}
 FORMATS = {
-    "text": Format(f"{_HERE}.text:text", (".txt",)),
+    "text": Format(f"{_HERE}.text:text", (".txt",), parts=f"{_HERE}.text:text_parts"),
     "markdown": Format(f"{_HERE}.text:markdown", (".md", ".markdown")),
-    "jsonl": Format(f"{_HERE}.lines:json_lines", (".jsonl", ".ndjson")),
+    "jsonl": Format(
+        f"{_HERE}.lines:json_lines", (".jsonl", ".ndjson"), parts=f"{_HERE}.lines:line_parts"
+    ),
     "json": Format(f"{_HERE}.json_list:json_list", (".json",)),
-    "csv": Format(f"{_HERE}.cells:cells", (".csv",)),
-    "tsv": Format(f"{_HERE}.cells:cells", (".tsv",)),
+    "csv": Format(f"{_HERE}.cells:cells", (".csv",), parts=f"{_HERE}.cells:cell_parts"),
+    "tsv": Format(f"{_HERE}.cells:cells", (".tsv",), parts=f"{_HERE}.cells:cell_parts"),
     "conll": Format(f"{_HERE}.conll:conll", (".conll",)),
     "conllu": Format(f"{_HERE}.conll:conllu", (".conllu",)),
-    "parquet": Format(f"{_HERE}.parquet:parquet", (".parquet",), "rows"),
+    "parquet": Format(
+        f"{_HERE}.parquet:parquet",
+        (".parquet",),
+        "rows",
+        parts=f"{_HERE}.parquet:parquet_parts",
+    ),
     "html": Format(f"{_HERE}.html:html", (".html", ".htm", ".xhtml"), "document", _HTML),
     "pdf": Format(f"{_HERE}.pdf:pdf", (".pdf",), "document", {"pypdf": "pypdf"}),
     "docx": Format(f"{_HERE}.docx:docx", (".docx",), "document", {"docx": "python-docx"}),
@@ -92,6 +106,20 @@ class Bad:
     excerpt: str = ""
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What of a file one process reads: from ``begin`` to before ``end``, bytes or rows of Parquet.
+
+    Attributes:
+        before: the lines, or rows, before it.
+        columns: of cells behind a header, as that calls them.
+    """
+
+    begin: int
+    end: int
+    before: int
+    columns: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file and how it is to be read.
@@ -103,6 +131,7 @@ class Source:
         encoding: of text; found out unless given.
         unit: what of a text or a document is a row; what its format is cut into unless given.
         columns: of a file of cells without a header line, of CoNLL those of its lines.
+        part: what of it is read; all unless told.
     """
 
     path: Path
@@ -111,6 +140,12 @@ class Source:
     encoding: str | None = None
     unit: Unit | None = None
     columns: tuple[str, ...] = ()
+    part: Part | None = None
+
+    @property
+    def before(self) -> int:
+        """The lines, or rows, before what is read."""
+        return self.part.before if self.part else 0
 
     @property
     def kind(self) -> str:
@@ -152,9 +187,25 @@ def reader_of(source: Source) -> Callable[..., Iterator[Any]]:
     """
     form = FORMATS[source.format]
     check_packages(form.needs)
-    module, _, name = form.reader.partition(":")
-    reader: Callable[..., Iterator[Any]] = getattr(importlib.import_module(module), name)
+    reader: Callable[..., Iterator[Any]] = _named(form.reader)
     return reader
+
+
+def parts_of(source: Source, num_bytes: int) -> list[Part]:
+    """Return the parts of a file, of about so many bytes each, that read one by one give what it
+    gives as a whole; empty where it cannot be cut.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    form = FORMATS[source.format]
+    cut: Callable[[Source, int], list[Part]] | None = _named(form.parts) if form.parts else None
+    return cut(source, num_bytes) if cut else []
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def read(source: Source) -> Iterator[Row | Bad]:

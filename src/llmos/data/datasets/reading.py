@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from llmos.data.datasets.readers import Bad, Source, Unit, read, reader_of
+from llmos.data.datasets.readers import Bad, Part, Source, Unit, parts_of, read, reader_of
 from llmos.data.datasets.stats import Stats, row_hash
 from llmos.data.formats.lines import encoding_of
 from llmos.data.formats.parser import Parser
@@ -31,15 +31,33 @@ READING = "read"
 
 
 class FileSpec(msgspec.Struct, frozen=True):
-    """An uploaded file: its blob, and what its user calls it."""
+    """An uploaded file: its blob, what its user calls it, and what of it is read; all unless
+    told."""
 
     digest: str
     shown: str
     format: str
+    part: Part | None = None
+
+
+class CutTask(msgspec.Struct, frozen=True, tag="cut"):
+    """Find out where a large file can be cut, into parts of about ``part_bytes``.
+
+    Attributes:
+        out: the directory to make.
+    """
+
+    home: str
+    file: FileSpec
+    encoding: str | None
+    unit: Unit | None
+    columns: list[str]
+    part_bytes: int
+    out: str
 
 
 class ReadTask(msgspec.Struct, frozen=True, tag="read"):
-    """Read files, one after the other.
+    """Read files, one after the other. Of a part of one, the whole was verified when it was cut.
 
     Attributes:
         stops: whether the first bad row is an error, and not noted and passed over.
@@ -57,7 +75,8 @@ class ReadTask(msgspec.Struct, frozen=True, tag="read"):
 
 class ReadDone(msgspec.Struct):
     """What is known of files that were read: one shard a place in ``rows`` and ``schemas``, one
-    file a place in ``files``, each ``{"name", "digest", "format", "encoding", "rows", "bad"}``."""
+    file, or part of one, a place in ``files``, each ``{"name", "digest", "format", "encoding",
+    "rows", "bad"}``."""
 
     rows: list[int] = []
     schemas: list[Schema] = []
@@ -76,6 +95,27 @@ def hashes_name(number: int) -> str:
     return f"hashes-{number:05d}.bin"
 
 
+def run_cut(task: CutTask) -> None:
+    """Cut a file into parts, unless that is done.
+
+    Raises:
+        DataError: it cannot be read at all.
+        CorruptBlobError: it was damaged.
+    """
+    if Path(task.out).exists():
+        return
+    blobs = BlobStore(Path(task.home) / "blobs")
+    blobs.verify(task.file.digest)
+    parts = parts_of(_source(task, task.file, blobs.path(task.file.digest)), task.part_bytes)
+    with making(Path(task.out)) as directory:
+        (directory / DONE).write_bytes(msgspec.json.encode(parts))
+
+
+def read_cut(directory: Path) -> list[Part]:
+    """Return the parts that a file was cut into, none where it cannot be cut."""
+    return msgspec.json.decode((directory / DONE).read_bytes(), type=list[Part])
+
+
 def run_read(task: ReadTask) -> None:
     """Read files into shards, unless that is done.
 
@@ -92,7 +132,8 @@ def run_read(task: ReadTask) -> None:
         listed: list[Row] = []
         with Parser() as parser, TemporaryDirectory(dir=directory) as folder:
             for file in task.files:
-                blobs.verify(file.digest)
+                if file.part is None:
+                    blobs.verify(file.digest)
                 source = _source(task, file, blobs.path(file.digest))
                 found = rows_in(source, parser, Path(folder))
                 told = {"name": file.shown, "digest": file.digest, "format": file.format}
@@ -134,8 +175,9 @@ def rows_in(source: Source, parser: Parser, folder: Path) -> Iterator[Row | Bad]
                 yield Bad(member.shown, error.message)
 
 
-def _source(task: ReadTask, file: FileSpec, path: Path) -> Source:
-    source = Source(path, file.shown, file.format, task.encoding, task.unit, tuple(task.columns))
+def _source(task: ReadTask | CutTask, file: FileSpec, path: Path) -> Source:
+    columns = tuple(task.columns)
+    source = Source(path, file.shown, file.format, task.encoding, task.unit, columns, file.part)
     return replace(source, encoding=encoding_of(source)) if source.kind == "lines" else source
 
 

@@ -7,6 +7,7 @@ are counted in steps of under 2%.
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ HASH_BYTES = 8
 HASHES_A_PASS = 10**7
 _EXACT_BITS = 7
 _HAN = regex.compile(r"\p{Han}+")
-_LATIN = regex.compile(r"\p{Latin}+")
+_LATIN = regex.compile(r"[\p{Latin}--[A-Za-z]]+", regex.VERSION1)
+"""Beyond ASCII."""
+_NO_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 
 Counts = dict[str, int]
 
@@ -138,9 +141,12 @@ def _count_text(field: FieldStats, text: str) -> None:
     shift = max(0, length.bit_length() - _EXACT_BITS)
     step = (length >> shift) << shift
     field.lengths[step] = field.lengths.get(step, 0) + 1
-    han = 0 if text.isascii() else sum(map(len, _HAN.findall(text)))
+    field.latin += len(text.encode("ascii", "ignore").translate(None, _NO_LETTERS))
+    han = 0
+    if not text.isascii():
+        han = sum(map(len, _HAN.findall(text)))
+        field.latin += sum(map(len, _LATIN.findall(text)))
     field.han += han
-    field.latin += sum(map(len, _LATIN.findall(text)))
     field.words += han + len((_HAN.sub(" ", text) if han else text).split())
 
 

@@ -9,10 +9,10 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import msgspec
 
@@ -21,6 +21,7 @@ from llmos.data.datasets.readers import (
     EXCERPT_CHARS,
     MAX_RECORD_BYTES,
     Bad,
+    Part,
     Source,
     checked,
     printable,
@@ -34,6 +35,13 @@ from llmos.errors import DataError
 UNDECODABLE = "llmos.undecodable"
 """How decoding errors are handled: bytes that are no text become half a character, which no text
 has, so that the row is told from others."""
+
+
+CUT_ENCODINGS = frozenset(
+    ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "cp1252", "gb18030", "gbk", "gb2312", "big5")
+)
+"""In which a byte 10 ends a line whatever stands before it."""
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,16 @@ def encoding_of(source: Source) -> str:
         return detect(raw.read(SAMPLE_BYTES), source.shown)
 
 
+def is_cuttable(source: Source) -> bool:
+    """Whether bytes of a file tell where its lines end."""
+    return not source.is_gzipped and codecs.lookup(encoding_of(source)).name in CUT_ENCODINGS
+
+
+def encoding_from(encoding: str, begin: int) -> str:
+    """Return the encoding of what a text has from a byte on: a mark stands at its beginning."""
+    return "utf-8" if begin and encoding == "utf-8-sig" else encoding
+
+
 @contextmanager
 def opened(source: Source) -> Iterator[TextIO]:
     """Give a file's text, its line ends as they are.
@@ -72,12 +90,37 @@ def opened(source: Source) -> Iterator[TextIO]:
     Raises:
         DataError: its encoding is not found, or what is packed is broken or a bomb.
     """
-    encoding = encoding_of(source)
+    part = source.part
+    encoding = encoding_from(encoding_of(source), part.begin if part else 0)
     with (
         _unpacked(source) as raw,
-        io.TextIOWrapper(raw, encoding, UNDECODABLE, newline="\n") as lines,
+        io.TextIOWrapper(
+            _within(raw, part) if part else raw, encoding, UNDECODABLE, newline="\n"
+        ) as lines,
     ):
         yield lines
+
+
+def _within(raw: BinaryIO, part: Part) -> BinaryIO:
+    raw.seek(part.begin)
+    return cast(BinaryIO, io.BufferedReader(_First(raw, part.end - part.begin), CHUNK_BYTES))
+
+
+class _First(io.RawIOBase):
+    """The first ``left`` bytes of what a file has from here on."""
+
+    def __init__(self, raw: BinaryIO, left: int) -> None:
+        self._raw = raw
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._raw.read(min(len(buffer), self._left))
+        buffer[: len(piece)] = piece
+        self._left -= len(piece)
+        return len(piece)
 
 
 @contextmanager
@@ -95,9 +138,9 @@ def _unpacked(source: Source) -> Iterator[BinaryIO]:
             raise DataError(f"{source.shown} is no gzip that can be read: {error}") from None
 
 
-def numbered(lines: TextIO) -> Iterator[tuple[int, str | Long]]:
-    """Yield each line with its number, from 1."""
-    number = 0
+def numbered(lines: TextIO, before: int = 0) -> Iterator[tuple[int, str | Long]]:
+    """Yield each line with its number, from 1, behind those ``before``."""
+    number = before
     while line := lines.readline(MAX_RECORD_BYTES):
         number += 1
         if line.endswith("\n") or len(line) < MAX_RECORD_BYTES:
@@ -112,12 +155,51 @@ def numbered(lines: TextIO) -> Iterator[tuple[int, str | Long]]:
 def json_lines(source: Source) -> Iterator[Row | Bad]:
     """Yield the objects of JSON lines; empty lines are passed over."""
     with opened(source) as lines:
-        for number, line in numbered(lines):
+        for number, line in numbered(lines, source.before):
             where = f"{source.shown}:{number}"
             if isinstance(line, Long):
                 yield Bad(where, too_long(), line.excerpt)
             elif line.strip():
                 yield json_row(line, where)
+
+
+def line_parts(source: Source, num_bytes: int) -> list[Part]:
+    """Return the parts of a file of which each line is by itself."""
+    return parts_at(source, num_bytes, end_of_line)
+
+
+def parts_at(source: Source, num_bytes: int, end_of: Callable[[BinaryIO, int], int]) -> list[Part]:
+    """Return the parts of a file of lines, none where bytes do not tell its line ends.
+
+    Args:
+        end_of: says at which byte, from one on, it can be cut.
+    """
+    if not is_cuttable(source):
+        return []
+    size = source.path.stat().st_size
+    parts: list[Part] = []
+    begin = before = 0
+    with source.path.open("rb") as file:
+        while begin < size:
+            end = end_of(file, begin + num_bytes) if begin + num_bytes < size else size
+            parts.append(Part(begin, end, before))
+            before += _num_lines(file, begin, end)
+            begin = end
+    return parts
+
+
+def end_of_line(file: BinaryIO, at: int) -> int:
+    """Return where the line ends that has the byte before ``at``."""
+    file.seek(at - 1)
+    while (piece := file.readline(CHUNK_BYTES)) and not piece.endswith(b"\n"):
+        pass
+    return file.tell()
+
+
+def _num_lines(file: BinaryIO, begin: int, end: int) -> int:
+    file.seek(begin)
+    pieces = iter(lambda: file.read(min(CHUNK_BYTES, end - file.tell())), b"")
+    return sum(piece.count(b"\n") for piece in pieces)
 
 
 def json_row(line: str, where: str) -> Row | Bad:

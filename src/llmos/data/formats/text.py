@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import BinaryIO
 
 import yaml
 
@@ -11,13 +12,14 @@ from llmos.data.datasets.readers import (
     EXCERPT_CHARS,
     MAX_RECORD_BYTES,
     Bad,
+    Part,
     Source,
     checked,
     plain,
     printable,
     too_long,
 )
-from llmos.data.formats.lines import Long, numbered, opened
+from llmos.data.formats.lines import CHUNK_BYTES, Long, end_of_line, numbered, opened, parts_at
 from llmos.data.pipeline.record import META, TEXT, Row
 from llmos.errors import DataError
 
@@ -30,7 +32,28 @@ def text(source: Source) -> Iterator[Row | Bad]:
     """Yield the units of a plain text, paragraphs unless told; white space around each is left
     out."""
     with opened(source) as lines:
-        yield from _units(source, numbered(lines), {})
+        yield from _units(source, numbered(lines, source.before), {})
+
+
+def text_parts(source: Source, num_bytes: int) -> list[Part]:
+    """Return the parts of a plain text, cut between its units."""
+    match source.unit or "paragraph":
+        case "line":
+            return parts_at(source, num_bytes, end_of_line)
+        case "paragraph":
+            return parts_at(source, num_bytes, _end_of_paragraph)
+    return []
+
+
+def _end_of_paragraph(file: BinaryIO, at: int) -> int:
+    """Return where an empty line ends behind the byte before ``at``, else the file."""
+    file.seek(end_of_line(file, at))
+    is_begun = False
+    while line := file.readline(CHUNK_BYTES):
+        if not is_begun and line.endswith(b"\n") and not line.strip(b" \t\r\n"):
+            break
+        is_begun = not line.endswith(b"\n")
+    return file.tell()
 
 
 def markdown(source: Source) -> Iterator[Row | Bad]:

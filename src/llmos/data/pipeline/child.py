@@ -22,7 +22,7 @@ from llmos.data.datasets.dealing import (
     run_gather,
     run_keys,
 )
-from llmos.data.datasets.reading import ReadTask, run_read
+from llmos.data.datasets.reading import CutTask, ReadTask, run_cut, run_read
 from llmos.data.pipeline.asking import Ask, Asker, Question, Reply
 from llmos.data.pipeline.comparing import CompareTask, GroupTask, run_compare, run_group
 from llmos.data.pipeline.consulting import IndexTask, run_index
@@ -30,7 +30,17 @@ from llmos.data.pipeline.shard import ShardTask, run_shard
 from llmos.errors import DataError, LlmosError
 from llmos.kernel.worker import die_with_server
 
-Task = ShardTask | CompareTask | GroupTask | IndexTask | ReadTask | KeyTask | DealTask | GatherTask
+Task = (
+    ShardTask
+    | CompareTask
+    | GroupTask
+    | IndexTask
+    | CutTask
+    | ReadTask
+    | KeyTask
+    | DealTask
+    | GatherTask
+)
 MEMORY_BYTES = 2 * 2**30
 """That a process may take; a shard takes a tenth of it. What would take more, as a file does that
 holds next to nothing many million times, fails alone."""
@@ -75,6 +85,8 @@ def perform(task: Task, ask: Ask) -> Answer:
                 run_group(task)
             case IndexTask():
                 run_index(task)
+            case CutTask():
+                run_cut(task)
             case ReadTask():
                 run_read(task)
             case KeyTask():

@@ -78,5 +78,6 @@ def test_memory_is_asked_for_by_processes(monkeypatch: pytest.MonkeyPatch) -> No
     assert estimate(one) == jobs.JOB_BYTES + jobs.PROCESS_BYTES
     assert estimate(many) == jobs.JOB_BYTES + 8 * jobs.PROCESS_BYTES
     assert kinds[jobs.ADD].estimate({"files": {"a": 1, "b": 2}}) < estimate(many)
+    assert kinds[jobs.ADD].estimate({"files": {"a": 1}, "bytes": 10**10}) == estimate(many)
     steps = [{"length": {}}, "whitespace", {"length": {"least": 3}}]
     assert kinds[jobs.RUN].subject({"pipeline": {"steps": steps}}) == "length whitespace"
