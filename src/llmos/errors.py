@@ -293,6 +293,13 @@ class EngineError(LlmosError):
     retryable = True
 
 
+class AnonymiseError(LlmosError):
+    """Personal data could not be looked for, so that nothing was passed on: try again."""
+
+    status = 503
+    code = "anonymise_failed"
+
+
 class JobFailedError(LlmosError):
     """The job failed: `llmos jobs logs N` says why."""
 

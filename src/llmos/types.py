@@ -8,7 +8,7 @@ any work.
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -88,6 +88,38 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """(token id, number added to its logit)."""
 
 
+PersonalType = Literal[
+    "NAME",
+    "EMAIL",
+    "PHONE",
+    "ID_CARD_CN",
+    "US_SSN",
+    "BANK_CARD",
+    "IBAN",
+    "PASSPORT",
+    "OTHER_ID",
+    "ADDRESS",
+    "IP",
+    "URL",
+    "SECRET",
+    "CRYPTO_WALLET",
+    "DATE_OF_BIRTH",
+]
+PERSONAL_TYPES: tuple[PersonalType, ...] = get_args(PersonalType)
+
+
+class Anonymise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which personal data is hidden in what models are asked, and in what they answer."""
+
+    types: tuple[PersonalType, ...] = PERSONAL_TYPES
+    language: Literal["auto", "en", "zh"] = "auto"
+    """Whose names; everything else is found in either language."""
+    names: Literal["cautious", "eager"] = "cautious"
+    action: Literal["replace", "mask", "pseudonym"] = "replace"
+    answers: bool = True
+    """Whether answers are looked at, too."""
+
+
 class GenerateRequest(msgspec.Struct, frozen=True):
     """What every door (OpenAI, native API, CLI, SDK) turns a generation into.
 
@@ -115,6 +147,8 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     known that all of them are JSON."""
     is_whole: bool = False
     """Nothing is looked at before every choice is complete."""
+    anonymise: Anonymise | None = None
+    """What was hidden in the prompt already, and is to be in the answer."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

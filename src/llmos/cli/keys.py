@@ -9,6 +9,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import age, note, print_json, print_table
+from llmos.errors import InvalidRequestError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -41,6 +42,16 @@ def create(
     priority: Annotated[
         str | None, typer.Option("--priority", help="Best class it may ask for, e.g. standard.")
     ] = None,
+    anonymise: Annotated[
+        str | None,
+        typer.Option(
+            "--anonymise",
+            metavar="[KEY=VALUE …]",
+            help="Hide personal data in what this key asks, and in the answers: action=replace, "
+            "mask or pseudonym, types=EMAIL,PHONE,…, language=auto, en or zh, names=cautious or "
+            "eager, answers=true or false; on: all as it is without.",
+        ),
+    ] = None,
     expires_days: Annotated[
         float | None, typer.Option("--expires-days", help="Days until it stops working.")
     ] = None,
@@ -53,11 +64,14 @@ def create(
     Examples:
       llmos keys create laptop
       llmos keys create ci --role user --model starter-chat --expires-days 30
+      llmos keys create support --anonymise on
+      llmos keys create lab --anonymise "action=mask types=EMAIL,PHONE answers=false"
     """
     wanted: dict[str, Any] = {
         "models": list(model) if model else None,
         "actions": list(action) if action else None,
         "best_priority": priority,
+        "anonymise": None if anonymise is None else _anonymise(anonymise),
         "expires_in_s": None if expires_days is None else expires_days * 86400,
     }
     limits = {key: value for key, value in wanted.items() if value is not None}
@@ -68,6 +82,27 @@ def create(
         return
     note("Keep this key now; it is not shown again. Programs pass it as LLMOS_API_KEY.")
     typer.echo(key["key"])
+
+
+def _hides(anonymise: dict[str, Any] | None) -> str:
+    """Return what a key hides, in a word."""
+    if anonymise is None:
+        return "-"
+    return anonymise["action"] if anonymise["answers"] else f"{anonymise['action']}, not in answers"
+
+
+def _anonymise(text: str) -> dict[str, Any]:
+    """Return what ``--anonymise`` says; whether its values are good the server knows."""
+    settings: dict[str, Any] = {}
+    for part in () if text.strip() == "on" else text.split():
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise InvalidRequestError(
+                f"--anonymise is `on` or settings as KEY=VALUE, not {part!r}", param="anonymise"
+            )
+        switch = {"true": True, "false": False}.get(value, value)
+        settings[name] = value.split(",") if name == "types" else switch
+    return settings
 
 
 @app.command("list")
@@ -85,13 +120,14 @@ def list_keys(
         print_json(rows)
         return
     print_table(
-        ("id", "name", "role", "models", "made", "state"),
+        ("id", "name", "role", "models", "hides", "made", "state"),
         (
             (
                 key["id"],
                 key["name"],
                 key["role"],
                 " ".join(key["models"] or ()) or "all",
+                _hides(key["anonymise"]),
                 age(key["created_at"]),
                 "revoked" if key["revoked_at"] else "active",
             )

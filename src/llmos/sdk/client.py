@@ -325,11 +325,12 @@ class Client(
         actions: Sequence[str] | None = None,
         models: Sequence[str] | None = None,
         best_priority: str | None = None,
+        anonymise: Json | None = None,
         expires_in_s: float | None = None,
     ) -> Json:
         """Make a key; the answer's ``key`` is shown this once."""
         body: Json = {"name": name, "role": role, "best_priority": best_priority}
-        body |= {"expires_in_s": expires_in_s}
+        body |= {"expires_in_s": expires_in_s, "anonymise": anonymise}
         body |= {"actions": actions and list(actions), "models": models and list(models)}
         return self.transport.json("POST", "/api/v1/keys", json=given(body))
 

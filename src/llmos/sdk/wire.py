@@ -334,17 +334,6 @@ class PipelineBody(Body):
     pipeline: dict[str, JsonValue]
 
 
-class KeyBody(Body):
-    """Make an API key. ``actions`` and ``models`` left out mean all that the role allows."""
-
-    name: str = Field(min_length=1, max_length=128)
-    role: Literal["admin", "user"] = "user"
-    actions: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
-    models: Annotated[list[str], Field(fail_fast=True, max_length=MAX_NAMES)] | None = None
-    best_priority: PriorityName = "standard"
-    expires_in_s: float | None = Field(None, gt=0)
-
-
 class GcBody(Body):
     """Sweep blobs that nothing refers to and that are older than ``grace_s`` seconds."""
 

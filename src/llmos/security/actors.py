@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmos.types import Priority
+import msgspec
+
+from llmos.types import Anonymise, Priority
 
 Role = Literal["admin", "user"]
 
@@ -24,6 +26,7 @@ class Actor:
         actions: narrows the role further; None means all the role has.
         models: names of the models it may use; None means all.
         best_priority: the most urgent class it may ask for.
+        anonymise: personal data hidden in what it asks of models; None: nothing is.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Actor:
     actions: frozenset[str] | None = None
     models: frozenset[str] | None = None
     best_priority: Priority = Priority.INTERACTIVE
+    anonymise: Anonymise | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as plain JSON: with a job are kept the terms of whoever submitted it."""
@@ -42,6 +46,7 @@ class Actor:
             "actions": None if self.actions is None else sorted(self.actions),
             "models": None if self.models is None else sorted(self.models),
             "best_priority": int(self.best_priority),
+            "anonymise": msgspec.to_builtins(self.anonymise),
         }
 
     @classmethod
@@ -54,6 +59,7 @@ class Actor:
             actions=None if values["actions"] is None else frozenset(values["actions"]),
             models=None if values["models"] is None else frozenset(values["models"]),
             best_priority=Priority(values["best_priority"]),
+            anonymise=msgspec.convert(values.get("anonymise"), Anonymise | None),
         )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import sqlalchemy as sa
 
 from llmos.errors import AuthenticationError, InvalidRequestError, NotFoundError
@@ -25,7 +26,7 @@ from llmos.security import audit
 from llmos.security.actors import OPERATORS, SYSTEM, Actor, Role
 from llmos.security.policy import ACTIONS
 from llmos.storage.schema import keys
-from llmos.types import Priority
+from llmos.types import Anonymise, Priority
 
 if TYPE_CHECKING:
     from llmos.storage.database import Database
@@ -45,6 +46,7 @@ class KeyInfo:
     actions: tuple[str, ...] | None
     models: tuple[str, ...] | None
     best_priority: Priority
+    anonymise: Anonymise | None
     owner: str
     created_at: float
     expires_at: float | None
@@ -87,6 +89,7 @@ class Keys:
         actions: Collection[str] | None = None,
         models: Collection[str] | None = None,
         best_priority: Priority = Priority.INTERACTIVE,
+        anonymise: Anonymise | None = None,
         expires_at: float | None = None,
         actor: Actor = SYSTEM,
     ) -> tuple[KeyInfo, str]:
@@ -95,6 +98,7 @@ class Keys:
         Args:
             name: what people call it; also the owner of what it makes, unless ``owner`` is given.
             actions, models: narrow the role; None means no narrowing.
+            anonymise: personal data hidden in what it asks of models, whatever the requests say.
             expires_at: Unix seconds, None means never.
             actor: who makes it, for the audit trail.
 
@@ -117,6 +121,7 @@ class Keys:
             actions=None if actions is None else tuple(sorted(actions)),
             models=None if models is None else tuple(sorted(models)),
             best_priority=best_priority,
+            anonymise=anonymise,
             owner=owner or name,
             created_at=now,
             expires_at=expires_at,
@@ -126,6 +131,8 @@ class Keys:
         def change(conn: sa.Connection) -> None:
             conn.execute(keys.insert().values(**_columns(info), secret_sha256=_sha256(secret)))
             detail = {"name": name, "role": role, "owner": info.owner}
+            if anonymise is not None:
+                detail["anonymise"] = msgspec.to_builtins(anonymise)
             audit.record(conn, actor.id, "keys.create", info.id, detail, now)
 
         self.db.write_sync(change)
@@ -221,6 +228,7 @@ def _columns(info: KeyInfo) -> dict[str, Any]:
         "actions": None if info.actions is None else list(info.actions),
         "models": None if info.models is None else list(info.models),
         "best_priority": int(info.best_priority),
+        "anonymise": msgspec.to_builtins(info.anonymise),
         "owner": info.owner,
         "created_at": info.created_at,
         "expires_at": info.expires_at,
@@ -235,6 +243,7 @@ def _info(row: sa.Row[Any]) -> KeyInfo:
         actions=None if row.actions is None else tuple(row.actions),
         models=None if row.models is None else tuple(row.models),
         best_priority=Priority(row.best_priority),
+        anonymise=msgspec.convert(row.anonymise, Anonymise | None),
         owner=row.owner,
         created_at=row.created_at,
         expires_at=row.expires_at,
@@ -250,6 +259,7 @@ def _actor(info: KeyInfo) -> Actor:
         actions=None if info.actions is None else frozenset(info.actions),
         models=None if info.models is None else frozenset(info.models),
         best_priority=info.best_priority,
+        anonymise=info.anonymise,
     )
 
 

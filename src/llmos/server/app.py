@@ -137,6 +137,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         check_every_route(router.routes)
         app.include_router(router, responses=_RESPONSES)
     app.state.routes = [route for router in routers for route in router.routes]
+    app.state.anonymiser = system.tasks.anonymiser
     install_handlers(app)
     metered = metered_paths(app.state.routes)
     app.add_middleware(Metering, accounts=system.kernel.accounts, paths=metered)

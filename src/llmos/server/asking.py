@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmos.errors import ModelNotFoundError
+from llmos.errors import InvalidRequestError, ModelNotFoundError
 from llmos.security import policy
 from llmos.tasks.generate import sampling_for
 from llmos.types import (
@@ -100,7 +100,18 @@ def generate_request(
         template_options: more variables of the chat template, such as ``enable_thinking``.
         stream: whether the client sees pieces as they come.
         is_whole: whether it sees nothing before all of the answer, which costs the server less.
+
+    Raises:
+        PermissionDeniedError: the actor may not ask for this class.
+        InvalidRequestError: log-probabilities are asked for where answers are anonymised.
     """
+    hides_answers = actor.anonymise is not None and actor.anonymise.answers
+    if hides_answers and sampling.get("logprobs") is not None:
+        raise InvalidRequestError(
+            "Log-probabilities tell the tokens of an answer in which personal data is hidden: "
+            "leave them out.",
+            param="logprobs",
+        )
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     is_chat = bool(prompt) and isinstance(prompt[0], Message)
     return GenerateRequest(
@@ -119,6 +130,7 @@ def generate_request(
         template_options=dict(template_options or {}),
         stream=stream,
         is_whole=is_whole,
+        anonymise=actor.anonymise,
     )
 
 

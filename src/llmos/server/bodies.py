@@ -20,6 +20,9 @@ from starlette.exceptions import HTTPException
 
 from llmos.errors import InvalidRequestError, LlmosError
 from llmos.sdk.wire import MAX_PROMPT_IDS, MAX_VALUES, check_storable
+from llmos.server.access import action_of
+from llmos.server.anonymise import ACTIONS as ANONYMISED
+from llmos.server.anonymise import HEADER, hide_prompt
 
 if TYPE_CHECKING:
     from fastapi._compat import ModelField
@@ -33,15 +36,20 @@ _READERS = ThreadPoolExecutor(2, thread_name_prefix="bodies")
 
 
 class BodyRoute(APIRoute):
-    """A route whose JSON body is checked by `check_storable`, and in a thread if it is large."""
+    """A route whose JSON body is checked by `check_storable`, and in a thread if it is large. What
+    models are to read has its personal data hidden here, where that is demanded."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         field = self.body_field
+        hides = action_of(self) in ANONYMISED
 
         async def handle(request: Request) -> Response:
             try:
-                return await handler(_Request(request, field))
+                response = await handler(_Request(request, field, hides=hides))
+                if (hidden := getattr(request.state, "anonymised", None)) is not None:
+                    response.headers[HEADER] = hidden
+                return response
             except HTTPException as error:  # FastAPI wraps what reading the body raises
                 if isinstance(error.__cause__, LlmosError | RequestValidationError):
                     raise error.__cause__ from None
@@ -53,16 +61,21 @@ class BodyRoute(APIRoute):
 class _Request(Request):
     """Gives a small body as plain values, and a large one as the model it was validated to."""
 
-    def __init__(self, request: Request, field: ModelField | None) -> None:
+    def __init__(self, request: Request, field: ModelField | None, *, hides: bool) -> None:
         super().__init__(request.scope, request.receive)
         self._field = field
+        self._hides = hides
 
     async def json(self) -> Any:
         body = await self.body()
         if len(body) <= SMALL_BYTES:
-            return parsed(body)
+            values = parsed(body)
+            return await hide_prompt(self, values, False) if self._hides else values
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_READERS, _read, body, self._field)
+        values = await loop.run_in_executor(_READERS, parsed, body)
+        if self._hides:
+            values = await hide_prompt(self, values, True)
+        return await loop.run_in_executor(_READERS, _validated, values, self._field)
 
 
 def parsed(body: bytes) -> Any:
@@ -81,8 +94,7 @@ def parsed(body: bytes) -> Any:
     return values
 
 
-def _read(body: bytes, field: ModelField | None) -> Any:
-    values = parsed(body)
+def _validated(values: Any, field: ModelField | None) -> Any:
     if field is None:
         return values
     model, errors = field.validate(values, loc=("body",))

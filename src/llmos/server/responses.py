@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,7 @@ from llmos.errors import InvalidRequestError, LlmosError, PermissionDeniedError
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
+from llmos.server.anonymise import hide_texts
 from llmos.server.asking import generate_request
 from llmos.server.bodies import BodyRoute
 from llmos.server.response_events import ResponseEvents
@@ -72,7 +74,9 @@ def router(system: System) -> APIRouter:
         """Answer; with ``stream`` as typed server-sent events."""
         is_kept = _is_kept(body, actor)
         before, items = await earlier(body, actor), _with_ids(body.items())
-        messages = to_messages(body.instructions, (*before.items, *items))
+        # What a key that hides nothing has left there is hidden now.
+        said = await hide_texts(system.tasks.anonymiser, actor, before.items, Counter())
+        messages = to_messages(body.instructions, (*said, *items))
 
         def need() -> Need:
             limit = body.max_output_tokens

@@ -33,6 +33,7 @@ from llmos.library.bases import Finder, resolve_pair
 from llmos.library.drafts import find_draft
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.variants import is_quantized, runs_as
+from llmos.tasks.anonymise import Anonymiser
 from llmos.tasks.grammar import Grammars
 from llmos.tasks.templates import Templates
 from llmos.tasks.tokenizers import Tokenizer, Tokenizers
@@ -145,6 +146,7 @@ class TaskContext:
     templates: Templates
     settings: Settings
     grammars: Grammars = field(default_factory=Grammars)
+    anonymiser: Anonymiser = field(default_factory=Anonymiser)
     capacity_bytes: int = sys.maxsize
     """Memory that may be reserved."""
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
@@ -288,6 +290,7 @@ class TaskContext:
         """End the helper processes of this context."""
         await self.templates.close()
         await self.grammars.close()
+        await self.anonymiser.close()
 
     async def _path(self, version: Version, user: Version | None = None) -> str:
         """Return where the model's files lie; they are verified unless the model is in memory.

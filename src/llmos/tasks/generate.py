@@ -19,6 +19,7 @@ from llmos.tasks.chat import check_tools, tool_format_of
 from llmos.tasks.choices import Choice
 from llmos.tasks.context import Lease, Served, TaskContext
 from llmos.tasks.deadline import Deadline
+from llmos.tasks.hidden_answers import hidden
 from llmos.tasks.prompts import Prompt, check_queue, is_chat, prompt_of, shows_prompt_alone
 from llmos.tasks.reasoning import ReasoningSplitter
 from llmos.tasks.replay import keeping
@@ -78,8 +79,11 @@ def generate(
             follow from each other, or the grammar cannot be compiled.
         DeadlineExceededError: the request's deadline passed.
         OverloadedError, OutOfMemoryError, EngineError: the model cannot be run now.
+        AnonymiseError: personal data in the answer cannot be looked for.
     """
     chunks = _generate(context, served, request)
+    if request.anonymise is not None and request.anonymise.answers:
+        chunks = hidden(context.anonymiser, request, chunks)
     if not keep or context.answers is None or not context.answers.keeps(request.owner):
         return chunks
     return keeping(context, context.answers, served, request, chunks)

@@ -79,8 +79,17 @@ async def replay(served: Served, answer: KeptAnswer, chunks: AsyncGenerator[Chun
 
 def again(answer: KeptAnswer, actor: Actor) -> GenerateRequest:
     """Return the same request, as one of its own, without a deadline and on the terms of the actor
-    who asks again."""
+    who asks again.
+
+    Raises:
+        ConflictError: personal data was hidden in the answer, of which no tokens were kept.
+    """
     given = answer.request
+    if (given.get("anonymise") or {}).get("answers"):
+        raise ConflictError(
+            "Personal data was hidden in this answer, so that its tokens were not kept: it cannot "
+            "be replayed."
+        )
     values = {
         field.name: msgspec.convert(given[field.name], field.type)
         for field in msgspec.structs.fields(GenerateRequest)

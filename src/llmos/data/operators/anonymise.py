@@ -11,10 +11,11 @@ from llmos.data.pii.finder import Language, Names, find
 from llmos.data.pii.names_zh import PACKAGES as DICTIONARIES
 from llmos.data.pii.presidio import PACKAGES as PRESIDIO
 from llmos.data.pii.replacing import KEYED, Action, Replacer, read_key
-from llmos.data.pii.spans import TYPES, PersonalType, Span
+from llmos.data.pii.spans import Span
 from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, TextOptions
 from llmos.data.pipeline.record import Record
+from llmos.types import PERSONAL_TYPES, PersonalType
 
 FOUND = "personal_data"
 """The note in a record's meta: how many pieces of each type were found in it."""
@@ -26,7 +27,7 @@ PERSON_LABELS = frozenset({"per", "person", "name", "nr", "pers"})
 
 class AnonymiseOptions(TextOptions):
     types: list[PersonalType] = Field(
-        default=list(TYPES), min_length=1, description="what to look for"
+        default=list(PERSONAL_TYPES), min_length=1, description="what to look for"
     )
     language: Language = Field(
         default="auto", description="whose names to look for; auto: English and Chinese ones"

@@ -25,7 +25,8 @@ from llmos.data.pii.phones import phones
 from llmos.data.pii.plain import PlainText, plain
 from llmos.data.pii.presidio import numbers_by_presidio
 from llmos.data.pii.secret_values import secrets
-from llmos.data.pii.spans import TYPES, PersonalType, Span, resolved
+from llmos.data.pii.spans import Span, resolved
+from llmos.types import PERSONAL_TYPES, PersonalType
 
 Language = Literal["auto", "en", "zh"]
 Names = Literal["cautious", "eager"]
@@ -53,7 +54,7 @@ _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 def find(
     text: str,
     language: Language = "auto",
-    types: Collection[PersonalType] = TYPES,
+    types: Collection[PersonalType] = PERSONAL_TYPES,
     names: Names = "cautious",
     more: Iterable[Span] = (),
 ) -> list[Span]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from llmos.data.lean_imports import without_networks
 from llmos.data.pii.context import is_before, words
-from llmos.data.pii.spans import PersonalType, Span
+from llmos.data.pii.spans import Span
+from llmos.types import PersonalType
 
 PACKAGES = {"presidio_analyzer": "presidio-analyzer", "phonenumbers": "phonenumbers"}
 """Modules that finding personal data needs -> the packages they come from."""

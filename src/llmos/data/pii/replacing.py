@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from llmos.data.pii.spans import PersonalType, Span
+from llmos.data.pii.spans import Span
 from llmos.data.pii.surrogates import Chance, surrogate
 from llmos.errors import PipelineError
+from llmos.types import PersonalType
 
 Action = Literal["replace", "mask", "pseudonym", "surrogate", "drop", "keep"]
 KEYED: frozenset[Action] = frozenset({"pseudonym", "surrogate"})

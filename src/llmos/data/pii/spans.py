@@ -4,26 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-PersonalType = Literal[
-    "NAME",
-    "EMAIL",
-    "PHONE",
-    "ID_CARD_CN",
-    "US_SSN",
-    "BANK_CARD",
-    "IBAN",
-    "PASSPORT",
-    "OTHER_ID",
-    "ADDRESS",
-    "IP",
-    "URL",
-    "SECRET",
-    "CRYPTO_WALLET",
-    "DATE_OF_BIRTH",
-]
-TYPES: tuple[PersonalType, ...] = get_args(PersonalType)
+from llmos.types import PERSONAL_TYPES, PersonalType
+
 _JOINED = frozenset({"NAME", "ADDRESS", "SECRET"})
 """What no form bounds, so that two finds may each have a part."""
 _FORMED = frozenset({"EMAIL", "PHONE", "ID_CARD_CN", "US_SSN", "BANK_CARD", "IBAN"})
@@ -46,7 +29,7 @@ def resolved(spans: Iterable[Span]) -> list[Span]:
     stays."""
     ranked = sorted(
         _joined(spans),
-        key=lambda it: (it.start - it.end, -it.score, it.start, TYPES.index(it.type)),
+        key=lambda it: (it.start - it.end, -it.score, it.start, PERSONAL_TYPES.index(it.type)),
     )
     formed = [it for it in ranked if it.type in _FORMED and it.score >= 0.7]
     kept: list[Span] = []

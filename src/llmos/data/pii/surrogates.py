@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from llmos.data.pii.checksums import IBAN_LENGTHS, id_card_check, with_iban_check, with_luhn
 from llmos.data.pii.context import listed
-from llmos.data.pii.spans import PersonalType
+from llmos.types import PersonalType
 
 GIVEN = sorted(
     listed(

@@ -14,6 +14,7 @@ from llmos.sdk.conversation import GenerateBody
 from llmos.sdk.wire import TranslateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
+from llmos.server.anonymise import hide_answer
 from llmos.server.asking import Answer, Prompt, collect, generate_request
 from llmos.server.bodies import BodyRoute
 from llmos.server.routing import Explained, answered, chat_need, head, need_of
@@ -106,7 +107,8 @@ def router(system: System) -> APIRouter:
                 terms=terms_for(actor, body.priority, body.deadline_ms),
             )
             done = await answer(request, work)
-            said = {"text": done.text, **pair, "usage": _usage(done.usage)}
+            text = await hide_answer(system.tasks.anonymiser, actor, done.text)
+            said = {"text": text, **pair, "usage": _usage(done.usage)}
             return JSONResponse({**head(served, explained), **said})
 
         return await answered(system, request, actor, body, TRANSLATE_TASKS, need, answering)

@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from llmos.sdk.wire import KeyBody
+from llmos.sdk.key_wire import KeyBody
 from llmos.security.actors import Actor
 from llmos.security.audit import list_events
 from llmos.server.access import allow
@@ -40,6 +41,9 @@ def router(system: System, cache: KeyCache) -> APIRouter:
         body: KeyBody, actor: Annotated[Actor, allow("keys.manage")]
     ) -> JSONResponse:
         """Make a key; the answer's ``key`` is shown this once."""
+        anonymise = None if body.anonymise is None else body.anonymise.settings()
+        if anonymise is not None:
+            await system.tasks.anonymiser.check(anonymise, actor.owner)
         expires_at = None
         if body.expires_in_s is not None:
             expires_at = keys.clock() + body.expires_in_s
@@ -50,6 +54,7 @@ def router(system: System, cache: KeyCache) -> APIRouter:
             actions=body.actions,
             models=body.models,
             best_priority=Priority[body.best_priority.upper()],
+            anonymise=anonymise,
             expires_at=expires_at,
             actor=actor,
         )
@@ -78,4 +83,5 @@ def router(system: System, cache: KeyCache) -> APIRouter:
 
 
 def _key_json(info: KeyInfo) -> dict[str, Any]:
-    return {**dataclasses.asdict(info), "best_priority": info.best_priority.name.lower()}
+    shown = dataclasses.asdict(info) | {"best_priority": info.best_priority.name.lower()}
+    return shown | {"anonymise": msgspec.to_builtins(info.anonymise)}

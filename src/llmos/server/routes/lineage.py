@@ -15,6 +15,7 @@ from llmos.sdk.wire import KeepAnswersBody, ReplayBody
 from llmos.security import policy
 from llmos.security.actors import Actor
 from llmos.server.access import allow
+from llmos.server.anonymise import refuse_where_hidden
 from llmos.server.asking import served_for
 from llmos.server.bodies import BodyRoute
 from llmos.server.sse import answer as answered
@@ -74,6 +75,7 @@ def router(system: System) -> APIRouter:
     ) -> JSONResponse:
         """Ask the same of the same version again, on the key's own terms, and compare."""
         policy.check(actor, "responses.read")
+        refuse_where_hidden(actor, "a kept answer is asked again as it was")
         found = await answers.get(body.id, actor)
         served = await served_for(system.tasks, actor, found.model, GENERATE_TASKS)
         asked = again(found, actor)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmos.kernel.fleet import Fleet
     from llmos.kernel.telemetry import Histogram, Tally, Telemetry
     from llmos.system import System
+    from llmos.tasks.anonymise import Anonymiser
 
 _LABELS = ("model", "priority")
 _EVENTS = {
@@ -47,6 +48,8 @@ def router(system: System) -> APIRouter:
         fleet = system.kernel.fleet
         collector = ServingCollector(fleet, lambda name: policy.has_model(actor, name))
         text = generate_latest(collector) + generate_latest(MemoryCollector(system.kernel))
+        if actor.models is None:  # of whose models it was is not known
+            text += generate_latest(HiddenCollector(system.tasks.anonymiser))
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return routes
@@ -87,6 +90,24 @@ class ServingCollector(Collector):
             for name, model in tallies:
                 family.add_metric((name,), model.events[event])
             yield family
+
+
+class HiddenCollector(Collector):
+    """How much personal data was hidden on its way to models, and from them."""
+
+    def __init__(self, anonymiser: Anonymiser) -> None:
+        self._anonymiser = anonymiser
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric family."""
+        hidden = CounterMetricFamily(
+            "llmos_personal_data_hidden",
+            "Pieces of personal data hidden in prompts and answers.",
+            labels=("where", "type"),
+        )
+        for labels, count in sorted(self._anonymiser.counts.items()):
+            hidden.add_metric(labels, count)
+        yield hidden
 
 
 def _engine(telemetry: Telemetry) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ from llmos.errors import UnsupportedTaskError
 from llmos.sdk.wire import AnswerBody, ClassifyBody, EntitiesBody, FillMaskBody, RateBody
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
+from llmos.server.anonymise import refuse_where_hidden
 from llmos.server.bodies import BodyRoute
 from llmos.server.routing import Explained, answered, head, need_of
 from llmos.server.sse import Event, answer
@@ -115,6 +116,8 @@ def router(system: System) -> APIRouter:
     async def fill_masks(body: FillMaskBody, request: Request, actor: Asker) -> Response:
         """Fill each ``[MASK]`` of a text: its likeliest tokens, or one span, and the text with
         each."""
+        if actor.anonymise is not None and actor.anonymise.answers:
+            refuse_where_hidden(actor, "of a single word nobody can tell whose it is")
         return await told(
             request,
             actor,

@@ -17,7 +17,7 @@ from llmos.errors import ConflictError, DatabaseVersionError
 from llmos.storage.engines import MIGRATION_PRAGMAS, make_engine, typed_error
 from llmos.storage.files import disk_errors, sync_directory, sync_file
 
-HEAD = "0008"
+HEAD = "0009"
 SCRIPTS = Path(__file__).parent
 
 

@@ -25,6 +25,7 @@ keys = Table(
     Column("actions", JSON),  # None: all the role allows
     Column("models", JSON),  # None: all
     Column("best_priority", Integer, nullable=False),
+    Column("anonymise", JSON),  # None: nothing is hidden
     Column("owner", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmos.data.pii.finder import find
-from llmos.data.pii.spans import TYPES
+from llmos.types import PERSONAL_TYPES
 
 FOUND = {
     "EMAIL": [
@@ -144,7 +144,7 @@ def test_it_is_found_where_it_is(kind: str, text: str, surface: str) -> None:
 
 
 def test_every_type_has_an_example() -> None:
-    assert FOUND.keys() == set(TYPES)
+    assert FOUND.keys() == set(PERSONAL_TYPES)
 
 
 @pytest.mark.parametrize("text", NOT_THERE)
