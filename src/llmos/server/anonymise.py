@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
@@ -213,7 +213,7 @@ def _walked(
     within it, is what people write, if ``is_text``."""
     if isinstance(value, dict):
         return _walked_fields(value, visit, place)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         if name in PARTS and (parts := _joined(value)):
             return _walked(parts, visit, place)
         inner = [(one, f"{place}.{index}".lstrip(".")) for index, one in enumerate(value)]
@@ -245,7 +245,7 @@ def _walked_fields(value: dict[str, Any], visit: Visit, place: str) -> dict[str,
     return walked
 
 
-def _joined(parts: list[Any]) -> list[Any]:
+def _joined(parts: Sequence[Any]) -> list[Any]:
     """Return parts of which the first has the text of all, if each has some."""
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
     known = [text for text in texts if isinstance(text, str)]

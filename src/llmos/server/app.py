@@ -139,8 +139,8 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]
     app.state.anonymiser = system.tasks.anonymiser
     install_handlers(app)
-    metered = metered_paths(app.state.routes)
-    app.add_middleware(Metering, accounts=system.kernel.accounts, paths=metered)
+    asking = metered_paths(app.state.routes)
+    app.add_middleware(Metering, accounts=system.kernel.accounts, paths=asking)
     app.add_middleware(Gate, keys=cache, settings=system.settings)
     system.kernel.workers.answerer = RouteAnswers(app, system.keys.actor_of)
     return app
