@@ -38,8 +38,11 @@ TEXTS = frozenset(
         "content",
         "context",
         "correction",
+        "default",
         "description",
         "documents",
+        "example",
+        "examples",
         "input",
         "instructions",
         "output",
@@ -62,14 +65,18 @@ TEXTS = frozenset(
     }
 )
 """Fields with text that people write, or a list of texts."""
+TOKENS = frozenset({"input", "prompt", "tokens"})
+"""Of these, the ones that take token ids in place of text."""
 TREES = frozenset({"arguments", "metadata", "rows"})
 """Fields with JSON of any shape that is text of theirs throughout."""
 PARTS = frozenset({"content", "output", "summary"})
 """Fields whose list of parts is one text."""
-EXEMPT = frozenset({"model", "logit_bias"})
-"""Fields that are looked up and reach no model."""
-_HARMLESS = re.compile(r"[A-Za-z_$-]{0,64}|[a-z]{1,12}[_-][0-9A-Za-z]{16,64}")
-"""Words, and ids as servers make them."""
+EXEMPT = frozenset({"model", "logit_bias", "options.logit_bias"})
+"""Fields, by where in the body they stand, that reach no model."""
+_HARMLESS = re.compile(
+    r"[A-Za-z_$-]{0,64}|[a-z]{1,12}[_-][0-9A-Za-z]{16,64}|https?://json-schema\.org/[a-z0-9/#-]*"
+)
+"""Words, ids as servers make them, and what a JSON schema says it is."""
 
 Kind = Literal["text", "json", "other"]
 Visit = Callable[[Kind, str, str], str]
@@ -136,15 +143,17 @@ def refuse_where_hidden(actor: Actor, why: str) -> None:
         raise PermissionDeniedError(f"Personal data is hidden in what this key asks: {why}.")
 
 
-async def hide_answer(anonymiser: Anonymiser, actor: Actor, text: str) -> str:
+async def hide_answer(request: Request, actor: Actor, text: str) -> str:
     """Return a text that a model wrote without its personal data, where the actor's are hidden.
     Raises AnonymiseError, OverloadedError: it cannot be looked for."""
     how = actor.anonymise
     if how is None or not how.answers:
         return text
     counts: Counts = Counter()
+    anonymiser: Anonymiser = request.app.state.anonymiser
     (hidden,) = await anonymiser.hide([text], how, actor.owner, counts)
     anonymiser.counts.update({("answer", kind): num for kind, num in counts.items()})
+    log.info("personal data hidden in the answer %s: %s", request.state.request_id, told(counts))
     return hidden
 
 
@@ -220,7 +229,7 @@ def _walked(
         return [_walked(one, visit, where, name, is_text=is_text) for one, where in inner]
     if isinstance(value, str):
         return visit("text" if is_text else "other", place, value)
-    if is_text and isinstance(value, int) and not isinstance(value, bool):
+    if is_text and name in TOKENS and type(value) is int:
         raise InvalidRequestError(
             f"{place} has token ids, in which personal data cannot be looked for: send text.",
             param=place.partition(".")[0],
@@ -233,7 +242,7 @@ def _walked_fields(value: dict[str, Any], visit: Visit, place: str) -> dict[str,
     for name, one in value.items():
         where = f"{place}.{name}".lstrip(".")
         visit("other", f"{place} (the name of a field)".lstrip(), name)
-        if name in EXEMPT:
+        if where in EXEMPT:
             walked[name] = one
         elif name in TREES and isinstance(one, str):
             walked[name] = visit("json", where, one)

@@ -509,6 +509,22 @@ def test_a_new_key_goes_to_stdout_alone(
     assert capsys.readouterr().out == "llmos_abc_secret\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ("on", {}),
+        (
+            "action=mask types=EMAIL,PHONE answers=false",
+            {"action": "mask", "types": ["EMAIL", "PHONE"], "answers": False},
+        ),
+    ],
+)
+def test_a_key_says_what_it_hides(client: StubClient, said: str, sent: dict[str, Any]) -> None:
+    assert main.invoke(["keys", "create", "desk", "--anonymise", said]) == 0
+    assert client.asked == [("desk", "user", {"anonymise": sent})]
+    assert main.invoke(["keys", "create", "desk", "--anonymise", "yes"]) == 2
+
+
 def test_export_refuses_a_folder_with_something_in_it(
     client: StubClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

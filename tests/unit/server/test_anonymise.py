@@ -30,7 +30,15 @@ WHO = f"ask {MAIL} now"
 SAID = {"role": "user", "content": WHO}
 CALL = {"type": "function", "function": {"name": "send", "arguments": json.dumps({"to": MAIL})}}
 CALLED = [SAID, {"role": "assistant", "tool_calls": [{"id": "call_1", **CALL}]}]
-TOOLS = [{"type": "function", "function": {"name": "send", "description": WHO}}]
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {"to": {"$ref": "#/$defs/Mail"}, "copies": {"type": "integer", "default": 5}},
+    "$defs": {"Mail": {"type": "string", "format": "email", "examples": [MAIL]}},
+    "required": ["to"],
+}
+SEND = {"name": "send", "description": WHO, "parameters": SCHEMA}
+TOOLS = [{"type": "function", "function": SEND}]
 ASKED: dict[str, tuple[dict[str, Any], int]] = {
     "/v1/chat/completions": (
         {
@@ -49,7 +57,7 @@ ASKED: dict[str, tuple[dict[str, Any], int]] = {
             "user": MAIL,
             "stop": [MAIL],
         },
-        8,
+        9,
     ),
     "/v1/completions": ({"model": "writer", "prompt": [WHO, WHO]}, 2),
     "/v1/responses": (
@@ -204,6 +212,9 @@ async def test_what_cannot_be_looked_at_is_refused(hiding: httpx.AsyncClient, pa
         ("/v1/chat/completions", {"tools": [{"type": "function", "function": {
             "name": "f", "parameters": {"properties": {MAIL: {}}}}}]},
          "tools.0.function.parameters.properties (the name of a field)"),
+        ("/v1/completions", {"response_format": {"type": "json_schema", "json_schema": {
+            "name": "f", "schema": {"properties": {"model": {"enum": [MAIL]}}}}}},
+         "response_format.json_schema.schema.properties.model.enum.0"),
         ("/api/chat", {"logprobs": True}, "logprobs"),
         ("/v1/responses", {"top_logprobs": 2}, "logprobs"),
     ],

@@ -107,7 +107,7 @@ def router(system: System) -> APIRouter:
                 terms=terms_for(actor, body.priority, body.deadline_ms),
             )
             done = await answer(request, work)
-            text = await hide_answer(system.tasks.anonymiser, actor, done.text)
+            text = await hide_answer(request, actor, done.text)
             said = {"text": text, **pair, "usage": _usage(done.usage)}
             return JSONResponse({**head(served, explained), **said})
 
