@@ -99,8 +99,7 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    cache = KeyCache(system.keys)
-    watchers = Shares(MAX_OWNER_WATCHERS, "streams of events")
+    cache, watchers = KeyCache(system.keys), Shares(MAX_OWNER_WATCHERS, "streams of events")
     routers = (
         openai.router(system),
         responses.router(system),
@@ -139,8 +138,8 @@ def create_app(system: System, lifetime: Lifetime | None = None) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]
     app.state.anonymiser = system.tasks.anonymiser
     install_handlers(app)
-    asking = metered_paths(app.state.routes)
-    app.add_middleware(Metering, accounts=system.kernel.accounts, paths=asking)
+    metered = metered_paths(app.state.routes)
+    app.add_middleware(Metering, accounts=system.kernel.accounts, paths=metered)
     app.add_middleware(Gate, keys=cache, settings=system.settings)
     system.kernel.workers.answerer = RouteAnswers(app, system.keys.actor_of)
     return app

@@ -317,8 +317,6 @@ def _groups(texts: dict[bytes, str]) -> Iterable[list[bytes]]:
 
 def main(fd: int) -> None:
     """Serve looks on the socket ``fd`` until it closes."""
-    for heavy in ("torch", "transformers"):  # presidio would load them, for what is not used here
-        sys.modules[heavy] = None  # type: ignore[assignment]
     from llmos.data.pii.finder import find
     from llmos.data.pii.names_zh import PACKAGES as DICTIONARIES
     from llmos.data.pii.presidio import PACKAGES as PRESIDIO
