@@ -363,3 +363,14 @@ def by_code(code: str) -> type[LlmosError]:
         return next((found for sub in cls.__subclasses__() if (found := walk(sub))), None)
 
     return walk(LlmosError) or LlmosError
+
+
+def by_status(status: int) -> type[LlmosError]:
+    """Return the most general error class with this ``status`` (LlmosError itself when none has
+    it)."""
+    classes: list[type[LlmosError]] = [LlmosError]
+    for cls in classes:
+        if cls.status == status:
+            return cls
+        classes += cls.__subclasses__()
+    return LlmosError

@@ -17,6 +17,7 @@ from tests.unit.training.tiny import make_recipe
 
 from llmos.apps.pipeline_file import load
 from llmos.errors import (
+    ConflictError,
     DataError,
     DatasetNotFoundError,
     InvalidRequestError,
@@ -125,10 +126,14 @@ def test_rows_are_exported_in_every_format(client: Client, reviews: str, tmp_pat
     assert csv.splitlines()[:2] == ["id,text,label", "reviews.csv:2,A  fine film 0,en"]
     with pytest.raises(DataError, match=r"what to write into reviews\.json is not known"):
         client.export_dataset(reviews, tmp_path / "reviews.json")
+    picture = client.dataset_plots(reviews, tmp_path / "reviews.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConflictError, match="is there already: choose another name"):
+        client.dataset_plots(reviews, picture)
     txt = client.export_dataset(reviews, tmp_path / "reviews.txt").read_text("utf-8")
     assert txt.startswith("A  fine film 0\n\n好看的电影 1\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "reviews", "reviews.csv", "reviews.jsonl", "reviews.txt",
+        "reviews", "reviews.csv", "reviews.jsonl", "reviews.png", "reviews.txt",
     ]  # fmt: skip
 
 

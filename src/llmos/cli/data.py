@@ -25,7 +25,7 @@ from llmos.cli.data_options import (
     UrlOption,
 )
 from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
-from llmos.cli.output import age, counted, note, print_json, print_table, size, visible
+from llmos.cli.output import age, counted, note, percent, print_json, print_table, size, visible
 
 app = typer.Typer(no_args_is_help=True)
 DatasetArgument = Annotated[
@@ -225,7 +225,7 @@ def stats(
                 field["present"],
                 field.get("characters"),
                 field.get("words"),
-                field.get("han") and f"{field['han'] / (field['han'] + field['latin']):.0%}",
+                _chinese(field),
                 *(field.get("length", {}).get(key) for key in ("p5", "p50", "p95")),
                 len(field.get("values") or ()) or None,
             )
@@ -245,6 +245,7 @@ def export(
     format: Annotated[
         str | None, typer.Option("--format", help="parquet, jsonl, csv, tsv, txt; else by suffix.")
     ] = None,
+    as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -261,7 +262,7 @@ def export(
         raise typer.BadParameter(f"--format must be one of {', '.join(known)}")
     with open_client(server, home) as client, transfer("fetching") as on_progress:
         client.export_dataset(dataset, target, format, on_progress)  # type: ignore[arg-type]
-    note(f"written: {target}")
+    print_json({"path": str(target)}) if as_json else note(f"written: {target}")
 
 
 @app.command("rm")
@@ -292,6 +293,12 @@ def report(job: dict[str, Any], as_json: bool) -> None:
     for ref in (job.get("result") or {}).get("artifacts") or ():
         rows = counted(job["result"]["rows"], "row")
         typer.echo(f"{ref} is ready: {rows}; `llmos data show {ref}`, `llmos data head {ref}`")
+
+
+def _chinese(field: dict[str, Any]) -> str | None:
+    """Return the share of letters that are Chinese; None where there are no letters."""
+    letters = field.get("han", 0) + field.get("latin", 0)
+    return percent(field["han"] / letters) if letters else None
 
 
 def shown(value: Any) -> str:

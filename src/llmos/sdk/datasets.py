@@ -60,14 +60,18 @@ class Collecting:
         return self.transport.response("GET", f"{_path(ref)}/card").text
 
     def dataset_plots(self, ref: str, target: Path | str) -> Path:
-        """Write the picture of its card (PNG) into a file.
+        """Write the picture of its card (PNG) into a new file.
 
         Raises:
+            ConflictError: the file is there.
             NotFoundError: it has none, as those have that older versions of llmos made.
         """
+        target = Path(target)
+        _check_new(target)
         content = self.transport.response("GET", f"{_path(ref)}/files/plots.png").content
-        Path(target).write_bytes(content)
-        return Path(target)
+        with target.open("xb") as file:
+            file.write(content)
+        return target
 
     def add_dataset(
         self,
@@ -219,8 +223,7 @@ class Collecting:
             DataError: the rows do not fit the format.
         """
         target = Path(target)
-        if target.exists():
-            raise ConflictError(f"{target} is there already: choose another name", param="target")
+        _check_new(target)
         wanted = format or FORMATS.get(suffix := target.suffix.lower(), "parquet")
         if format is None and suffix and suffix not in FORMATS:
             raise DataError(
@@ -340,6 +343,11 @@ def data_files(path: Path, format: str | None = None) -> dict[str, Path]:
         kinds = ", ".join(SUFFIXES)
         raise DataError(f"{path} has no data files ({kinds}): name the format", param="path")
     return found
+
+
+def _check_new(target: Path) -> None:
+    if target.exists():
+        raise ConflictError(f"{target} is there already: choose another name", param="target")
 
 
 def _path(ref: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from llmos.errors import LlmosError, UnreachableError, by_code
+from llmos.errors import LlmosError, UnreachableError, by_code, by_status
 from llmos.sdk.connect import Endpoint
 
 if TYPE_CHECKING:
@@ -145,7 +145,12 @@ def error_of(status: int, body: bytes) -> LlmosError:
         message, code, param = str(error["message"]), str(error["code"]), error.get("param")
     except (ValueError, KeyError, TypeError):
         return LlmosError(f"The server answered with status {status} and no explanation.")
-    return by_code(code)(message, param=param)
+    found = by_code(code)
+    if found is not LlmosError or code == LlmosError.code:
+        return found(message, param=param)
+    general = by_status(status)(message, param=param)  # one of the server's own
+    general.code = code
+    return general
 
 
 def _is_loopback(url: str) -> bool:

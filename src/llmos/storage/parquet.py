@@ -26,6 +26,8 @@ Schema = dict[str, str]
 
 PACKAGES = {"pyarrow": "pyarrow"}
 """Modules that datasets need, beyond what llmos always has -> the packages they come from."""
+EXTRAS = {"presidio-analyzer": "pii", "phonenumbers": "pii", "s3fs": "s3", "fsspec": "s3"}
+"""Packages that come with another extra of llmos than "data"."""
 JSON = "json"
 MAX_COLUMNS = 2000
 """Of a dataset: what has more fields has values for names."""
@@ -43,7 +45,8 @@ def check_packages(modules: Mapping[str, str] = PACKAGES) -> None:
     """
     for module, package in modules.items():
         if importlib.util.find_spec(module) is None:
-            raise DataError(f"{package} is not installed: pip install 'llmos[data]'")
+            extra = EXTRAS.get(package, "data")
+            raise DataError(f"{package} is not installed: pip install 'llmos[{extra}]'")
 
 
 def schema_of(rows: Iterable[Row]) -> Schema:

@@ -11,7 +11,7 @@ import pytest
 from llmos.cli import data, data_run, data_sources, main
 from llmos.data.pipeline import registry
 
-STATS = {
+STATS: dict[str, Any] = {
     "rows": 2,
     "duplicates": 1,
     "fields": {
@@ -22,7 +22,9 @@ STATS = {
             "han": 2,
             "latin": 6,
             "length": {"least": 2, "p5": 2, "p25": 2, "p50": 2, "p75": 7, "p95": 7, "most": 7},
-        }
+        },
+        "name": {"present": 2, "characters": 6, "words": 2, "han": 0, "latin": 6},
+        "year": {"present": 2, "characters": 8, "words": 2, "han": 0, "latin": 0},
     },
 }
 DATASET: dict[str, Any] = {
@@ -32,7 +34,7 @@ DATASET: dict[str, Any] = {
     "size_bytes": 2_500,
     "license": "CC0-1.0",
     "created_at": 0.0,
-    "manifest": {"stats": STATS, "schema": {"id": "string", "text": "string"}},
+    "manifest": {"stats": STATS, "schema": dict.fromkeys(("id", *STATS["fields"]), "string")},
 }
 STEP = {"step": 1, "operator": "length", "read": 3, "changed": 0, "kept": 2, "rejected": 0}
 RESULT: dict[str, Any] = {
@@ -217,6 +219,8 @@ def test_lists_stats_heads_and_differences_are_shown(
     assert json.loads(run(capsys, "ls", "--json"))[0]["ref"] == "news:1"
     stats = run(capsys, "stats", "news")
     assert "2 rows, 1 duplicate among them" in stats and "25%" in stats
+    shares = {line.split()[0]: line.split()[5] for line in stats.splitlines()[2:]}
+    assert shares == {"text": "25%", "name": "0%", "year": "-"}
     assert json.loads(run(capsys, "stats", "news", "--json")) == STATS
     head = run(capsys, "head", "news")
     assert "a:1" in head and "label: 3" in head and "…" in head
@@ -261,3 +265,4 @@ def test_an_unknown_format_of_export_is_refused(
     assert "--format must be one of" in capsys.readouterr().err
     run(capsys, "export", "news", "news.jsonl")
     assert stub.sent == [("news", Path("news.jsonl"), None)]
+    assert json.loads(run(capsys, "export", "news", "a.csv", "--json")) == {"path": "a.csv"}

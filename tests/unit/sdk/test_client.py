@@ -42,6 +42,17 @@ def test_every_typed_error_comes_back_as_itself(
     assert (raised.value.message, raised.value.param) == ("what", "p")
 
 
+def test_an_error_that_only_the_server_knows_is_one_of_its_kind(client_of: ClientOf) -> None:
+    body = {"error": {"message": "what", "type": "x", "code": "annotation_surely_unknown"}}
+    kinds = {404: errors.NotFoundError, 409: errors.ConflictError, 418: errors.LlmosError}
+    for status, cls in kinds.items():
+        client = client_of(lambda _, status=status: httpx.Response(status, json=body))
+        with pytest.raises(errors.LlmosError) as raised:
+            client.models()
+        assert type(raised.value) is cls and raised.value.code == "annotation_surely_unknown"
+    assert raised.value.exit_code == 1 and errors.NotFoundError.code == "not_found"
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "x"}'])
 def test_an_answer_that_is_no_error_body_is_still_an_error(body: bytes) -> None:
     assert "502" in error_of(502, body).message

@@ -82,6 +82,8 @@ def test_a_column_has_the_narrowest_type_that_holds_its_values(
 def test_a_missing_package_is_told_with_what_to_install() -> None:
     with pytest.raises(DataError, match=r"pip install 'llmos\[data\]'"):
         check_packages({"surely_not_there": "surely-not-there"})
+    with pytest.raises(DataError, match=r"pip install 'llmos\[pii\]'"):
+        check_packages({"surely_not_there": "presidio-analyzer"})
 
 
 def test_what_is_no_parquet_is_an_error_that_names_it(tmp_path: Path) -> None:

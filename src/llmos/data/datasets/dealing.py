@@ -68,7 +68,7 @@ class Slice(msgspec.Struct, frozen=True):
     """Some of a shard's rows: of those whose key is below ``limit``, ``take`` behind ``skip``.
 
     Attributes:
-        prefix, suffix: put around each row's id.
+        prefix: put before each row's id.
     """
 
     digest: str
@@ -77,7 +77,6 @@ class Slice(msgspec.Struct, frozen=True):
     skip: int
     take: int
     prefix: str
-    suffix: str
 
 
 class GatherTask(msgspec.Struct, frozen=True, tag="gather"):
@@ -252,7 +251,7 @@ def _taken(path: Path, one: Slice, keys: Path) -> Iterator[Row]:
         if seen > one.skip + one.take:
             return
         if seen > one.skip:
-            yield {**row, ID: f"{one.prefix}{row[ID]}{one.suffix}"}
+            yield {**row, ID: f"{one.prefix}{row[ID]}"}
 
 
 def _write(out: Path, rows: list[Row]) -> None:

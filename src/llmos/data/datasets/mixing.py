@@ -122,14 +122,14 @@ class _Mix:
         # Of long rows there are fewer in a shard, and there must be in the new ones.
         count = math.ceil(total / max(1, min(SHARD_ROWS, held // self._num_shards)))
         folder = prepared(self._context.checkpoint_dir / "mixed")
-        prefixes = _prefixes(list(sources))
+        names = _names(list(sources))
         return [
             GatherTask(
                 home=str(self._context.home),
                 slices=[
                     one
                     for ref, own in sources.items()
-                    for one in _cut(prefixes[ref], own, place, count)
+                    for one in _cut(names[ref], own, place, count)
                 ],
                 seed=self._params["seed"],
                 out=str(folder / f"{place:05d}"),
@@ -195,16 +195,15 @@ def rows_of_each(
     return counts
 
 
-def _prefixes(refs: list[str]) -> dict[str, str]:
-    """Return what is put before the ids of each dataset's rows: its name, where that is one's."""
+def _names(refs: list[str]) -> dict[str, str]:
+    """Return what each dataset is called in the ids of its rows: its name, where that is one's."""
     names = [re.split("[:@]", ref)[0] for ref in refs]
     return {
-        ref: f"{name if names.count(name) == 1 else ref}/"
-        for ref, name in zip(refs, names, strict=True)
+        ref: name if names.count(name) == 1 else ref for ref, name in zip(refs, names, strict=True)
     }
 
 
-def _cut(prefix: str, segments: list[_Segment], place: int, count: int) -> Iterator[Slice]:
+def _cut(name: str, segments: list[_Segment], place: int, count: int) -> Iterator[Slice]:
     """Yield what the new shard ``place`` of ``count`` takes of a dataset's segments."""
     total = sum(one.rows for one in segments)
     begin, end = place * total // count, (place + 1) * total // count
@@ -213,8 +212,8 @@ def _cut(prefix: str, segments: list[_Segment], place: int, count: int) -> Itera
         skip, stop = max(0, begin - passed), min(one.rows, end - passed)
         passed += one.rows
         if skip < stop:
-            suffix = f"#{one.copy + 1}" if one.copy else ""
-            yield Slice(one.digest, one.keys, one.limit, skip, stop - skip, prefix, suffix)
+            before = f"{name}#{one.copy + 1}/" if one.copy else f"{name}/"
+            yield Slice(one.digest, one.keys, one.limit, skip, stop - skip, before)
 
 
 def _one_tokenizer(told: Mapping[str, Any]) -> Mapping[str, Any]:

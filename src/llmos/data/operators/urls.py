@@ -25,7 +25,11 @@ _RESERVED = "/:@!$&'()*+,;=~%"
 
 
 class UrlDedupOptions(Options):
-    field: str = Field(default="url", min_length=1, description="which holds the address")
+    field: str = Field(
+        default="url",
+        min_length=1,
+        description="which holds the address, in the record or its meta",
+    )
 
 
 class UrlDedup(Comparer[UrlDedupOptions]):
@@ -48,9 +52,10 @@ class UrlDedup(Comparer[UrlDedupOptions]):
 
     def keys(self, record: Record) -> Sequence[bytes]:
         """Return a hash of the page's address. Raises DataError where there is none."""
-        url = record.fields.get(self.options.field)
+        name = self.options.field
+        url = record.fields.get(name, record.meta.get(name))
         if not isinstance(url, str):
-            has = ", ".join(sorted(record.fields)) or "nothing"
+            has = ", ".join(sorted({*record.fields, *record.meta})) or "nothing"
             raise DataError(
                 f"there is no address in {self.options.field!r}, only {has}: set `field`"
             )

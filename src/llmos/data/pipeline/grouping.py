@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmos.data.pipeline.clusters import Entries, Rows, entries_of, firsts_in, in_order
-from llmos.data.pipeline.keyfiles import KEYS, KEYS_A_PASS, drops_file, passes
+from llmos.data.pipeline.keyfiles import KEYS, drops_file, passes
 from llmos.data.pipeline.operator import MAX_GROUP_VALUES, Grouper, GroupSize
 from llmos.data.pipeline.record import ID, META, Row
 from llmos.errors import DataError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llmos.data.pipeline.steps import Keyed
 
 VALUES, FIELDS, SMALLEST = "values.bin", "fields.json", "smallest.json"
+GROUPS_A_PASS = 2**19
+"""Of which more is held than of a key that is only compared."""
 SHOWN = 20
 """Of the groups that are too small; the smallest."""
 _GROUP = np.dtype([("high", "<u8"), ("low", "<u8"), ("first", "<i8"), ("rows", "<i8")])
@@ -87,14 +89,15 @@ def write_small(
     Raises:
         DataError: no record has anything in one of the operator's fields.
     """
-    starts = [0, *accumulate(len(_values_of(shard)) for shard in shards)]
+    starts = [0, *accumulate((shard / VALUES).stat().st_size // 8 for shard in shards)]
     if starts[-1]:
         there = [msgspec.json.decode((shard / FIELDS).read_bytes()) for shard in shards]
         check_fields(operator, {name for names in there for name in names})
     found, shown = Grouped(), list[tuple[int, int, int, int, int]]()
     together = np.zeros(0, np.int64)
     # All records of a key are in one pass, which is gone through twice.
-    for parts, again in zip(passes(shards, starts), passes(shards, starts), strict=True):
+    twice = (passes(shards, starts, GROUPS_A_PASS) for _ in range(2))
+    for parts, again in zip(*twice, strict=True):
         groups, pairs = _counted(parts, shards, starts)
         places = _Places(groups)
         having = places.of(pairs)
@@ -171,13 +174,15 @@ def _counted(
     """Return the groups of a pass, and their different values, both in the order of the keys."""
     groups, pairs = _Gathered(_GROUP, _summed), _Gathered(_PAIR, _different)
     for part, shard, start in zip(parts, shards, starts, strict=False):
+        if not len(part):
+            continue
         is_first = firsts_in(part)
         some = np.empty(int(is_first.sum()), _GROUP)
         some["high"], some["low"] = part["high"][is_first], part["low"][is_first]
         some["first"] = part["row"][is_first]
         some["rows"] = np.diff(np.append(np.flatnonzero(is_first), len(part)))
         groups.add(some)
-        values = _values_of(shard)[part["row"] - start]
+        values = np.memmap(shard / VALUES, np.int64, "r")[part["row"] - start]
         told = np.empty(int((values > 0).sum()), _PAIR)
         told["high"], told["low"] = part["high"][values > 0], part["low"][values > 0]
         told["value"] = values[values > 0]
@@ -200,7 +205,7 @@ class _Gathered:
     def add(self, some: Entries) -> None:
         self._waiting.append(some)
         self._held += len(some)
-        if self._held > 2 * KEYS_A_PASS:
+        if self._held > 2 * GROUPS_A_PASS:
             self._waiting, self._held = [self.all()], 0
 
     def all(self) -> Entries:
@@ -273,7 +278,3 @@ def _append(path: Path, *columns: Rows) -> None:
     if len(made):
         with path.open("ab") as file:
             file.write(made.tobytes())
-
-
-def _values_of(shard: Path) -> Rows:
-    return np.fromfile(shard / VALUES, np.int64)

@@ -85,12 +85,11 @@ def test_what_would_be_left_out_of_too_few_goes() -> None:
     assert done.tallies[0].dropped == {"too little difference among those alike": 4}
 
 
-@pytest.mark.parametrize("keys_a_pass", [2**21, 40])
+@pytest.mark.parametrize("at_once", [2**19, 40])
 def test_counts_are_those_of_pyarrow_whatever_the_passes(
-    keys_a_pass: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyfiles, "KEYS_A_PASS", keys_a_pass)
-    monkeypatch.setattr(grouping, "KEYS_A_PASS", keys_a_pass)
+    monkeypatch.setattr(grouping, "GROUPS_A_PASS", at_once)
     draw = random.Random(5)
     rows = [
         # One group has half of all rows and more different values than are told of one.

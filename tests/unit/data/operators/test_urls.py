@@ -56,6 +56,12 @@ def test_whatever_stands_there_has_one_form(text: str) -> None:
         assert canonical_url(f"  {url}\n") == canonical_url(url)
 
 
+def test_the_address_that_a_page_brings_in_its_meta_counts_as_well() -> None:
+    pages = [Record(one, {"text": one}, {"url": "https://b.org/"}) for one in "12"]
+    found = apply([UrlDedup()], [*pages, Record("3", {"url": "b.org"}, {"url": "c.org"})])
+    assert [one.id for one in found.records] == ["1"] and not found.outcome.rejected
+
+
 def test_a_record_without_an_address_is_rejected_with_what_to_do() -> None:
     found = apply([UrlDedup()], [Record("1", {"text": "x"}), Record("2", {"url": "a.org"})])
     assert found.outcome.rejected[0]["reason"] == (
