@@ -25,17 +25,21 @@ def register(root: typer.Typer) -> None:
 
 
 def lineage(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="A model, or a response's id.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A model, dataset:NAME, or a response's id.")
+    ],
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Show where a model came from, job, data, recipe, base; or which model gave an answer.
+    """Show where a model or a dataset came from, job, data, recipe, base; or which model gave an
+    answer.
 
     Of an answer that is known only if it was kept: `llmos answers on`.
 
     Examples:
       llmos lineage my-model:3
+      llmos lineage dataset:clean-reviews
       llmos lineage chatcmpl-0f3a6c5be1d94be0a9b2e6a4f5f7c1d2
     """
     is_answer = what.startswith(("chatcmpl-", "cmpl-", "resp_", "gen-", "ollama-"))
@@ -136,6 +140,9 @@ def _version_lines(version: Mapping[str, Any], indent: str) -> Iterator[str]:
             yield f"{indent}  data      {path} {digest}"
     if recipe := version["recipe"]:
         yield f"{indent}  recipe    {_short(recipe)}"
+    if pipeline := version.get("pipeline"):
+        names = ", ".join(name for step in pipeline["steps"] for name in step)
+        yield f"{indent}  steps     {names}"
     for source in version["inputs"]:
         if source["ref"] not in shown:
             yield from _version_lines(source, indent + "  ")

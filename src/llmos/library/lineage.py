@@ -49,6 +49,7 @@ def _lineage(conn: sa.Connection, version: Version, actor: Actor, depth: int) ->
         "owner": version.owner,
         "source": manifest.get("source"),
         "recipe": manifest.get("recipe"),
+        "pipeline": manifest.get("pipeline"),
         "made_by": _made_by(conn, version, actor),
         "inputs": [_input(conn, source, actor, depth) for source in version.inputs],
     }

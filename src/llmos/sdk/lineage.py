@@ -13,9 +13,14 @@ class Tracing:
     transport: Transport
 
     def lineage(self, ref: str) -> Json:
-        """``{"versions"}``: a version (or base and adapter), the job that made it, its inputs."""
-        path = f"/api/v1/lineage/models/{quote(ref, safe='/@:+')}"
-        return self.transport.json("GET", path)
+        """``{"versions"}``: a version (or base and adapter), the job that made it, its inputs.
+
+        Args:
+            ref: of a model, or ``dataset:NAME`` of a dataset.
+        """
+        name = ref.removeprefix("dataset:")
+        kind = "models" if name == ref else "datasets"
+        return self.transport.json("GET", f"/api/v1/lineage/{kind}/{quote(name, safe='/@:+')}")
 
     def answer_lineage(self, response_id: str) -> Json:
         """``{"answer", "versions"}`` of a kept answer, by its response's id."""

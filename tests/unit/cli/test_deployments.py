@@ -199,6 +199,13 @@ def test_a_model_is_traced_to_its_job_and_data(client: Stub, capsys: Printed) ->
     assert all(len(line) < 230 for line in shown)
 
 
+def test_a_dataset_is_traced_to_the_steps_that_made_it(client: Stub, capsys: Printed) -> None:
+    steps = {"pipeline": {"steps": [{"whitespace": {}}, {"exact_dedup": {}}]}}
+    client.lineage = lambda ref: {"versions": [VERSION | steps]}  # type: ignore[method-assign]
+    assert main.invoke(["lineage", "dataset:clean"]) == 0
+    assert "  steps     whitespace, exact_dedup" in capsys.readouterr().out.splitlines()
+
+
 def test_an_answer_is_traced_to_its_version(client: Stub, capsys: Printed) -> None:
     assert main.invoke(["lineage", "chatcmpl-abc"]) == 0
     shown = capsys.readouterr().out.splitlines()

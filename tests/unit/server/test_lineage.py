@@ -156,6 +156,37 @@ async def test_a_version_made_of_others_is_traced_to_its_data(
     assert (await client.get("/api/v1/lineage/models/nothing")).status_code == 404
 
 
+async def test_a_dataset_is_traced_to_what_it_was_made_of_for_its_owner(
+    client: httpx.AsyncClient, system: Any, new_client: NewClient
+) -> None:
+    from llmos.types import NewVersion
+
+    alice, bob = new_client("user", name="alice"), new_client("user", name="bob")
+    steps = [{"whitespace": {"field": "text"}}, {"exact_dedup": {"fields": ["text"]}}]
+    files = {"data-00000.parquet": system.blobs.put_bytes(b"rows")}
+    told = {"rows": 1, "schema": {"id": "string"}}
+    raw = NewVersion("dataset", "raw", files, told)
+    clean = NewVersion(
+        "dataset", "clean", files, {**told, "pipeline": {"steps": steps}}, ("dataset:raw:1",)
+    )
+    manifest = {"task": "generate", "engine": "echo", "architecture": "Echo", "model_type": "echo"}
+    model = NewVersion("model", "m", files, manifest, inputs=("dataset:clean:1",))
+    for version in (raw, clean, model):
+        system.library.add(version, "alice")
+    for who in (alice, client):
+        (found,) = (await who.get("/api/v1/lineage/datasets/clean")).json()["versions"]
+        assert (found["ref"], found["kind"], found["pipeline"]["steps"]) == (
+            "clean:1", "dataset", steps,
+        )  # fmt: skip
+        assert [one["ref"] for one in found["inputs"]] == ["raw:1"]
+        (found,) = (await who.get("/api/v1/lineage/models/m")).json()["versions"]
+        assert found["inputs"][0]["inputs"][0]["ref"] == "raw:1"
+    assert (await bob.get("/api/v1/lineage/datasets/clean")).status_code == 403
+    (found,) = (await bob.get("/api/v1/lineage/models/m")).json()["versions"]
+    assert found["inputs"] == [{"ref": "dataset:clean:1"}]
+    assert (await client.get("/api/v1/lineage/datasets/nothing")).status_code == 404
+
+
 async def test_a_job_is_told_to_its_owner_alone_and_a_denied_base_is_only_named(
     client: httpx.AsyncClient, system: Any, new_client: NewClient
 ) -> None:

@@ -56,6 +56,16 @@ def router(system: System) -> APIRouter:
         """A version, the job that made it, and its inputs likewise."""
         return JSONResponse({"versions": await versions_of(ref, actor)})
 
+    @routes.get("/lineage/datasets/{ref:path}")
+    async def dataset_lineage(
+        ref: str, actor: Annotated[Actor, allow("datasets.read")]
+    ) -> JSONResponse:
+        """A version of a dataset, the job that made it, and its inputs likewise."""
+        version = await asyncio.to_thread(system.library.resolve, ref, "dataset")
+        policy.check(actor, "datasets.read", version.ref, owner=version.owner)
+        found = await asyncio.to_thread(lineage_of, system.database, version, actor)
+        return JSONResponse({"versions": [found]})
+
     @routes.get("/answers")
     async def read_keeping(actor: Annotated[Actor, allow("responses.read")]) -> JSONResponse:
         """Whether the answers of the key's owner are kept."""
