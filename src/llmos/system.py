@@ -157,6 +157,7 @@ class System:
         await self.webhooks.open()
         await self.kernel.start()
         await self.runs.open()
+        await self.annotation.start()
         await self.batch_ends.start()
         await self.tasks.templates.start()
         await self.choosing.start()

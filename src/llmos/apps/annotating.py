@@ -23,6 +23,7 @@ from llmos.apps.annotation_rows import (
     Said,
     Task,
     Turn,
+    check_room,
     find_run,
     find_task,
     task_of,
@@ -30,6 +31,7 @@ from llmos.apps.annotation_rows import (
 from llmos.data.annotation import agreement
 from llmos.data.annotation.scheme import checked_value
 from llmos.errors import ConflictError, InvalidRequestError, PermissionDeniedError
+from llmos.kernel.transitions import KERNEL_ACTOR
 from llmos.security import audit
 from llmos.security.actors import Actor
 from llmos.storage.database import Database
@@ -40,11 +42,6 @@ from llmos.storage.schema import (
     annotation_tasks,
     annotation_turns,
 )
-
-MAX_TASKS = 1000
-"""Of one owner."""
-MAX_OWNER_BYTES = 256 * 2**20
-"""Of what is shown of all items of an owner's tasks: with so much no other is made."""
 
 Told = dict[str, Any]
 
@@ -61,6 +58,16 @@ class Annotation:
         self._starts = queue.Starts()
         self.now = clock
 
+    async def start(self) -> None:
+        """Remove the tasks whose server ended before their job was queued, which nothing fills."""
+
+        def change(conn: sa.Connection) -> None:
+            lost = (annotation_tasks.c.state == FILLING, annotation_tasks.c.job_id.is_(None))
+            for row in conn.execute(sa.select(annotation_tasks).where(*lost)).mappings().all():
+                self._remove(conn, KERNEL_ACTOR, task_of(row))
+
+        await self._db.write(change)
+
     # -- tasks -----------------------------------------------------------------------------------
 
     async def create(self, actor: Actor, new: NewTask) -> Task:
@@ -74,11 +81,11 @@ class Annotation:
         values |= {"state": FILLING, "left_out": {}, "owner": actor.owner, "created_at": self.now()}
 
         def change(conn: sa.Connection) -> Task:
-            _check_room(conn, actor.owner)
+            check_room(conn, actor.owner)
             insert = annotation_tasks.insert().values(**values).returning(annotation_tasks)
             task = task_of(conn.execute(insert).mappings().one())
             detail = {"name": new.name, "dataset": new.dataset, "kind": new.scheme.kind}
-            self._audit(conn, actor, "annotation.create", task, detail)
+            self._audit(conn, actor.id, "annotation.create", task, detail)
             return task
 
         return await self._db.write(change)
@@ -138,7 +145,7 @@ class Annotation:
             this = annotation_tasks.c.id == number
             if changed:
                 conn.execute(annotation_tasks.update().where(this).values(**changed))
-            self._audit(conn, actor, "annotation.change", task, {"changed": sorted(values)})
+            self._audit(conn, actor.id, "annotation.change", task, {"changed": sorted(values)})
             return find_run(conn, actor, number)
 
         return await self._db.write(change)
@@ -148,19 +155,17 @@ class Annotation:
 
         def change(conn: sa.Connection) -> Task:
             task = find_run(conn, actor, number)
-            for table in (
-                annotation_consents,
-                annotation_labels,
-                annotation_turns,
-                annotation_items,
-            ):
-                conn.execute(table.delete().where(table.c.task_id == number))
-            conn.execute(annotation_tasks.delete().where(annotation_tasks.c.id == number))
-            self._starts.forget(number)
-            self._audit(conn, actor, "annotation.remove", task, {"name": task.name})
+            self._remove(conn, actor.id, task)
             return task
 
         return await self._db.write(change)
+
+    def _remove(self, conn: sa.Connection, by: str, task: Task) -> None:
+        for table in (annotation_consents, annotation_labels, annotation_turns, annotation_items):
+            conn.execute(table.delete().where(table.c.task_id == task.id))
+        conn.execute(annotation_tasks.delete().where(annotation_tasks.c.id == task.id))
+        self._starts.forget(task.id)
+        self._audit(conn, by, "annotation.remove", task, {"name": task.name})
 
     # -- what a job does -------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class Annotation:
                 values = {"state": OPEN, "left_out": dict(left_out)}
                 this = annotation_tasks.c.id == number
                 conn.execute(annotation_tasks.update().where(this).values(**values))
-                self._audit(conn, actor, "annotation.open", task, {})
+                self._audit(conn, actor.id, "annotation.open", task, {})
             return find_run(conn, actor, number)
 
         return await self._db.write(change)
@@ -232,7 +237,7 @@ class Annotation:
                 conn.execute(annotation_items.update().where(*row).values(**values))
             self._starts.forget(number)
             detail = {"model": model, "items": len(suggestions)}
-            self._audit(conn, actor, "annotation.suggest", task, detail)
+            self._audit(conn, actor.id, "annotation.suggest", task, detail)
 
         await self._db.write(change)
 
@@ -250,7 +255,7 @@ class Annotation:
         def change(conn: sa.Connection) -> None:
             task = _annotated(conn, actor, number)
             queue.consent(conn, task, actor, agree, self.now(), self._starts)
-            self._audit(conn, actor, "annotation.consent", task, {"agree": agree})
+            self._audit(conn, actor.id, "annotation.consent", task, {"agree": agree})
 
         await self._db.write(change)
 
@@ -281,7 +286,7 @@ class Annotation:
             task = _agreeing(conn, actor, number)
             label = queue.put(conn, task, actor, place, said, self.now(), self._starts)
             detail = {"place": place, "label": label["id"], "skipped": said.skip}
-            self._audit(conn, actor, "annotation.label", task, detail)
+            self._audit(conn, actor.id, "annotation.label", task, detail)
             return label
 
         return await self._db.write(change)
@@ -317,7 +322,7 @@ class Annotation:
             task = find_run(conn, actor, number)
             label = queue.decide(conn, task, actor, place, value, self.now())
             detail = {"place": place, "label": label["id"]}
-            self._audit(conn, actor, "annotation.decide", task, detail)
+            self._audit(conn, actor.id, "annotation.decide", task, detail)
             return label
 
         return await self._db.write(change)
@@ -337,10 +342,8 @@ class Annotation:
         told: Told = await self.ask(actor, number, read)
         return told
 
-    def _audit(
-        self, conn: sa.Connection, actor: Actor, action: str, task: Task, detail: Told
-    ) -> None:
-        audit.record(conn, actor.id, action, f"annotation:{task.id}", detail, self.now())
+    def _audit(self, conn: sa.Connection, by: str, action: str, task: Task, detail: Told) -> None:
+        audit.record(conn, by, action, f"annotation:{task.id}", detail, self.now())
 
 
 def _annotated(conn: sa.Connection, actor: Actor, number: int) -> Task:
@@ -361,19 +364,6 @@ def _agreeing(conn: sa.Connection, actor: Actor, number: int) -> Task:
             f"annotate show {number}`, and give it with `llmos data annotate consent {number}`."
         )
     return task
-
-
-def _check_room(conn: sa.Connection, owner: str) -> None:
-    mine = sa.select(sa.func.count()).where(annotation_tasks.c.owner == owner)
-    total = sa.select(sa.func.sum(annotation_items.c.size_bytes)).where(
-        annotation_items.c.owner == owner
-    )
-    if (conn.scalar(mine) or 0) >= MAX_TASKS or (conn.scalar(total) or 0) > MAX_OWNER_BYTES:
-        raise ConflictError(
-            f"Your annotation tasks are {MAX_TASKS}, or what they show over "
-            f"{MAX_OWNER_BYTES >> 20} MiB, which is all one may have: remove some with "
-            "`llmos data annotate rm`."
-        )
 
 
 def _item_row(task: Task, item: Item, rank: float) -> Told:

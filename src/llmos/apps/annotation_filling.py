@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmos.apps.annotation_jobs import MAX_ITEMS, TASKS
+from llmos.apps.annotation_rows import MAX_TASK_BYTES
 from llmos.data.annotation.scheme import Scheme, scheme_of, shown_of
 from llmos.data.pipeline.record import ID, Row
 from llmos.errors import DataError, JobFailedError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 CHUNK_ITEMS = 200
 CHUNK_BYTES = 2**20
 """Sent at once."""
-MAX_TASK_BYTES = 64 * 2**20
-"""Of what is shown of all items."""
 LOOK_ROWS = 500
 
 

@@ -1,4 +1,5 @@
-"""What is kept of annotation, as values: tasks, items, turns; and who may do what with a task.
+"""What is kept of annotation, as values: tasks, items, turns; who may do what with a task, and how
+many one may have.
 
 A task's owner, and admins, run it; those it names annotate. To others it is not there at all.
 """
@@ -12,13 +13,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmos.data.annotation.scheme import Scheme, scheme_of
-from llmos.errors import NotFoundError, PermissionDeniedError
+from llmos.errors import ConflictError, NotFoundError, PermissionDeniedError
 from llmos.security import policy
 from llmos.security.actors import Actor
-from llmos.storage.schema import annotation_tasks
+from llmos.storage.schema import annotation_items, annotation_tasks
 
 FILLING, OPEN, CLOSED = "filling", "open", "closed"
 """States of a task: its rows are being read; items are given out; they are no more."""
+MAX_TASK_BYTES = 64 * 2**20
+"""Of what is shown of all items of a task."""
+MAX_TASKS = 1000
+"""Of one owner."""
+MAX_OWNER_BYTES = 256 * 2**20
+"""Of what is shown of all items of an owner's tasks, of one that is being filled MAX_TASK_BYTES:
+with more no other is made."""
 
 
 class AnnotationNotFoundError(NotFoundError):
@@ -118,6 +126,26 @@ class Said:
     value: Any = None
     skip: bool = False
     flag: str | None = None
+
+
+def check_room(conn: sa.Connection, owner: str) -> None:
+    """Refuse an owner one more task. Raises ConflictError: it has as many, or as large ones, as one
+    may have."""
+    tasks = annotation_tasks.c
+    filling = sa.select(tasks.id).where(tasks.owner == owner, tasks.state == FILLING)
+    mine = sa.select(sa.func.count()).where(tasks.owner == owner)
+    sizes = sa.select(sa.func.sum(annotation_items.c.size_bytes)).where(
+        annotation_items.c.owner == owner, annotation_items.c.task_id.not_in(filling)
+    )
+    # One that is being filled may yet have as many as one may: those made at once count, too.
+    num_bytes = (conn.scalar(sizes) or 0) + MAX_TASK_BYTES * len(conn.execute(filling).all())
+    if (conn.scalar(mine) or 0) >= MAX_TASKS or num_bytes > MAX_OWNER_BYTES:
+        raise ConflictError(
+            f"Your annotation tasks are {MAX_TASKS}, or what they show, with "
+            f"{MAX_TASK_BYTES >> 20} MiB for each that has not all its items yet, over "
+            f"{MAX_OWNER_BYTES >> 20} MiB, which is all one may have: wait, or "
+            "remove some with `llmos data annotate rm`."
+        )
 
 
 def find_task(conn: sa.Connection, actor: Actor, number: int) -> Task:

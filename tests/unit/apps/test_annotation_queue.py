@@ -418,3 +418,23 @@ def test_the_newest_label_is_the_one_that_counts(lines: list[str]) -> None:
         home.db.close()
 
     asyncio.run(run())
+
+
+async def test_tasks_that_are_being_filled_count_as_large_as_they_may_become(home: Home) -> None:
+    new = NewTask("reviews", "news:1", SCHEME)
+    made = [await home.store.create(ALICE, new) for _ in range(5)]
+    with pytest.raises(ConflictError, match="64 MiB for each that has not all its items yet"):
+        await home.store.create(ALICE, new)
+    await home.store.create(BOB, new)
+    await home.store.open(ALICE, made[0].id, {})
+    await home.store.create(ALICE, new)
+
+
+async def test_a_task_whose_job_was_never_queued_is_gone_at_the_next_start(home: Home) -> None:
+    kept = await home.task()
+    lost = await home.store.create(ALICE, NewTask("reviews", "news:1", SCHEME))
+    await home.store.start()
+    assert [task.id for task in await home.store.visible(ALICE)] == [kept.id]
+    (event,) = list_events(home.db, limit=1)
+    assert (event.actor, event.action) == ("kernel", "annotation.remove")
+    assert event.object == f"annotation:{lost.id}"
