@@ -84,6 +84,7 @@ def work(client: Client, task: int, answer: Any) -> int:
     """Label all that one is given; ``answer`` says what, by what is shown."""
     count = 0
     while (item := client.next_item(task)) is not None:
+        assert item["order"] == list(item["shown"])[-len(item["order"]) :]
         value = answer(item["shown"])
         said = {"skip": True} if value is None else {"value": value}
         client.label_item(task, item["place"], **said)

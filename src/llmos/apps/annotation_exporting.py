@@ -15,7 +15,7 @@ import msgspec
 from llmos.apps.annotation_filling import task_of
 from llmos.apps.annotation_jobs import TASKS
 from llmos.apps.annotation_reading import values_of
-from llmos.data.annotation.scheme import Scheme, scheme_of
+from llmos.data.annotation.scheme import Scheme, order_of, scheme_of
 from llmos.data.annotation.settling import labelled_row, settled
 from llmos.data.datasets.publishing import Parts, publish
 from llmos.data.pipeline.record import ID, Row
@@ -40,11 +40,12 @@ SCHEMA = {
     "skipped": "boolean",
     "flag": "string",
     "suggested_by": "string",
+    "order": "string",
     "at": "number",
     "label": "integer",
 }
-"""Of the table of labels: ``id`` of the row, ``value`` as JSON, ``at`` in Unix seconds, ``label``
-the number of the label."""
+"""Of the table of labels: ``id`` of the row, ``value`` as JSON, ``order`` in which the fields were
+shown, ``at`` in Unix seconds, ``label`` the number of the label."""
 
 
 def run(context: JobContext) -> JobResult:
@@ -99,7 +100,8 @@ class _Export:
             place += 1
             if item is None:
                 continue
-            table += [_label_row(row, label) for label in _all_labels(item)]
+            order = order_of(scheme.kind, scheme.fields, self._params["annotation"], item["place"])
+            table += [_label_row(row, label, order) for label in _all_labels(item)]
             made, why = self._decided(scheme, overlap, row, item)
             counts[why] += 1
             if made is not None:
@@ -210,7 +212,8 @@ def _all_labels(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [*item["labels"], *(() if final is None else (final,))]
 
 
-def _label_row(row: Row, label: dict[str, Any]) -> Row:
+def _label_row(row: Row, label: dict[str, Any], order: list[str]) -> Row:
     value = None if label["skipped"] else json.dumps(label["value"], ensure_ascii=False)
     told = {name: label[name] for name in ("annotator", "role", "skipped", "flag", "suggested_by")}
-    return {ID: row[ID], **told, "value": value, "at": label["at"], "label": label["id"]}
+    told |= {"value": value, "order": ", ".join(order), "at": label["at"], "label": label["id"]}
+    return {ID: row[ID], **told}

@@ -102,7 +102,7 @@ def next_item(
     elif item is None:
         note("there is nothing to label for you now")
     else:
-        show_item(scheme, item)
+        show_item(ordered(scheme, task, item["place"]), item)
 
 
 @app.command("label")
@@ -126,7 +126,8 @@ def label(
     if skip == (value is not None):
         raise typer.BadParameter("give a label or --skip, one of the two")
     with open_client(server, home) as client:
-        given = None if value is None else parsed(client.annotation(task)["scheme"], value)
+        scheme = ordered(client.annotation(task)["scheme"], task, place)
+        given = None if value is None else parsed(scheme, value)
         made = client.label_item(task, place, given, skip=skip, flag=flag)
     if as_json:
         print_json(made)
@@ -150,11 +151,12 @@ def work(
     """
     with open_client(server, home) as client:
         found = client.annotation(task)
-        scheme, done = found["scheme"], 0
+        done = 0
         if found["instructions"]:
             typer.echo(visible(found["instructions"]))
         while (item := client.next_item(task)) is not None:
             typer.echo("")
+            scheme = ordered(found["scheme"], task, item["place"])
             show_item(scheme, item)
             said = _answered(scheme, item)
             if said is None:
@@ -163,8 +165,7 @@ def work(
             done += 1
         own = client.annotation(task)["own"]
     left = "" if item is None else f", {own['left']} left"
-    counts = f"{own['labelled']} labelled, {own['skipped']} skipped"
-    typer.echo(f"\n{done} answered; yours: {counts}{left}")
+    typer.echo(f"\n{done} answered; yours: {counts_of(own)}{left}")
 
 
 @app.command("consent")
@@ -223,10 +224,24 @@ def list_labels(
     )
 
 
+def ordered(scheme: dict[str, Any], task: int, place: int) -> dict[str, Any]:
+    """Return a scheme for one item, with ``order``, in which its fields are shown."""
+    from llmos.data.annotation.scheme import order_of
+
+    return {**scheme, "order": order_of(scheme["kind"], scheme["fields"], task, place)}
+
+
+def counts_of(own: dict[str, Any]) -> str:
+    """Return how far an annotator is, in words."""
+    return f"{own['labelled']} labelled, {own['skipped']} skipped"
+
+
 def show_item(scheme: dict[str, Any], item: dict[str, Any]) -> None:
-    """Print an item and what may be said of it."""
+    """Print an item and what may be said of it, by a scheme that is `ordered`."""
     typer.secho(f"item {item['place']}", bold=True)
-    for name, value in item["shown"].items():
+    order = scheme["order"]
+    for name in (*(name for name in item["shown"] if name not in order), *order):
+        value = item["shown"][name]
         typer.echo(visible(f"  {name}: {_text(value)[:SHOWN_CHARS]}"))
     suggestion = item.get("suggestion")
     if suggestion is not None:
@@ -248,7 +263,7 @@ def choices(scheme: dict[str, Any]) -> str:
         case "spans":
             return f"spans in {scheme['fields'][0]}: {', '.join(labels)}; as 0-5=1,9-11=2 or none"
         case "pairs":
-            first, second = scheme["fields"]
+            first, second = scheme["order"]
             return f"the better: 1 {first}, 2 {second}" + (", 0 a tie" if scheme["ties"] else "")
         case "rating":
             return f"a number from {scheme['least']} to {scheme['most']}"
@@ -270,7 +285,7 @@ def parsed(scheme: dict[str, Any], text: str) -> Any:
         case "spans":
             return [] if text == "none" else [_span(scheme, one) for one in text.split(",")]
         case "pairs":
-            return {"1": "first", "2": "second", "0": "tie"}.get(text, text)
+            return _better(scheme, text)
         case "rating":
             if not text.removeprefix("-").isdecimal():
                 raise typer.BadParameter(f"{text!r} is no whole number")
@@ -284,7 +299,23 @@ def told(scheme: dict[str, Any], value: Any) -> str:
     if isinstance(value, list) and scheme["kind"] == "spans":
         spans = [f"{one['start']}-{one['end']}={one['label']}" for one in value]
         return ",".join(spans) or "none"
+    if scheme["kind"] == "pairs":
+        return _numbers(scheme)[value]
     return ",".join(value) or "none" if isinstance(value, list) else str(value)
+
+
+def _better(scheme: dict[str, Any], text: str) -> str:
+    typed = {number: value for value, number in _numbers(scheme).items()}
+    typed |= {"tie": "tie", **dict(zip(scheme["fields"], ("first", "second"), strict=True))}
+    if text.strip() not in typed:
+        raise typer.BadParameter(f"{text[:60]!r} is not {choices(scheme)}")
+    return typed[text.strip()]
+
+
+def _numbers(scheme: dict[str, Any]) -> dict[str, str]:
+    """Return what is typed for each label of a pair: answers are numbered as they are shown."""
+    first, second = (str(1 + scheme["order"].index(name)) for name in scheme["fields"])
+    return {"first": first, "second": second, "tie": "0"}
 
 
 def _answered(scheme: dict[str, Any], item: dict[str, Any]) -> dict[str, Any] | None:

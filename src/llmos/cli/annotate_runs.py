@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from llmos.cli.annotate import PlaceArgument, TaskArgument, parsed, show_item, told
+from llmos.cli.annotate import (
+    PlaceArgument,
+    TaskArgument,
+    counts_of,
+    ordered,
+    parsed,
+    show_item,
+    told,
+)
 from llmos.cli.connection import open_client
 from llmos.cli.data import report
 from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
@@ -128,8 +136,7 @@ def show(
     if "own" in found:
         own = found["own"]
         agreed = "" if own["agreed"] else "; you have not agreed yet"
-        counts = f"{own['labelled']} labelled, {own['skipped']} skipped, {own['left']} left"
-        typer.echo(f"yours: {counts}{agreed}")
+        typer.echo(f"yours: {counts_of(own)}, {own['left']} left{agreed}")
     if "progress" not in found:
         return
     progress = found["progress"]
@@ -247,12 +254,13 @@ def review(
       llmos data annotate final 1 7 good
     """
     with open_client(server, home) as client:
-        scheme = client.annotation(task)["scheme"]
+        asked = client.annotation(task)["scheme"]
         found = list(client.items_to_review(task, undecided))
     if as_json:
         print_json(found)
         return
     for item in found:
+        scheme = ordered(asked, task, item["place"])
         show_item(scheme, item)
         for label in item["labels"]:
             said = "skipped" if label["skipped"] else told(scheme, label["value"])
@@ -276,7 +284,7 @@ def final(
       llmos data annotate final 1 7 good
     """
     with open_client(server, home) as client:
-        scheme = client.annotation(task)["scheme"]
+        scheme = ordered(client.annotation(task)["scheme"], task, place)
         made = client.decide_item(task, place, parsed(scheme, value))
     print_json(made) if as_json else typer.echo(f"item {place}: decided, label {made['id']}")
 

@@ -10,6 +10,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.data_options import (
     ColumnsOption,
+    DatasetArgument,
     DescriptionOption,
     EncodingOption,
     FormatOption,
@@ -28,9 +29,6 @@ from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import age, counted, note, percent, print_json, print_table, size, visible
 
 app = typer.Typer(no_args_is_help=True)
-DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
-]
 SHOWN_CHARS = 200
 """Of a text in a list of rows."""
 

@@ -1,4 +1,4 @@
-"""The options of `llmos data add` and `crawl`, each defined once. Nothing here does any work."""
+"""The options of commands of `llmos data`, each defined once. Nothing here does any work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
+]
 SourceArgument = Annotated[
     str | None,
     typer.Argument(

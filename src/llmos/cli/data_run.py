@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.connection import open_client
-from llmos.cli.options import HomeOption, JsonOption, ServerOption
+from llmos.cli.data_options import DatasetArgument
+from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import counted, note, print_json, print_table, visible
 from llmos.errors import NotFoundError
 
@@ -31,9 +32,7 @@ def run(
     name: Annotated[
         str | None, typer.Option("--name", help="Dataset to make; the file's by default.")
     ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Do not wait: print the job's number.")
-    ] = False,
+    detach: DetachOption = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
     home: HomeOption = None,
@@ -101,9 +100,7 @@ def diff(
 
 
 def k_anonymity(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
-    ],
+    dataset: DatasetArgument,
     by: Annotated[
         str,
         typer.Option("--by", metavar="FIELD,…", help="What others may know of somebody."),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmos.cli.connection import open_client
+from llmos.cli.data_options import DatasetArgument
 from llmos.cli.options import DetachOption, HomeOption, JsonOption, ServerOption
 from llmos.cli.output import counted, print_json
 
@@ -20,9 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def split(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Dataset: name, name:number or name@alias.")
-    ],
+    dataset: DatasetArgument,
     parts: Annotated[
         str, typer.Option("--parts", metavar="NAME=SHARE,…", help="Parts and their shares.")
     ] = "train=0.8,validation=0.1,test=0.1",

@@ -236,6 +236,7 @@ def test_an_export_is_the_same_whatever_was_done_before_a_kill(
     )
     table = home.table(again, "annotations.parquet")
     assert len(table) == 24 and table[0]["value"] == '"even"' and table[0]["annotator"] == "alice"
+    assert table[0]["order"] == "text"
 
 
 def test_an_export_is_of_the_moment_when_it_was_asked_for(tmp_path: Path, server: Server) -> None:

@@ -13,7 +13,7 @@ import typer
 from click.testing import CliRunner
 
 from llmos.cli import annotate, annotate_runs, main
-from llmos.cli.annotate import choices, parsed, told
+from llmos.cli.annotate import choices, ordered, parsed, show_item, told
 from llmos.cli.annotate_runs import _scale
 from llmos.data.annotation.scheme import checked_value, scheme_of
 
@@ -21,6 +21,8 @@ CLASSES = scheme_of(
     {"kind": "classification", "fields": ["text"], "labels": ["good", "坏"]}
 ).to_dict()
 SPANS = scheme_of({"kind": "spans", "fields": ["text"], "labels": ["NAME", "CITY"]}).to_dict()
+PAIR: dict[str, Any] = {"kind": "pairs", "fields": ["one", "two"], "order": ["one", "two"]}
+PAIR |= {"prompt": "q", "ties": True, "labels": []}
 ITEMS = [
     {
         "place": 4,
@@ -229,8 +231,11 @@ def test_items_labels_and_measures_are_shown(
         (CLASSES | {"several": True}, "none", []),
         (SPANS, "0-5=NAME, 7-9=2", [(0, 5, "NAME"), (7, 9, "CITY")]),
         (SPANS, "none", []),
-        ({"kind": "pairs"}, "0", "tie"),
-        ({"kind": "pairs"}, "second", "second"),
+        (PAIR, "0", "tie"),
+        (PAIR, "2", "second"),
+        (PAIR, "one", "first"),
+        (PAIR | {"order": ["two", "one"]}, "2", "first"),
+        (PAIR | {"order": ["two", "one"]}, "two", "second"),
         ({"kind": "rating"}, "-2", -2),
         ({"kind": "text"}, "1", "1"),
     ],
@@ -247,7 +252,13 @@ def test_what_is_typed_is_a_label(scheme: dict[str, Any], text: str, value: Any)
 
 @pytest.mark.parametrize(
     ("scheme", "text"),
-    [(CLASSES, "3"), (SPANS, "0-5"), (SPANS, "a-b=NAME"), ({"kind": "rating"}, "good")],
+    [
+        (PAIR, "first"),
+        (CLASSES, "3"),
+        (SPANS, "0-5"),
+        (SPANS, "a-b=NAME"),
+        ({"kind": "rating"}, "good"),
+    ],
 )
 def test_what_is_no_label_is_said_before_anything_is_sent(
     scheme: dict[str, Any], text: str
@@ -266,5 +277,24 @@ def test_every_kind_says_what_may_be_typed_and_that_is_taken() -> None:
         ({"kind": "text"}, "words", {}),
     ):
         scheme = scheme_of({"fields": ["text"], **values})
-        assert choices(scheme.to_dict())
-        checked_value(scheme, {"text": "你好", **shown}, parsed(scheme.to_dict(), text))
+        asked = ordered(scheme.to_dict(), 1, 7)
+        assert choices(asked)
+        checked_value(scheme, {"text": "你好", **shown}, parsed(asked, text))
+
+
+def test_answers_are_numbered_as_they_are_shown_and_mean_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = set()
+    for place in range(20):
+        asked = ordered(PAIR, 3, place)
+        shown = {"q": "?", "one": "A", "two": "B"}
+        suggestion = {"value": "second", "model": "m:1", "confidence": None}
+        show_item(asked, {"place": place, "shown": shown, "suggestion": suggestion})
+        item, prompt, *answers, says, choice = capsys.readouterr().out.splitlines()
+        assert (item, prompt) == (f"item {place}", "  q: ?")
+        number = 1 + answers.index("  two: B")
+        assert says == f"  m:1 says: {number}" and f"{number} two" in choice
+        assert parsed(asked, str(number)) == "second" and parsed(asked, str(3 - number)) == "first"
+        seen.add(number)
+    assert seen == {1, 2}

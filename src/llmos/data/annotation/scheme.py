@@ -2,14 +2,15 @@
 whether a row can be shown, and whether an answer is one. Pure.
 
 A label is plain JSON: a text of `labels`, or a list of such (classification); spans (``{"start",
-"end", "label"}``, characters, the end exclusive); "first", "second" or "tie" (pairs); a whole
-number (rating); a text.
+"end", "label"}``, characters, the end exclusive); "first", "second" (of the scheme's fields) or
+"tie" (pairs); a whole number (rating); a text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -132,6 +133,20 @@ def shown_of(scheme: Scheme, row: Row) -> dict[str, Any]:
     if num_bytes > MAX_SHOWN_BYTES:
         raise DataError(f"too large to show: {num_bytes} bytes, over {MAX_SHOWN_BYTES}")
     return shown
+
+
+def order_of(kind: str, fields: Sequence[str], task: int, place: int) -> list[str]:
+    """Return the fields of an item in the order in which they are shown: the scheme's; of about
+    half of all pairs the second answer first, as who compares two leans to one of the places.
+
+    A label says which field is the better, wherever that stood, so that it depends on nothing here.
+
+    Args:
+        task: the number of the task.
+        place: of the item's row in the dataset.
+    """
+    drawn = hashlib.blake2b(f"{task}\x1f{place}".encode(), digest_size=1).digest()
+    return list(reversed(fields) if kind == "pairs" and drawn[0] % 2 else fields)
 
 
 def checked_value(scheme: Scheme, shown: Mapping[str, Any], value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -12,7 +11,7 @@ from fastapi.responses import JSONResponse
 from llmos.apps import annotation_reading as reading
 from llmos.apps.annotation_jobs import EXPORT, FILL, SUGGEST
 from llmos.apps.annotation_rows import Item, NewTask, Said, Task
-from llmos.data.annotation.scheme import scheme_of
+from llmos.data.annotation.scheme import order_of, scheme_of
 from llmos.data.pipeline.record import ID, META
 from llmos.errors import InvalidRequestError, PermissionDeniedError
 from llmos.kernel.job_rows import MAX_ID
@@ -146,7 +145,8 @@ def _annotators(routes: APIRouter, system: System) -> None:
         turn = await store.next(actor, number)
         if turn is None:
             return JSONResponse({"item": None})
-        item = {**item_json(turn.item), "leased_until": turn.leased_until}
+        task = await store.get(actor, number)
+        item = {**item_json(task, turn.item), "leased_until": turn.leased_until}
         return JSONResponse({"item": item})
 
     @routes.post(f"{TASKS}/{{number}}/labels")
@@ -295,10 +295,13 @@ def task_json(task: Task, actor: Actor) -> dict[str, Any]:
     return {**values, **told, "annotators": list(task.annotators)}
 
 
-def item_json(item: Item) -> dict[str, Any]:
-    """Return an item as annotators see it."""
-    values = dataclasses.asdict(item)
-    told = {name: values[name] for name in ("place", "shown")}
+def item_json(task: Task, item: Item) -> dict[str, Any]:
+    """Return an item as annotators see it, what is shown in the order in which it is to be."""
+    scheme = task.scheme
+    order = order_of(scheme.kind, scheme.fields, task.id, item.place)
+    asked = [name for name in scheme.shown if name not in order]
+    shown = {name: item.shown[name] for name in (*asked, *order)}
+    told = {"place": item.place, "shown": shown, "order": order}
     if item.suggested_by is None:
         return {**told, "suggestion": None}
     suggestion = {"value": item.suggestion, "model": item.suggested_by}

@@ -13,6 +13,7 @@ from llmos.data.annotation.scheme import (
     MAX_SPANS,
     MAX_TEXT_CHARS,
     checked_value,
+    order_of,
     scheme_of,
     shown_of,
 )
@@ -193,3 +194,15 @@ def test_rows_are_in_the_form_that_recipes_read() -> None:
     assert talk.messages[-1].content == "better"
     written = made({"kind": "text", "fields": ["text"]}, "Alice lives in Beijing.")
     assert written["target"] == "Alice lives in Beijing."
+
+
+def test_each_answer_of_a_pair_is_shown_first_about_as_often_and_always_the_same() -> None:
+    fields = ["one", "two"]
+    for task in (1, 2):
+        orders = [order_of("pairs", fields, task, place) for place in range(2000)]
+        assert 900 < orders.count(["one", "two"]) < 1100
+        assert orders.count(["one", "two"]) + orders.count(["two", "one"]) == 2000
+        assert orders == [order_of("pairs", fields, task, place) for place in range(2000)]
+    assert [order_of("pairs", fields, 1, place) for place in range(2000)] != orders
+    kinds = ("classification", "spans", "rating", "text")
+    assert all(order_of(kind, fields, 1, place) == fields for kind in kinds for place in range(9))
