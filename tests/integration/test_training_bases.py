@@ -102,3 +102,32 @@ def test_a_base_that_cannot_do_what_is_wanted_is_refused_by_its_kind(
     context, _ = job(plain, tmp_path, "fill_mask", set())
     with pytest.raises(RecipeError, match="tiny is a gpt2, which has no network for objective"):
         handler.run(context)
+
+
+def test_what_is_counted_cannot_be_gone_on_from(
+    plain: tuple[NewVersion, Path], tmp_path: Path
+) -> None:
+    _, home = plain
+    counted = {"architecture": "ngram", "config": {"order": 2}}
+    its = {"task": "generate", "name": "counts", "model": counted, "max_tokens": 16}
+    its |= {"tokenizer": {"kind": "character"}, "data": {"path": "starter:tales"}}
+    context, _ = make_job(home, its)
+    context.checkpoint_dir = tmp_path / "counts"
+    (version,) = handler.run(context).artifacts
+    context, _ = job((version, home), tmp_path / "on", "generate", set())
+    with pytest.raises(RecipeError, match="tiny is counted, and cannot be counted on"):
+        handler.run(context)
+
+
+def test_a_network_without_linear_layers_takes_no_adapter(
+    plain: tuple[NewVersion, Path], tmp_path: Path
+) -> None:
+    _, home = plain
+    model = {"architecture": "recurrent", "config": {"hidden_size": 8, "num_hidden_layers": 1}}
+    context, _ = make_job(home, make_recipe("generate", model=model))
+    context.checkpoint_dir = tmp_path / "states"
+    (version,) = handler.run(context).artifacts
+    context, _ = job((version, home), tmp_path / "on", "generate", set())
+    context.params["recipe"]["adapter"] = {"rank": 2}
+    with pytest.raises(RecipeError, match="this network has no linear layers"):
+        handler.run(context)

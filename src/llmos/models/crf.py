@@ -85,6 +85,9 @@ class CrfForTokenClassification(PreTrainedModel):
         elif isinstance(module, nn.Conv1d | nn.Linear):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, CrfForTokenClassification):  # where a base had other labels
+            for scores in (module.transitions, module.starts, module.ends):
+                init.zeros_(scores)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the vectors of features."""

@@ -109,6 +109,13 @@ FAMILIES = (
         ),
     ),
     Family(
+        "recurrent",
+        "a generator that learns from a critic what passes for a real text: SeqGAN",
+        ("generate",),
+        "Yu et al., 2017, arXiv:1609.05473",
+        "text-seqgan",
+    ),
+    Family(
         "recurrent_seq2seq",
         "a recurrent encoder and decoder with attention: one text to another",
         ("translate",),

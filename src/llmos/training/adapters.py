@@ -48,6 +48,9 @@ def add_adapter(model: PreTrainedModel, section: AdapterSection) -> PreTrainedMo
         target_modules=section.targets if isinstance(section.targets, str) else [*section.targets],
         task_type="CAUSAL_LM",
     )
+    head = model.get_output_embeddings()
+    if not any(isinstance(m, nn.Linear | Conv1D) and m is not head for m in model.modules()):
+        raise RecipeError("adapter: this network has no linear layers to put one beside")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that GPT-2's layers have their weights turned

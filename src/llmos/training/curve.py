@@ -6,7 +6,10 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmos.training.recipe import Recipe
 
 TRAIN, VALIDATION, GRID, TEXT = "#8fb3d9", "#c8553d", "#e6e6e6", "#333333"
 SMOOTHED = "#33658a"
@@ -18,6 +21,19 @@ WATCHED = (
 """What is drawn below the losses of a run, with its title."""
 CHECKED: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 4}
 """How validation losses are drawn."""
+TOKENS = "cross-entropy (nats per token)"
+MEASURES = {
+    "sequence_classification": "cross-entropy (nats per text)",
+    "question_answering": "cross-entropy (nats per end of an answer)",
+    "contrastive": "cross-entropy (nats per pair)",
+    "dpo": "cross-entropy (nats per pair)",
+    "regression": "squared error",
+    "elbo": "evidence lower bound, negative (nats per token)",
+    "adversarial": "loss of the phase; validation in nats per token",
+    "word_vectors": "loss per pair of words",
+}
+"""What losses are, by the objective; of any other `TOKENS`."""
+SEVERAL = "mean of the losses of all tasks"
 STEP_METRICS = "step_metrics.csv"
 """The table, named as OpenAI names that of a fine-tuning."""
 OPENAI_NAMES = {
@@ -30,13 +46,24 @@ OPENAI_NAMES = {
 """Of what is measured, where it has one; the others are told by ours."""
 
 
-def write(directory: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
+def measure_of(recipe: Recipe) -> str:
+    """Return what the losses of a recipe are."""
+    return SEVERAL if recipe.also is not None else MEASURES.get(recipe.objective, TOKENS)
+
+
+def write(
+    directory: Path,
+    name: str,
+    points: list[dict[str, float]],
+    final_loss: float,
+    measure: str,
+) -> None:
     """Write loss.json (`{"points": […], "validation_loss"}`), step_metrics.csv and loss.png into
-    ``directory``."""
+    ``directory``; ``measure`` says what the losses are."""
     content: dict[str, Any] = {"points": points, "validation_loss": final_loss}
     (directory / "loss.json").write_text(json.dumps(content, indent=1))
     write_table(directory / STEP_METRICS, points)
-    draw(directory / "loss.png", name, points, final_loss)
+    draw(directory / "loss.png", name, points, final_loss, measure)
 
 
 def write_table(path: Path, points: list[dict[str, float]]) -> None:
@@ -53,9 +80,11 @@ def write_table(path: Path, points: list[dict[str, float]]) -> None:
             rows.writerow([told.get(name, "") for name in names])
 
 
-def draw(path: Path, name: str, points: list[dict[str, float]], final_loss: float) -> None:
+def draw(
+    path: Path, name: str, points: list[dict[str, float]], final_loss: float, measure: str
+) -> None:
     """Draw training and validation loss over steps, the training loss also smoothed."""
-    figure, axes = _figure("cross-entropy (nats per token)")
+    figure, axes = _figure(measure)
     steps, losses = _line(points, "loss")
     axes.plot(steps, losses, color=TRAIN, alpha=0.45, linewidth=1)
     axes.plot(steps, _smooth(losses), color=SMOOTHED, linewidth=1.8, label="training")

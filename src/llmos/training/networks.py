@@ -66,6 +66,11 @@ def load_base(
         options |= head | {"ignore_mismatched_sizes": True}
     config = AutoConfig.from_pretrained(directory)
     _refuse_unknown(recipe.model.config, set(config.to_dict()) | set(config.attribute_map))
+    if is_counted(config.model_type):
+        raise RecipeError(
+            f"{recipe.model.base} is counted, and cannot be counted on: train architecture "
+            f"{config.model_type} anew on all of the text"
+        )
     if type(config) not in CLASSES[recipe.head]._model_mapping:
         raise RecipeError(
             f"{recipe.model.base} is a {config.model_type}, which has no network for objective "

@@ -127,7 +127,8 @@ class _Publisher:
         if isinstance(trainer, Trainer) and trainer.privacy is not None:
             metrics["privacy"] = trainer.privacy.report(steps)
             points = published(points)
-        curve.write(directory, context.params["name"], points, metrics["validation_loss"])
+        loss, measure = metrics["validation_loss"], curve.measure_of(recipe)
+        curve.write(directory, context.params["name"], points, loss, measure)
         about = {
             **described(recipe),
             "metrics": metrics,

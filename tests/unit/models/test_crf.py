@@ -126,6 +126,17 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
+def test_other_labels_than_it_was_saved_with_begin_anew(tmp_path: Path) -> None:
+    made().save_pretrained(tmp_path)
+    torch.full((10_000,), float("nan"))  # what memory that is not written to may hold
+    loaded = AutoModelForTokenClassification.from_pretrained(
+        tmp_path, id2label={0: "O", 1: "B-PLACE", 2: "I-PLACE"}, ignore_mismatched_sizes=True
+    )
+    for scores in (loaded.transitions, loaded.starts, loaded.ends):
+        assert not scores.any()
+    assert torch.equal(loaded.features.weight, made().features.weight)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [({"dictionary": "other"}, "dictionary must be jieba"), ({"num_buckets": 9}, "num_buckets")],

@@ -16,7 +16,7 @@ from llmos.training.recipe import HEADS, OBJECTIVES, OTHER_OBJECTIVES, load, par
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.recipe)
 def test_a_family_is_what_it_says(family: Family) -> None:
     register()
     recipe = parse(load(ROOT / "recipes" / f"{family.recipe}.yaml"))
@@ -36,6 +36,12 @@ def test_a_family_is_what_it_says(family: Family) -> None:
 
 def test_they_are_told_in_python() -> None:
     assert llmos.architectures() == list(FAMILIES)
+
+
+def test_each_recipe_is_on_a_page_but_for_those_of_the_starters() -> None:
+    pages = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "models").glob("*.md"))
+    named = {family.recipe for family in FAMILIES if not family.recipe.startswith("starter-")}
+    assert {recipe for recipe in named if f"llmos train {recipe}" not in pages} == set()
 
 
 def test_a_process_that_loaded_nothing_yet_builds_any_of_them(tmp_path: Path) -> None:

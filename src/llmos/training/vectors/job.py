@@ -74,7 +74,8 @@ def run(
     metrics: dict[str, Any] = {"validation_loss": loss, "words": tokenizer.get_vocab_size()}
     if ANALOGIES in recipe.evaluate.splits:
         metrics[ANALOGIES] = _analogies(tokenizer, learner.vectors().numpy())
-    curve.write(directory, context.params["name"], progress.curve, loss)
+    measure = curve.measure_of(recipe)
+    curve.write(directory, context.params["name"], progress.curve, loss, measure)
     source = {
         "kind": "trained",
         "data": recipe.data.path,
