@@ -156,15 +156,15 @@ def cut(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "text": " ".join(row["tokens"])}
 
 
-def run(
-    task: Task, files: dict[str, Path], home: Path, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Train, and measure on what was not learned from."""
+def trained(
+    task: Task, files: dict[str, Path], home: Path, threads: int, sets: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any], float]:
+    """Train; return where the model is, the recipe, and the seconds that it took."""
     named = [f"data.path={files['train'].name}"]
     named += [f"data.validation_path={files['validation'].name}"]
     recipe = override(
         load(ROOT / "recipes" / f"{task.recipe}.yaml"),
-        [*COMMON, *named, *task.sets, *options.sets],
+        [*COMMON, *named, *task.sets, *sets],
     )
     sent: list[FromWorker] = []
     start = StartJob(
@@ -177,14 +177,22 @@ def run(
         owner="admin",
         home=str(home),
         checkpoint_dir=str(home / "checkpoints"),
-        threads=options.threads,
+        threads=threads,
         heartbeat_s=10.0,
     )
     context = JobContext(start, sent.append)
     for part in ("train", "validation"):
         context.params["data"][files[part].name] = context.blobs.put_file(files[part]).digest
     result = handler.run(context)
-    directory = context.checkpoint_dir / "model"
+    seconds = result.artifacts[0].manifest["source"]["seconds"]
+    return context.checkpoint_dir / "model", recipe, seconds
+
+
+def run(
+    task: Task, files: dict[str, Path], home: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train, and measure on what was not learned from."""
+    directory, recipe, training_s = trained(task, files, home, options.threads, options.sets)
     model = AutoModelForTokenClassification.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     fields = recipe["data"].get("fields", {})
@@ -198,7 +206,7 @@ def run(
     seconds = time.perf_counter() - begun
     count = sum(len(record.entities) for record in annotated)
     return {
-        "seconds": result.artifacts[0].manifest["source"]["seconds"],
+        "seconds": training_s,
         "sentences": len(annotated),
         "spans": count,
         "precision": scores["precision"],

@@ -226,7 +226,16 @@ class GenerateWork(msgspec.Struct, frozen=True, tag="generate"):
 class PipelineWork(msgspec.Struct, frozen=True, tag="pipeline"):
     """One forward task over one row of token ids."""
 
-    kind: Literal["seq2seq", "classify", "token_classify", "embed", "fill_mask", "answer", "rate"]
+    kind: Literal[
+        "seq2seq",
+        "classify",
+        "token_classify",
+        "embed",
+        "fill_mask",
+        "answer",
+        "rate",
+        "parse",
+    ]
     input_ids: tuple[int, ...]
     options: dict[str, Any] = {}
     priority: Priority = Priority.STANDARD
@@ -266,7 +275,9 @@ class PipelineOut(msgspec.Struct, frozen=True, tag="pipeline_out"):
     token; embed fills ``vector`` with little-endian float32 numbers; fill_mask fills ``scores``
     with one row of probabilities per mask, and ``token_ids`` with the tokens they are of, row after
     row; answer fills ``scores`` with the logits of an answer's start at each token, and those of
-    its end; rate fills ``scores`` with one number.
+    its end; rate fills ``scores`` with one number; parse fills ``token_ids`` with the head of each
+    word, then with the number of each word's relation to it, then with that of its part of speech,
+    and ``scores`` with one row of the probabilities of these heads with these relations.
     """
 
     token_ids: tuple[int, ...] = ()

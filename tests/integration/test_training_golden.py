@@ -45,6 +45,8 @@ SMALLER = {
     "tagger-pos-zh": ["batch_size=8", "data.rows=600"],
     "tagger-words-zh": ["batch_size=8", "data.rows=600"],
     "tagger-ner": ["batch_size=8", "data.rows=600"],
+    "parser-en": ["batch_size=8", "data.rows=600"],
+    "parser-zh": ["batch_size=8", "data.rows=600"],
     "text-cnn": ["batch_size=16", "data.rows=1000"],
     "text-lstm": ["batch_size=16", "data.rows=1000"],
     "text-autoencoder": ["batch_size=4", "data.rows=1000"],

@@ -47,7 +47,7 @@ def test_an_engine_that_computes_otherwise_stops_the_version(
             model = load(*args, **options)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
-                    if "norm" in name.lower() or "ln_" in name:
+                    if "norm" in name.lower() or "ln_" in name or name == "relations":
                         parameter[0] *= 3  # not all: vectors of texts have length 1 anyway
             return model
 

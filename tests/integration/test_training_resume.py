@@ -116,6 +116,7 @@ CASES = {
     "classification": Case(case("classify", robust=CHANGED | {"r_drop": 1.0})),
     "tagging": Case(case("entities")),
     "regression": Case(case("rate")),
+    "trees": Case(case("parse")),
     "span QA": Case(case("answer")),
     "contrastive": Case(case("embed")),
     "several tasks": Case(case("multitask")),

@@ -29,6 +29,7 @@ _COMMANDS = {
     "fill_mask": 'fill-mask "I like [MASK]." --model {ref}',
     "answer": 'answer "Who sings?" "Alice sings." --model {ref}',
     "rate": 'rate "I like it." --model {ref}',
+    "parse": 'parse "Alice sings." --model {ref}',
 }
 """How to use a new model, by its task; `llmos run` for the others."""
 

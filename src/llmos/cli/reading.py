@@ -1,8 +1,8 @@
-"""Commands that have a model read: fill-mask, answer, rate."""
+"""Commands that have a model read: fill-mask, answer, rate, parse."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import print_json, print_table
 from llmos.cli.tasks import PANEL, TextArgument, naming_the_way, read_text
+from llmos.data.sentences import sentences
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("fill-mask", rich_help_panel=PANEL)(fill_mask)
     app.command("answer", rich_help_panel=PANEL)(answer)
     app.command("rate", rich_help_panel=PANEL)(rate)
+    app.command("parse", rich_help_panel=PANEL)(parse)
 
 
 def fill_mask(
@@ -91,3 +93,57 @@ def rate(
         print_json(done)
     else:
         typer.echo(f"{done['score']:.3f}")
+
+
+def parse(
+    text: TextArgument = None,
+    model: Annotated[str, typer.Option("--model", help="Model to use.")] = "parse",
+    words: Annotated[
+        str | None,
+        typer.Option(
+            "--words", metavar="MODEL", help="Model that finds the words, where no spaces do."
+        ),
+    ] = None,
+    as_conllu: Annotated[bool, typer.Option("--conllu", help="Print CoNLL-U.")] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Say which word of a sentence hangs below which, and how.
+
+    Examples:
+      llmos parse "The cook opened the door." --model my-parser
+      llmos parse 厨师打开了门。 --model my-parser-zh --words my-words
+      llmos parse --model my-parser --conllu < letter.txt
+    """
+    given = read_text(text)
+    with open_client(server, home) as client, naming_the_way("parse", model):
+        if words is None:
+            done = client.parse(given, model=model)
+        else:
+            found: list[Any] = []
+            for start, end in sentences(given):
+                spans = client.entities(given[start:end], model=words)["entities"]
+                done = client.parse([span["text"] for span in spans], model=model)
+                found += done["sentences"]
+            done = {**done, "sentences": found}
+    if as_json:
+        print_json(done)
+    elif as_conllu:
+        typer.echo("".join(_conllu(sentence["words"]) for sentence in done["sentences"]), nl=False)
+    else:
+        rows = (
+            (word["id"], word["text"], word["upos"], word["head"], word["deprel"])
+            for sentence in done["sentences"]
+            for word in sentence["words"]
+        )
+        print_table(("id", "word", "upos", "head", "deprel"), rows, empty="no words")
+
+
+def _conllu(words: list[dict[str, Any]]) -> str:
+    """Return a sentence as CoNLL-U; what is not known of a word is `_`."""
+    lines = [
+        f"{one['id']}\t{one['text']}\t_\t{one['upos']}\t_\t_\t{one['head']}\t{one['deprel']}\t_\t_\n"
+        for one in words
+    ]
+    return "".join([*lines, "\n"])

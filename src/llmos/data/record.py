@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmos.data.tagged import with_spans
+from llmos.data.trees import Parsed, to_parsed
 from llmos.errors import DataError
 from llmos.types import Message
 
@@ -18,7 +19,8 @@ _OF_TEXTS = ("text", "messages", "source", "target", "source_lang", "target_lang
 _OF_SPANS = ("label", "entities", "question", "context", "answer", "start")
 _OF_VECTORS = ("anchor", "positive", "negative", "a", "b", "c", "d")
 _OF_RANKINGS = ("query", "documents", "relevant")
-FIELDS = frozenset((*_OF_TEXTS, *_OF_SPANS, *_OF_VECTORS, *_OF_RANKINGS))
+_OF_WORDS = ("tokens", "tags", "upos", "heads", "deprel")
+FIELDS = frozenset((*_OF_TEXTS, *_OF_SPANS, *_OF_VECTORS, *_OF_RANKINGS, *_OF_WORDS))
 """Names that rows are read by, of what models are evaluated on."""
 
 
@@ -139,6 +141,7 @@ Record = (
     | Question
     | Alike
     | Rated
+    | Parsed
 )
 
 
@@ -371,4 +374,5 @@ _MAKERS: dict[str, Callable[[Row, str], Record]] = {
     "answer": _question,
     "embed": _alike,
     "rate": _rated,
+    "parse": to_parsed,
 }

@@ -23,7 +23,7 @@ from tokenizers import trainers as bpe_trainers
 
 CJK, PUNCTUATION, DIGITS = r"\p{Han}\p{Hiragana}\p{Katakana}", r"\p{P}\p{S}", r"\p{N}"
 ANY_CHARACTER = r"[\s\S]"
-READING_TASKS = frozenset({"classify", "entities", "fill_mask", "answer", "embed", "rate"})
+READING_TASKS = frozenset({"classify", "entities", "fill_mask", "answer", "embed", "rate", "parse"})
 """Of models that read a text and write none."""
 PAD, UNKNOWN = "<pad>", "<unk>"
 

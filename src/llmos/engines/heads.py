@@ -51,6 +51,8 @@ def results(kind: str, out: Any, works: Sequence[PipelineWork], config: Any) -> 
         starts, ends = out.start_logits.float().tolist(), out.end_logits.float().tolist()
         spans = zip(starts, ends, lengths, strict=True)
         return [_scored([start[:length], end[:length]]) for start, end, length in spans]
+    if kind == "parse":
+        return _trees(out)
     logits = out.logits.float()
     if kind == "fill_mask":
         return [_fills(row, work) for row, work in zip(logits, works, strict=True)]
@@ -62,6 +64,19 @@ def results(kind: str, out: Any, works: Sequence[PipelineWork], config: Any) -> 
     is_multi = config.problem_type == "multi_label_classification" or logits.shape[-1] == 1
     scores = logits.sigmoid() if is_multi else logits.softmax(dim=-1)
     return [_scored([row]) for row in scores.tolist()]
+
+
+def _trees(out: Any) -> list[Result]:
+    """Return the heads of each work's words, the numbers of their relations, and of their parts of
+    speech; and how likely the heads and relations are."""
+    relations = out.relations.float().log_softmax(dim=-1).max(dim=-1)
+    heads = out.arcs.float().gather(2, out.heads[..., None])[..., 0]
+    scores = (heads + relations.values).exp().tolist()
+    told = torch.stack([out.heads, relations.indices, out.tags.argmax(dim=-1)], dim=1).tolist()
+    return [
+        _scored([row[:count]], [number for numbers in of_row for number in numbers[:count]])
+        for row, of_row, count in zip(scores, told, out.lengths.tolist(), strict=True)
+    ]
 
 
 def _fills(logits: Tensor, work: PipelineWork) -> Result:

@@ -66,6 +66,7 @@ AUTO_CLASSES = {
     "fill_mask": AutoModelForMaskedLM,
     "answer": AutoModelForQuestionAnswering,
     "rate": AutoModelForSequenceClassification,
+    "parse": AutoModel,
 }
 KINDS = {"entities": "token_classify"}
 """Of the work for a task, where it is not called the same."""
@@ -353,6 +354,7 @@ def _kind(path: Path) -> str:
         "ForTokenClassification": "token_classify",
         "ForMaskedLM": "fill_mask",
         "ForQuestionAnswering": "answer",
+        "ForDependencyParsing": "parse",
     }
     return next((kind for ending, kind in endings.items() if name.endswith(ending)), "seq2seq")
 

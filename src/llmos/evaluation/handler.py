@@ -22,7 +22,7 @@ from llmos.data.judgements import (
 from llmos.data.record import Document, Record, to_record
 from llmos.data.sources import FileSource
 from llmos.errors import DataError
-from llmos.evaluation import served, served_codes, served_masks, served_vectors
+from llmos.evaluation import served, served_codes, served_masks, served_trees, served_vectors
 from llmos.types import JobResult
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "translate": served.translation,
     "answer": served.answers,
     "rate": served.ratings,
+    "parse": served_trees.trees,
     "rerank": served.rankings,
     "generate": served.perplexity,
     "chat": served.perplexity,

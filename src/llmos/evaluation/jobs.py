@@ -29,6 +29,7 @@ METRICS = {
     "fill_mask": re.compile(r"accuracy(_at_5)?|masked"),
     "answer": re.compile(r"exact_match|f1"),
     "rate": re.compile(rf"mse|{_COMPARED}"),
+    "parse": re.compile(r"[ul]as(_without_punctuation)?|upos"),
     "embed": re.compile(rf"accuracy|recall_at_(5|10)|mrr|{_COMPARED}"),
     "rerank": re.compile(r"ndcg_at_10|mrr|accuracy"),
     "word_vectors": re.compile(rf"accuracy(_at_5)?|known|{_COMPARED}"),

@@ -9,7 +9,15 @@ from typing import Any, Literal
 from llmos.errors import InvalidModelError
 
 Family = Literal[
-    "causal", "seq2seq", "classify", "entities", "embed", "fill_mask", "answer", "multitask"
+    "causal",
+    "seq2seq",
+    "classify",
+    "entities",
+    "embed",
+    "fill_mask",
+    "answer",
+    "parse",
+    "multitask",
 ]
 AskedTask = Literal["embed", "rerank", "classify", "rate", "fill_mask"]
 """What an import may be told to make of a network that serves more than one purpose."""
@@ -203,6 +211,8 @@ def _family(name: str, model_type: str) -> Family | None:
         return "classify"
     if name.endswith("ForTokenClassification"):
         return "entities"
+    if name.endswith("ForDependencyParsing"):
+        return "parse"
     if model_type in _ENCODERS and (family := _READERS.get(name[name.rfind("For") :])) is not None:
         return family
     if model_type in _SEQ2SEQ and name.endswith(("ForConditionalGeneration", "MTModel")):

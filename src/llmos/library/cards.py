@@ -27,6 +27,7 @@ _USES = {
     "fill_mask": 'llmos fill-mask "I like [MASK]." --model {ref}',
     "answer": 'llmos answer "Who sings?" "Alice sings." --model {ref}',
     "rate": 'llmos rate "…" --model {ref}',
+    "parse": 'llmos parse "…" --model {ref}',
 }
 _OVERALL = "validation"
 """The split that metrics outside any split were measured on."""

@@ -41,6 +41,7 @@ Task = Literal[
     "fill_mask",
     "answer",
     "rate",
+    "parse",
 ]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -197,7 +198,7 @@ def build_manifest(
         "vocab_size": _integer(config, "vocab_size"),
         "languages": list(card.languages),
         "labels": describe.labels(config)
-        if architecture.family in {"classify", "entities"}
+        if architecture.family in {"classify", "entities", "parse"}
         else next(iter(heads.values()), None) or None,
         "heads": heads or None,
         "chat_template": chat_template if architecture.family == "causal" else None,

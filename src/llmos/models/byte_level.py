@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+NO_BYTE = -1
+"""Of a token that is special."""
+
 
 @lru_cache(maxsize=1)
 def byte_level_table() -> dict[str, int]:

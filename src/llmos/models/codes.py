@@ -12,5 +12,5 @@ CODE_TOKEN = "<|code|>"  # noqa: S105 - no secret
 LEVEL_TOKENS = tuple(f"<|{level}|>" for level in range(LEVELS))
 CODE_TOKENS = (CODE_TOKEN, *LEVEL_TOKENS)
 """Of a tokenizer: one after the other."""
-ARCHITECTURES = {"autoencoder": "autoencoder", "elbo": "vae"}
+ARCHITECTURES = {"autoencoder": "autoencoder", "elbo": "vae", "dependency_parsing": "biaffine"}
 """By a recipe's objective: what is trained by it, and by no other."""

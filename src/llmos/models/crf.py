@@ -16,11 +16,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from llmos.models.byte_level import NO_BYTE
 from llmos.models.chain import IMPOSSIBLE, Chain, by_label, gold_states, names_of, states_of
+from llmos.models.lexicon import DICTIONARIES
 from llmos.models.units import Analysed, analysed
-
-DICTIONARIES = ("jieba",)
-NO_BYTE = -1
 
 
 @strict

@@ -146,6 +146,16 @@ FAMILIES = (
         (("token_classification", "CrfForTokenClassification"),),
     ),
     Family(
+        "biaffine",
+        "which word of a sentence hangs below which, and how: dependency trees, parts of speech",
+        ("parse",),
+        "Dozat and Manning, 2017, arXiv:1611.01734",
+        "parser-en",
+        "llmos.models.biaffine",
+        "BiaffineConfig",
+        (("dependency_parsing", "BiaffineForDependencyParsing"),),
+    ),
+    Family(
         "autoencoder",
         "a text through a vector and back: short codes of short texts",
         ("generate",),

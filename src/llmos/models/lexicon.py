@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+DICTIONARIES = ("jieba",)
+"""By the names that configs have for them."""
 MAX_CHARS = 8
 """Of a word that is looked for."""
 Span = tuple[int, int]

@@ -79,26 +79,31 @@ class RecurrentPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Small normal embeddings, orthogonal recurrences (Saxe et al., arXiv:1312.6120), gates of
-        an LSTM that begin open to the past (Jozefowicz et al., 2015)."""
+        """Small normal embeddings; of recurrences what `begin_recurrent` gives them."""
         if isinstance(module, nn.Embedding | nn.Linear):
             init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.RNNBase):
-            size = module.hidden_size
-            for name, weight in module.named_parameters():
-                if getattr(weight, "_is_hf_initialized", False):
-                    continue  # it was loaded; parts of it below would not say so
-                if name.startswith("weight_ih"):
-                    init.xavier_uniform_(weight)
-                elif name.startswith("weight_hh"):
-                    for gate in torch.split(weight, size):
-                        init.orthogonal_(gate)
-                else:
-                    init.zeros_(weight)
-                    if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
-                        init.constant_(weight[size : 2 * size], 1.0)
+            begin_recurrent(module)
+
+
+def begin_recurrent(module: nn.RNNBase) -> None:
+    """Fill a layer with its first weights: orthogonal recurrences (Saxe et al., arXiv:1312.6120),
+    gates of an LSTM that begin open to the past (Jozefowicz et al., 2015)."""
+    size = module.hidden_size
+    for name, weight in module.named_parameters():
+        if getattr(weight, "_is_hf_initialized", False):
+            continue  # it was loaded; parts of it below would not say so
+        if name.startswith("weight_ih"):
+            init.xavier_uniform_(weight)
+        elif name.startswith("weight_hh"):
+            for gate in torch.split(weight, size):
+                init.orthogonal_(gate)
+        else:
+            init.zeros_(weight)
+            if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
+                init.constant_(weight[size : 2 * size], 1.0)
 
 
 class RecurrentModel(RecurrentPreTrainedModel):

@@ -27,6 +27,7 @@ AUTO_CLASSES = {
     "masked_lm": AutoModelForMaskedLM,
     "question_answering": AutoModelForQuestionAnswering,
     "embedding": AutoModel,
+    "dependency_parsing": AutoModel,
     "multitask": MultitaskEncoder,
 }
 """By what a network ends in."""

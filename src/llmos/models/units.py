@@ -114,7 +114,7 @@ def told_of(text: str, spans: Sequence[Span], lexicon: Lexicon | None) -> Iterat
         if number == 0:
             told.append(f"first={shape}")
         if len(word) > 1:
-            told += _affixes(lower)
+            told += affixes(lower)
         told += [f"-1suffix={before[-3:]}", f"+1suffix={behind[-3:]}"]
         yield told + known[number] + chunks[number]
 
@@ -144,7 +144,8 @@ def _of_chunks(text: str, spans: Sequence[Span], lexicon: Lexicon | None) -> Ite
         first = last
 
 
-def _affixes(word: str) -> Iterator[str]:
+def affixes(word: str) -> Iterator[str]:
+    """Yield the first and the last letters of a word, as features."""
     for length in range(1, min(AFFIX_CHARS, len(word) - 1) + 1):
         yield f"prefix={word[:length]}"
         yield f"suffix={word[-length:]}"

@@ -134,6 +134,16 @@ class Asking:
         body = {"model": model, "text": text, **given(options)}
         return self.transport.json("POST", "/api/v1/rate", json=body)
 
+    def parse(self, text: str | Sequence[str], model: str = "parse", **options: Any) -> Json:
+        """Find the trees of a text's sentences, or of one sentence, given as its words:
+        ``{"sentences": [{"words": [{"id", "text", "upos", "head", "deprel", "score", "start",
+        "end"}]}], "model"}``. A head is the id of a word, 0 of the root; start and end are None
+        where words were given. ``options`` as for ``classify``.
+        """
+        asked: Json = {"text": text} if isinstance(text, str) else {"words": list(text)}
+        body = {"model": model, **asked, **given(options)}
+        return self.transport.json("POST", "/api/v1/parse", json=body)
+
     def embed(
         self, texts: Sequence[str | Sequence[int]], model: str = "embeddings", **options: Any
     ) -> list[list[float]]:

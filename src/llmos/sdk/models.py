@@ -98,6 +98,12 @@ class Model:
         """Return the number that the model gives a text."""
         return float(self.client.rate(text, self.ref)["score"])
 
+    def parse(self, text: str | Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Return the words of each sentence of a text, or of one that is given as its words, each
+        ``{"id", "text", "upos", "head", "deprel", "score", "start", "end"}``."""
+        found = self.client.parse(text, self.ref)["sentences"]
+        return [list(sentence["words"]) for sentence in found]
+
     def embed(self, texts: Sequence[str | Sequence[int]], **options: Any) -> list[list[float]]:
         """Return the vector of each text (see Client.embed)."""
         return self.client.embed(texts, self.ref, **options)

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -57,8 +57,6 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """One text or several. Not a union: an error names the place in what was given."""
-Label = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
-Labels = Annotated[list[Label], Field(fail_fast=True, min_length=2, max_length=MAX_LABELS)]
 TokenId = Annotated[StrictInt, Field(ge=0, le=MAX_INT32)]
 TokenCount = Annotated[StrictInt, Field(ge=1, le=MAX_INT32)]
 JobNumber = Annotated[int, Field(ge=1, lt=2**63)]
@@ -169,65 +167,6 @@ class TranslateBody(Constrained):
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=32)
     length_penalty: float | None = Field(None, ge=-10, le=10)
     max_tokens: TokenCount | None = None
-    priority: PriorityName | None = None
-    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
-
-
-class ClassifyBody(Constrained):
-    """Label ``text``: with ``labels`` by one of those, each described by the ``template`` with the
-    label in the place of ``{}``."""
-
-    text: str
-    labels: Labels | None = None
-    template: str = Field("{}", max_length=MAX_STOP_CHARS)
-    model: str = "sentiment"
-    priority: PriorityName | None = None
-    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
-
-    @model_validator(mode="after")
-    def _embeds(self) -> Self:
-        if self.labels is not None and "model" not in self.model_fields_set:
-            self.model = "embeddings"
-        if self.labels is None and "template" in self.model_fields_set:
-            raise ValueError("template is for labels: give some, or leave it out")
-        return self
-
-
-class EntitiesBody(Constrained):
-    """Find the names in ``text``."""
-
-    text: str
-    model: str = "entities"
-    priority: PriorityName | None = None
-    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
-
-
-class FillMaskBody(Constrained):
-    """Fill each ``[MASK]`` of ``text`` with its ``top_k`` likeliest tokens, or with one span of any
-    length where the model writes such."""
-
-    text: str
-    model: str = "fill_mask"
-    top_k: int = Field(5, ge=1, le=100)
-    priority: PriorityName | None = None
-    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
-
-
-class AnswerBody(Constrained):
-    """Find the answer to ``question`` in ``context``."""
-
-    question: str
-    context: str
-    model: str = "answer"
-    priority: PriorityName | None = None
-    deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
-
-
-class RateBody(Constrained):
-    """Give ``text`` a number."""
-
-    text: str
-    model: str = "rate"
     priority: PriorityName | None = None
     deadline_ms: StrictInt | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
 

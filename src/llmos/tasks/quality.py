@@ -30,6 +30,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "fill_mask": ("accuracy",),
     "answer": ("f1", "exact_match"),
     "rate": ("spearman", "pearson"),
+    "parse": ("las", "uas"),
     "chat": ("win_rate", *_SHARES),
     "generate": ("win_rate", *_SHARES),
 }

@@ -26,6 +26,7 @@ TASK_NAMES: Mapping[str, frozenset[str]] = {
     "fill_mask": frozenset({"fill_mask"}),
     "answer": frozenset({"answer"}),
     "rate": frozenset({"rate"}),
+    "parse": frozenset({"parse"}),
 }
 """Names that mean a task: those of manifests, and those that models have as their defaults."""
 DEFAULT_NAMES: Mapping[str, tuple[str, ...]] = {

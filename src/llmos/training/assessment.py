@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from llmos.data.encoding import Columns
 from llmos.data.record import Alike, Annotated, Labelled, Pair, Question, Rated, Record
 from llmos.data.tokenizers import Specials
-from llmos.evaluation import evaluate, evaluate_readers, metrics
+from llmos.data.trees import Parsed
+from llmos.evaluation import evaluate, evaluate_readers, evaluate_trees, metrics
 from llmos.models.multitask import asked_for
 from llmos.training.encoder import Encoder, source_text
 from llmos.training.examples import Data
@@ -106,6 +107,9 @@ class Assessor:
                 return evaluate_readers.likeness(
                     model, encoder.tokenizer, pairs_alike, section.pooling
                 )
+            case "parse":
+                parsed = [record for record in records if isinstance(record, Parsed)]
+                return evaluate_trees.trees(model, encoder.tokenizer, parsed, labels)
             case "rate":
                 rated = [record for record in records if isinstance(record, Rated)]
                 return evaluate_readers.ratings(model, encoder.tokenizer, rated)

@@ -114,6 +114,8 @@ class Encoder:
                 return readers.alike(self.tokenizer, records)
             case "rate":
                 return readers.rated(self.tokenizer, records)
+            case "parse":
+                return readers.parsed(self.tokenizer, records, self._label_ids)
             case _:
                 return self._tags([r for r in records if isinstance(r, Annotated)])
 

@@ -33,6 +33,7 @@ from llmos.training.micro_batches import memory_errors, micro_batches_for
 from llmos.training.mixture import Mixture
 from llmos.training.objectives import Conversations, Objective, objective_for
 from llmos.training.packing import PackedConversations, packed_objective
+from llmos.training.parsing import ParsedSentences, is_parser
 from llmos.training.preferences import Preferences, with_reference
 from llmos.training.preparation import Prepared, prepare, specials_for
 from llmos.training.privacy import private
@@ -226,6 +227,8 @@ def _objective(
         return adversarial_of(model, adversarial, recipe.max_tokens, recipe.seed, recipe.steps)
     if is_tagger(model):
         return LabelPaths(model.config.pad_token_id or 0)
+    if is_parser(model):
+        return ParsedSentences(model.config.pad_token_id or 0)
     return objective_for(recipe.task, recipe.block_size, model)
 
 

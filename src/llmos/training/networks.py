@@ -123,7 +123,7 @@ def _config(
     _refuse_unknown(recipe.model.config, fields | set(kind.attribute_map))
     values = _token_values(tokenizer, specials, fields)
     if TOKEN_BYTES in fields:
-        values[TOKEN_BYTES] = token_bytes(tokenizer, specials)
+        values[TOKEN_BYTES] = token_bytes(tokenizer, specials, architecture)
     if TEXT_TOKENS in fields:
         values[TEXT_TOKENS] = recipe.max_length
     elif not is_counted(architecture) and not any(n in recipe.model.config for n in POSITIONS):

@@ -26,6 +26,7 @@ from llmos.training.parity_readers import (
     compare_masks,
     compare_ratings,
     compare_spans,
+    compare_trees,
     compare_vectors,
 )
 from llmos.training.publish import PublishingError
@@ -44,6 +45,7 @@ COMPARISONS: dict[str, Compare] = {
     "answer": compare_spans,
     "embed": compare_vectors,
     "rate": compare_ratings,
+    "parse": compare_trees,
 }
 """By the task of a manifest: how what its engine says is compared with what the trainer's model
 says. A new task is published once it has its own here."""

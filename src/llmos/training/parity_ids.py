@@ -21,6 +21,7 @@ from llmos.data.record import (
     Rated,
     Record,
 )
+from llmos.data.trees import Parsed
 from llmos.errors import InvalidRequestError, RecipeError
 from llmos.kernel.models import ModelSpec
 from llmos.library.versions import Version
@@ -171,7 +172,7 @@ def _texts(trained: Trained, served: Served) -> Iterator[tuple[str, str, str]]:
                 if recipe.translation is not None and record.target_lang:
                     prefix = prefix_of(served, record.source_lang, record.target_lang)
                 yield record.source, prefix, source_text(recipe, record)
-            case Document() | Labelled() | Annotated() | Rated():
+            case Document() | Labelled() | Annotated() | Rated() | Parsed():
                 yield record.text, "", record.text
             case Question():
                 yield record.question, "", record.question

@@ -1,4 +1,5 @@
-"""What an engine says against what the trained model says: masks, spans, vectors and numbers."""
+"""What an engine says against what the trained model says: masks, spans, vectors, numbers and
+trees."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from llmos.data.record import Question
 from llmos.engines.embedding import pooled
-from llmos.engines.heads import MAX_FILLS
+from llmos.engines.heads import MAX_FILLS, results
 from llmos.models.sentinels import sentinel_ids
 from llmos.tasks.windows import windows_of
 from llmos.training.parity_engine import Compared, Loaded
 from llmos.training.parity_outputs import MAX_ROWS, compare_seq2seq, scale, some
+from llmos.training.publish import PublishingError
 from llmos.training.readers import MAX_WINDOWS
 from llmos.types import PipelineOut, PipelineWork
 
@@ -110,6 +112,24 @@ def compare_ratings(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
     for work, out in _answers(engine, works):
         ours = _outputs(trained, work).logits.float().cpu()
         _note(compared, ours, torch.tensor(out.scores), ours, "numbers")
+    return some(compared)
+
+
+def compare_trees(trained: Trained, engine: Loaded, rows: Rows) -> Compared:
+    """Compare the trees of texts, and the probabilities of their arcs.
+
+    Raises:
+        PublishingError: they differ.
+    """
+    works = [PipelineWork("parse", ids) for ids in _fitting(trained, engine, rows)]
+    compared = Compared()
+    for work, out in _answers(engine, works):
+        (ours,) = results("parse", _outputs(trained, work), [work], trained.model.config)
+        assert isinstance(ours, PipelineOut)
+        if ours.token_ids != out.token_ids:
+            raise PublishingError("the engine's trees differ from the trained model's")
+        scores = torch.tensor(ours.scores[0])
+        _note(compared, scores, torch.tensor(out.scores[0]), scores, "probabilities of arcs")
     return some(compared)
 
 

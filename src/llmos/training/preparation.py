@@ -24,6 +24,7 @@ from llmos.data.tokenizers import (
     train_character,
     train_words,
 )
+from llmos.data.trees import Parsed
 from llmos.errors import DataError, RecipeError
 from llmos.models.codes import CODE_TOKENS
 from llmos.training.base_model import BaseModel
@@ -227,12 +228,13 @@ def train_tokenizer(
 
 
 def labels_of(recipe: Recipe, records: Sequence[Record]) -> list[str] | None:
-    """The classes of a classifier or the tags of an entity model; None for other tasks.
+    """The classes of a classifier, the tags of an entity model or the relations of a parser; None
+    for other tasks.
 
     Raises:
         DataError: a record has a label that `labels` does not list, or there are under two.
     """
-    if recipe.task not in ("classify", "entities"):
+    if recipe.task not in ("classify", "entities", "parse"):
         return None
     found: set[str] = set()
     for record in records:
@@ -240,6 +242,8 @@ def labels_of(recipe: Recipe, records: Sequence[Record]) -> list[str] | None:
             found.add(record.label)
         elif isinstance(record, Annotated):
             found.update(entity.label for entity in record.entities)
+        elif isinstance(record, Parsed):
+            found.update(record.relations)
     if recipe.labels is not None and found - set(recipe.labels):
         extra = ", ".join(sorted(found - set(recipe.labels)))
         raise DataError(f"{recipe.data.path} has labels that the recipe does not list: {extra}")

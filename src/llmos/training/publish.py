@@ -30,7 +30,7 @@ PROMPTS = 4
 TOLERANCE = 1e-4
 MERGED_TOLERANCE = 1e-3
 """Of the largest logit."""
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "arcs", "relations")
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 

@@ -1,13 +1,14 @@
 """Token columns of the tasks of encoders beyond classes and tags, and what is saved beside one.
 
 `fill_mask` reads texts, long ones in pieces; `answer` a question beside windows of a context;
-`embed` two texts that belong together; `rate` a text with a number.
+`embed` two texts that belong together; `rate` a text with a number; `parse` a sentence and its
+tree.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from transformers import PreTrainedModel
 
 from llmos.data.encoding import encode_texts
 from llmos.data.record import Alike, Document, Question, Rated, Record
+from llmos.data.trees import Parsed
+from llmos.errors import DataError
 from llmos.library.files import MODULES_FILE, POOLING_FILE, SENTENCE_FILE
+from llmos.models.biaffine import IGNORE
+from llmos.models.words import UPOS
 from llmos.tasks.windows import Window, windows_of
 from llmos.training.recipe import Recipe
 from llmos.training.recipe_sections import ContrastiveSection
@@ -26,6 +31,7 @@ COLUMNS = {
     "answer": ("input_ids", "type_ids", "span"),
     "embed": ("input_ids", "positive_ids", "negative_ids"),
     "rate": ("input_ids", "score"),
+    "parse": ("input_ids", "heads", "relations", "tags"),
 }
 MAY_BE_EMPTY = "negative_ids"
 MAX_WINDOWS = 512
@@ -83,6 +89,25 @@ def rated(tokenizer: Tokenizer, records: Sequence[Record]) -> Iterator[Row]:
     encoded = encode_texts(tokenizer, (record.text for record in found))
     for record, one in zip(found, encoded, strict=True):
         yield one.ids, np.array([record.score], np.float32).view(np.int32).tolist()
+
+
+def parsed(
+    tokenizer: Tokenizer, records: Sequence[Record], label_ids: Mapping[str, int]
+) -> Iterator[Row]:
+    """Token ids; and of each word its head, its relation to that, and its part of speech, IGNORE
+    where that is not known.
+
+    Raises:
+        DataError: a word is a special token's name, which no byte is read of.
+    """
+    found = [record for record in records if isinstance(record, Parsed)]
+    encoded = encode_texts(tokenizer, (record.text for record in found))
+    for record, one in zip(found, encoded, strict=True):
+        if len(one.ids) - sum(one.special_tokens_mask) != len(record.text.encode()):
+            raise DataError(f"{record.text[:80]!r} has a word that is the name of a special token")
+        relations = [label_ids[relation] for relation in record.relations]
+        tags = [UPOS.index(tag) for tag in record.tags] or [IGNORE] * len(record.words)
+        yield one.ids, record.heads, relations, tags
 
 
 def write_modules(recipe: Recipe, model: PreTrainedModel, directory: Path) -> None:

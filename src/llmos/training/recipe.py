@@ -59,6 +59,7 @@ Head = Literal[
     "masked_lm",
     "question_answering",
     "embedding",
+    "dependency_parsing",
     "multitask",
 ]
 Objective = (
@@ -76,6 +77,7 @@ Task = Literal[
     "answer",
     "embed",
     "rate",
+    "parse",
     "word_vectors",
 ]
 OBJECTIVES: dict[str, Objective] = {
@@ -88,6 +90,7 @@ OBJECTIVES: dict[str, Objective] = {
     "answer": "question_answering",
     "embed": "contrastive",
     "rate": "regression",
+    "parse": "dependency_parsing",
     "word_vectors": "word_vectors",
 }
 OTHER_OBJECTIVES = {

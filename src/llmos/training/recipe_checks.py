@@ -243,7 +243,7 @@ def check_learning(recipe: Recipe) -> None:
         raise ValueError("replay is of what a model.base learned, with tokenizer.kind base")
     if recipe.reads == "texts" or recipe.vectors or recipe.packing or recipe.privacy or recipe.also:
         raise ValueError("replay is for objectives of examples, without packing, privacy and also")
-    if recipe.labels is None and recipe.task in ("classify", "entities"):
+    if recipe.labels is None and recipe.task in (*LABELS_OF, "parse"):
         raise ValueError("replay needs labels: old and new examples must mean the same by each")
     if replay.path.startswith(FEEDBACK):
         raise ValueError("replay.path must be a file, a dataset or starter:NAME: feedback is new")

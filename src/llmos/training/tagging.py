@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from llmos.data.encoding import Columns, IntArray
 from llmos.data.tokenizers import Specials
 from llmos.errors import RecipeError
-from llmos.models.byte_level import byte_level_table
-from llmos.models.crf import NO_BYTE, CrfForTokenClassification
+from llmos.models.byte_level import NO_BYTE, byte_level_table
+from llmos.models.crf import CrfForTokenClassification
 from llmos.training.encoder import IGNORE
 from llmos.training.objectives import Batch, Examples, masked_inputs
 from llmos.training.recipe import Recipe
@@ -22,6 +22,8 @@ from llmos.training.recipe import Recipe
 TOKEN_BYTES = "token_bytes"  # noqa: S105 - a key of a network's config
 UNUSED = ("robust", "distill", "label_smoothing")
 """What is made for labels that are told one by one."""
+LEARNED = {"crf": "paths of labels", "biaffine": "trees"}
+"""What is not told so, by architecture."""
 
 
 class _Tagger(Protocol):
@@ -56,15 +58,17 @@ def is_tagger(model: PreTrainedModel) -> bool:
 
 
 def check_tagger(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Raise RecipeError where a recipe of a tagger has what is of no use to one."""
+    """Raise RecipeError where a recipe of a tagger or a parser has what is of no use to one."""
     given = [name for name in UNUSED if getattr(recipe, name)]
-    if given and is_tagger(model):
+    learned = LEARNED.get(model.config.model_type)
+    if given and learned:
         raise RecipeError(
-            f"architecture crf learns whole paths of labels, and takes no {given[0]}: leave it out"
+            f"architecture {model.config.model_type} learns whole {learned}, and takes no "
+            f"{given[0]}: leave it out"
         )
 
 
-def token_bytes(tokenizer: Tokenizer, specials: Specials) -> list[int]:
+def token_bytes(tokenizer: Tokenizer, specials: Specials, architecture: str) -> list[int]:
     """Return the byte of each token, NO_BYTE of special ones.
 
     Raises:
@@ -76,7 +80,8 @@ def token_bytes(tokenizer: Tokenizer, specials: Specials) -> list[int]:
         token = tokenizer.id_to_token(number) or ""
         if token not in special and token not in table:
             raise RecipeError(
-                "architecture crf reads bytes: set tokenizer={kind: byte_bpe, vocab_size: 259}"
+                f"architecture {architecture} reads bytes: "
+                "set tokenizer={kind: byte_bpe, vocab_size: 259}"
             )
         found.append(NO_BYTE if token in special else table[token])
     return found

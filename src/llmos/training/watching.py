@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from llmos.kernel import energy
 from llmos.training.objectives import Batch
+from llmos.training.parsing import is_parser
 from llmos.training.peaks import Precision, peak_flops
 from llmos.training.tagging import is_tagger
 
@@ -52,7 +53,7 @@ class Flops:
         in_head = {id(p) for p in head.parameters()} if head is not None else set()
         looked_up = _looked_up(model)
         weights = [p for p in model.parameters() if id(p) not in looked_up]
-        self.is_known = not config.is_encoder_decoder and not is_tagger(model)
+        self.is_known = not (config.is_encoder_decoder or is_tagger(model) or is_parser(model))
         self._head = float(sum(_operations(p) for p in weights if id(p) in in_head))
         self._body = float(sum(_operations(p) for p in weights if id(p) not in in_head))
         layers, heads = _size(config, "num_hidden_layers"), _size(config, "num_attention_heads")

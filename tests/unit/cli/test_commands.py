@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmos.cli import defaults, jobs, keys, main, models, run, server, tasks, train
+from llmos.cli import defaults, jobs, keys, main, models, reading, run, server, tasks, train
 from llmos.errors import ModelNotFoundError, PermissionDeniedError, UnsupportedTaskError
 from llmos.training.recipe import find
 
@@ -131,6 +131,13 @@ class StubClient:
         found = {"text": "Paris", "label": "LOCATION", "start": 0, "end": 5, "score": 0.99}
         return {"entities": [found]}
 
+    def parse(self, text: str | list[str], model: str) -> dict[str, Any]:
+        self.asked.append((text, model))
+        words = text.split(" ") if isinstance(text, str) else text
+        told = {"upos": "NOUN", "deprel": "dep", "score": 0.9}
+        found = [{"id": n + 1, "text": word, "head": n, **told} for n, word in enumerate(words)]
+        return {"sentences": [{"words": found}], "model": model}
+
     def embed(self, texts: list[str], **options: Any) -> list[list[float]]:
         self.asked.append((texts, options))
         return [[0.5, -1.0] for _ in texts]
@@ -184,7 +191,7 @@ class StubClient:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> StubClient:
     stub = StubClient()
-    for module in (defaults, jobs, keys, models, run, server, tasks, train):
+    for module in (defaults, jobs, keys, models, reading, run, server, tasks, train):
         monkeypatch.setattr(module, "open_client", lambda *_, **__: stub)
     return stub
 
@@ -341,6 +348,25 @@ def test_classify_and_entities_print_what_they_found(
     assert main.invoke(labels) == 0
     expected = ("who won?", "embeddings", ["sport", "政治", "news"], {"template": "about {}"})
     assert client.asked[1:] == [expected]
+
+
+def test_parse_prints_trees_as_a_table_or_as_conllu(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["parse", "Li sings", "--model", "m"]) == 0
+    _, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [["1", "Li", "NOUN", "0", "dep"], ["2", "sings", "NOUN", "1", "dep"]]
+    assert main.invoke(["parse", "Li sings", "--model", "m", "--conllu"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[1:] == ["2\tsings\t_\tNOUN\t_\t_\t1\tdep\t_\t_", "", ""]
+
+
+def test_parse_has_another_model_find_the_words(
+    client: StubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(["parse", "甲。乙。", "--model", "m", "--words", "w", "--json"]) == 0
+    assert client.asked == [(["Paris"], "m")] * 2
+    assert len(json.loads(capsys.readouterr().out)["sentences"]) == 2
 
 
 def test_embed_prints_a_vector_a_line_of_texts_given_or_piped_in(

@@ -83,6 +83,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "filler": manifest("fill_mask", special_tokens={"mask": "~"}),
     "reader": manifest("answer"),
     "rater": manifest("rate"),
+    "parser": manifest("parse", labels=["root"]),
 }
 
 

@@ -78,6 +78,15 @@ async def test_translate_classify_entities(client: httpx.AsyncClient) -> None:
     ]
 
 
+async def test_parse_tells_trees_of_texts_and_of_words(client: httpx.AsyncClient) -> None:
+    done = (await client.post("/api/v1/parse", json={"model": "parser", "text": " abc"})).json()
+    word = {"id": 1, "text": "abc", "upos": "ADJ", "head": 0, "deprel": "root", "score": 1.0}
+    at = {"start": 1, "end": 4}
+    assert done == {"model": "parser:1", "sentences": [{"words": [word | at]}]}
+    done = (await client.post("/api/v1/parse", json={"model": "parser", "words": ["abc"]})).json()
+    assert done["sentences"] == [{"words": [word | {"start": None, "end": None}]}]
+
+
 async def test_fill_mask_answer_and_rate(client: httpx.AsyncClient) -> None:
     asked: dict[str, Any] = {"model": "filler", "text": "a[MASK]c[MASK]", "top_k": 2}
     done = (await client.post("/api/v1/fill_mask", json=asked)).json()
@@ -161,6 +170,15 @@ async def test_answers_are_read_off_the_event_loop(
         ),
         ("fill_mask", {"model": "filler", "text": "[MASK]" * 33}, 400, "33 masks"),
         ("rate", {"model": "rater", "text": ""}, 400, "empty"),
+        ("parse", {"model": "parser", "text": ""}, 400, "empty"),
+        ("parse", {"model": "parser"}, 400, "text or words"),
+        ("parse", {"model": "parser", "text": "a", "words": ["a"]}, 400, "text or words"),
+        ("parse", {"model": "parser", "text": "小猫"}, 400, "without spaces"),
+        ("parse", {"model": "parser", "words": []}, 400, "words"),
+        ("parse", {"model": "parser", "words": ["a", " "]}, 400, "word 2 is empty"),
+        ("parse", {"model": "parser", "words": ["a"] * 2000}, 400, "words"),
+        ("parse", {"model": "parser", "words": ["ab" * 200]}, 400, "400 tokens"),
+        ("parse", {"model": "rater", "text": "a"}, 400, "parse"),
         ("generate", {"model": "../etc", "prompt": "x"}, 400, "not a valid name"),
         ("generate", {"model": "a b", "prompt": "x"}, 400, "not a valid name"),
         ("generate", {"model": "writer:9", "prompt": "x"}, 404, "no version 9"),

@@ -53,6 +53,7 @@ def test_one_that_reads_from_left_to_right_is_not(
         ("t5", "generate", "architecture t5 has no network for objective causal_lm"),
         ("gpt2", "translate", "architecture gpt2 has no network for objective seq2seq"),
         ("convolutional", "entities", "has no network for objective token_classification"),
+        ("bert", "parse", "objective dependency_parsing needs model.architecture biaffine"),
     ],
 )
 def test_a_head_that_an_architecture_lacks_is_named(

@@ -111,6 +111,17 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tokenizer": BPE,
         "data": {"path": "starter:sentences", **STARTER},
     },
+    "parse": {
+        "task": "parse",
+        "model": {
+            "architecture": "biaffine",
+            "config": {"hidden_size": 8, "num_layers": 2, "num_buckets": 512},
+        },
+        "tokenizer": {"kind": "byte_bpe", "vocab_size": 259},
+        "data": {"path": "starter:tagged_en", **STARTER},
+        "optimizer": {"learning_rate": 5e-2, "warmup_steps": 1},  # what scores arcs begins at 0
+        "max_tokens": 200,
+    },
     "answer": {
         "task": "answer",
         "model": {"architecture": "bert", "config": BERT},

@@ -61,4 +61,5 @@ def llmos_operators() -> dict[str, str]:
         "instruct": f"{_HERE}.instruct:Instruct",
         "preferences": f"{_HERE}.preferences:Preferences",
         "tag": f"{_HERE}.tagging:Tag",
+        "parse": f"{_HERE}.parsing:Parse",
     }

@@ -1,5 +1,5 @@
 """Asking a model that reads, native style: classify, entities, fill masks, answer from a context,
-rate."""
+rate, parse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from llmos.errors import UnsupportedTaskError
-from llmos.sdk.wire import AnswerBody, ClassifyBody, EntitiesBody, FillMaskBody, RateBody
+from llmos.sdk.reading_wire import (
+    AnswerBody,
+    ClassifyBody,
+    EntitiesBody,
+    FillMaskBody,
+    ParseBody,
+    RateBody,
+)
 from llmos.security.actors import Actor
 from llmos.server.access import allow, terms_for
 from llmos.server.anonymise import refuse_where_hidden
@@ -23,6 +30,7 @@ from llmos.tasks.answer import answer as find_answer
 from llmos.tasks.classify import CLASSIFY_TASKS, classify
 from llmos.tasks.entities import ENTITIES_TASKS, entities
 from llmos.tasks.fill_mask import FILL_MASK_TASKS, fill_mask
+from llmos.tasks.parse import PARSE_TASKS, parse_text, parse_words
 from llmos.tasks.rate import RATE_TASKS, rate
 from llmos.tasks.rows import Terms
 from llmos.tasks.suitability import Need
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from llmos.system import System
     from llmos.tasks.context import Served
 
-ReadBody = ClassifyBody | EntitiesBody | FillMaskBody | AnswerBody | RateBody
+ReadBody = ClassifyBody | EntitiesBody | FillMaskBody | AnswerBody | RateBody | ParseBody
 Asker = Annotated[Actor, allow("generate")]
 T = TypeVar("T")
 
@@ -152,6 +160,28 @@ def router(system: System) -> APIRouter:
             [body.text],
             lambda served, terms: rate(tasks, served, body.text, terms),
             lambda score: {"score": score},
+        )
+
+    @routes.post("/parse")
+    async def parse(body: ParseBody, request: Request, actor: Asker) -> Response:
+        """Find what each word of a sentence hangs below, and how; of a text, of each sentence."""
+        words, text = body.words, body.text or ""
+        return await told(
+            request,
+            actor,
+            body,
+            PARSE_TASKS,
+            words or [text],
+            lambda served, terms: (
+                parse_words(tasks, served, words, terms)
+                if words is not None
+                else parse_text(tasks, served, text, terms)
+            ),
+            lambda found: {
+                "sentences": [
+                    {"words": [dataclasses.asdict(word) for word in sentence]} for sentence in found
+                ]
+            },
         )
 
     return routes

@@ -49,6 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "perplexity_filter": {"model": "m", "most": 20.0},
     "embed": {"model": "m"},
     "tag": {"model": "m"},
+    "parse": {"model": "m"},
     "distance_filter": {"model": "m", "examples": ["cat"], "most": 0.5},
 }
 TEXT = st.one_of(
@@ -75,6 +76,16 @@ ANSWERS: dict[str, Any] = {
     },
     "/api/v1/entities": lambda body: {
         "entities": [{"text": body["text"], "label": "X", "start": 0, "end": len(body["text"])}]
+    },
+    "/api/v1/parse": lambda body: {
+        "sentences": [
+            {
+                "words": [
+                    {"text": word, "upos": "X", "head": number, "deprel": "dep"}
+                    for number, word in enumerate(body["text"].split())
+                ]
+            }
+        ]
     },
     "/tokenize": lambda body: {"tokens": list(range(len(body["prompt"]))), "max_model_len": 40},
     "/v1/completions": lambda body: {
