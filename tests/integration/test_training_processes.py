@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 from tests.integration import rank_without_memory
 from tests.integration.killings import forker, left_by
@@ -237,6 +238,28 @@ def test_there_are_no_more_processes_than_devices(monkeypatch: pytest.MonkeyPatc
     assert devices_for(1, "cuda:2") == ["cuda:2"]
 
 
+def test_each_process_joins_as_one_on_the_device_that_was_chosen_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices and what they would do are pretended: three, of which the last is this process's."""
+    joined, chosen = dict[str, Any](), list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **told: joined.update(told))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: joined["rank"])
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: joined["world_size"])
+    before = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    team = ranks.join(1, 2, "fsdp", str(tmp_path / "store"), "cuda:2")
+    assert team == Team(1, 2, "fsdp")
+    assert chosen == [PartialState().device] == [torch.device("cuda:2")]
+    assert joined["backend"] == "cpu:gloo,cuda:nccl"
+    assert os.environ == before, "nothing that others would take for a launch of theirs"
+    ranks.leave()
+    assert PartialState._shared_state == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -300,4 +323,4 @@ def test_processes_that_are_cancelled_all_end(tmp_path: Path) -> None:
         handler.run(context)
     assert len(others) == 1 and not others[0].is_running()
     assert max(m.step for m in sent if isinstance(m, JobMetric)) == 3
-    assert not torch.distributed.is_initialized()
+    assert not torch.distributed.is_initialized() and PartialState._shared_state == {}

@@ -27,7 +27,7 @@ def measured(conn: sa.Connection, version: Version, believed: Collection[str] = 
         found = numbers_of(row["metrics"], f"{row['dataset']}/")
         metrics |= found
         data |= dict.fromkeys(found, data_of(row))
-    return Measured(version.ref, metrics, data)
+    return Measured(version.ref, metrics, data, tasks_of(version.manifest))
 
 
 def counted(
@@ -41,8 +41,15 @@ def counted(
 
 def dataset_of(manifest: Mapping[str, Any], task: str, dataset: str) -> str:
     """Return what gates call a dataset: of a model's further tasks, ``task/dataset``."""
-    is_further = task in (manifest.get("heads") or ()) and task != manifest["task"]
-    return f"{task}/{dataset}" if is_further else dataset
+    return f"{task}/{dataset}" if task in tasks_of(manifest)[1:] else dataset
+
+
+def tasks_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tasks of a model of several, the first one first; of others none."""
+    heads = manifest.get("heads") or ()
+    return (
+        (manifest["task"], *(task for task in heads if task != manifest["task"])) if heads else ()
+    )
 
 
 def data_of(row: Mapping[str, Any]) -> str:

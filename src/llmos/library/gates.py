@@ -7,8 +7,8 @@ alias means now has, with a slack:
     test/bleu_en_zh >= current - 0.5
     validation_loss <= current * 1.02
 
-A metric is ``dataset/name``, or a bare name of one that belongs to no dataset; `evaluations` says
-which ones a version has.
+A metric is ``dataset/name``, of a model's further tasks ``task/dataset/name``, or a bare name of
+one that belongs to no dataset; `evaluations` says which ones a version has.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ class Measured:
     Attributes:
         data: of metrics that an evaluation measured, what that was of; those that the training left
             are not named.
+        tasks: of a model of several, the first one first.
     """
 
     ref: str
     metrics: Mapping[str, float]
     data: Mapping[str, str] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +166,19 @@ def _metric(gate: Gate, version: Measured) -> float:
     if gate.metric not in version.metrics:
         known = ", ".join(sorted(version.metrics)) or "none"
         message = f"{version.ref} has no metric {gate.metric!r}; it has: {known}."
-        dataset, slash, _ = gate.metric.partition("/")
-        if slash:
-            evaluate = f"llmos evaluate {version.ref} FILE --dataset {dataset}"
-            message += f" `{evaluate}` measures those of {dataset}."
-        raise InvalidRequestError(message, param="gates")
+        raise InvalidRequestError(message + _how_to_measure(gate.metric, version), param="gates")
     return version.metrics[gate.metric]
+
+
+def _how_to_measure(metric: str, version: Measured) -> str:
+    """Return the command that measures a metric, and what gates call what it measures."""
+    path = metric.split("/")
+    task = path.pop(0) if path[0] in version.tasks else ""
+    if len(path) < 2:
+        return ""
+    options = f"--task {task} --dataset {path[0]}" if task else f"--dataset {path[0]}"
+    name = f"{task}/{path[0]}" if task in version.tasks[1:] else path[0]
+    return f" `llmos evaluate {version.ref} FILE {options}` measures those of {name}."
 
 
 def _check_data(metric: str, version: Measured, current: Measured) -> None:

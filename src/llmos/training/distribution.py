@@ -14,8 +14,10 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from accelerate import ParallelismConfig
+from accelerate.utils import broadcast, reduce
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import (
@@ -67,17 +69,14 @@ class Team:
         """Return the sums of numbers over the processes that have rows of their own."""
         if not self.shares_rows:
             return [*numbers]
-        together = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(together)
+        together: Tensor = reduce(torch.tensor(numbers, dtype=torch.float64), "sum")
         return [float(number) for number in together]
 
     def any(self, is_so: bool) -> bool:
         """Say whether it is so in any process: the same answer in all."""
         if self.size == 1:
             return is_so
-        together = torch.tensor(float(is_so))
-        dist.all_reduce(together)
-        return bool(together)
+        return bool(reduce(torch.tensor(float(is_so)), "max"))
 
     def begin_step(self, seed: int, step: int) -> None:
         """Give each process dropout of its own, which hangs on seed, step and rank alone. Where
@@ -94,14 +93,12 @@ class Team:
         """
         if self.size == 1:
             return
-        if model.device.type == "cuda":
-            torch.cuda.set_device(model.device)
-        for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor.detach(), 0)
-        mesh = init_device_mesh(model.device.type, (self.size,))
+        broadcast([tensor.detach() for tensor in (*model.parameters(), *model.buffers())])
         if self.parallel == "fsdp":
+            mesh = ParallelismConfig(dp_shard_size=self.size).build_device_mesh(model.device.type)
             _shard(model, mesh)
         elif self.parallel == "tensor":
+            mesh = ParallelismConfig(tp_size=self.size).build_device_mesh(model.device.type)
             _split(model, mesh)
 
     def add_gradients(self, model: nn.Module) -> None:

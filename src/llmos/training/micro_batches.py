@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from llmos.data.encoding import IntArray
 from llmos.errors import LlmosError, OutOfMemoryError
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from llmos.kernel.context import JobContext
 
 FREE_SHARE = 0.8
-CPU_SAYS = ("can't allocate memory", "not enough memory")
-"""What torch says, in a RuntimeError, where the host has no memory left."""
 
 
 class HalvedError(LlmosError):
@@ -102,6 +101,7 @@ class MicroBatches:
                 "activation_checkpointing=true, fewer max_tokens or block_size, or a smaller model."
             )
         self._log(f"out of memory with {self.rows} rows of a batch at a time: half of that now")
+        clear_device_cache(garbage_collection=True)
         self.rows = (self.rows + 1) // 2
         self._halvings_left -= 1
         self._keep()
@@ -164,9 +164,9 @@ def halved(rank: int) -> HalvedError:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the host or of a device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in CPU_SAYS)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
 
 
 def free_bytes(device: torch.device) -> int:

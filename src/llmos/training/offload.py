@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 
@@ -17,12 +18,12 @@ def offload(
     moved = [(tensor, tensor.device) for tensor in kept]
     for tensor, _ in moved:
         tensor.data = tensor.data.to("cpu")
-    _release()
+    clear_device_cache()
 
     def restore() -> None:
         for tensor, device in moved:
             tensor.data = tensor.data.to(device)
-        _release()
+        clear_device_cache()
 
     return restore
 
@@ -36,9 +37,3 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Ten
     yield from model.buffers()
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))
-
-
-def _release() -> None:
-    """Give what is unused back to the device."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -10,13 +10,13 @@ import sys
 import threading
 
 import msgspec
+from accelerate import PartialState
 
 from llmos.errors import LlmosError, OutOfMemoryError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker
 from llmos.kernel.worker import die_with_server
 from llmos.training import handler, ranks
-from llmos.training.distribution import Team
 from llmos.training.micro_batches import HalvedError
 
 
@@ -25,14 +25,13 @@ def main() -> None:
     die_with_server()
     told = msgspec.json.decode(_first_line(), type=ranks.RankStart)
     threading.Thread(target=_end_with_input, daemon=True).start()
-    ranks.join(told.rank, told.size, told.store)
-    context = JobContext(told.start, _say_nothing)
+    team = ranks.join(told.rank, told.size, told.parallel, told.store, told.device)
     try:
-        handler.train(context, Team(told.rank, told.size, told.parallel))
+        handler.train(JobContext(told.start, _say_nothing), team)
     except LlmosError as error:
         print(f"process {told.rank}: {error.message}", file=sys.stderr, flush=True)
         os._exit(_status(error))  # at once: the others see that it is gone, and wait for its status
-    ranks.leave_together()
+    PartialState().wait_for_everyone()
 
 
 def _status(error: LlmosError) -> int:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import patch_environment
 
 from llmos.engines.base import find_device
 from llmos.errors import LlmosError
@@ -145,9 +147,8 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
                 args = (rank, ranks.processes[-1])
                 threading.Thread(target=ranks.watch, args=args, daemon=True).start()
             torch.set_num_threads(threads)
-            join(0, len(devices), store)
-            yield Team(0, len(devices), recipe.parallel)
-            leave_together()
+            yield join(0, len(devices), recipe.parallel, store, devices[0])
+            PartialState().wait_for_everyone()
             for process in ranks.processes:
                 process.wait(END_S)
         except RuntimeError as error:
@@ -158,8 +159,7 @@ def together(context: JobContext, recipe: Recipe) -> Iterator[Team]:
             raise RankLostError(f"{lost.message}, and so all did: {first_line(error)}") from error
         finally:
             ranks.end()
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            leave()
             torch.set_num_threads(max(1, context.threads))
 
 
@@ -177,18 +177,37 @@ def threads_each(threads: int, size: int) -> int:
     return max(1, threads // size)
 
 
-def join(rank: int, size: int, store: str) -> None:
-    """Meet the other processes through a file; wait for them."""
+def join(rank: int, size: int, parallel: Parallel, store: str, device: str) -> Team:
+    """Meet the other processes through a file, as one that computes on a device of its own; wait
+    for them."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    kept = torch._C._distributed_c10d.FileStore(store, size)
-    dist.init_process_group(backend, store=kept, rank=rank, world_size=size, timeout=LONGEST_PAUSE)
+    place = torch.device(device)
+    launched = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank if place.index is None else place.index,  # accelerate's device
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_PORT": 0,  # none is used
+        "OMP_NUM_THREADS": torch.get_num_threads(),
+    }
+    with patch_environment(**launched):
+        state = PartialState(
+            cpu=place.type == "cpu",
+            backend="gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl",
+            store=torch._C._distributed_c10d.FileStore(store, size),
+            rank=rank,
+            world_size=size,
+            timeout=LONGEST_PAUSE,
+        )
+    return Team(state.process_index, state.num_processes, parallel)
 
 
-def leave_together() -> None:
-    """Wait until every process has come as far."""
-    dist.barrier()
+def leave() -> None:
+    """Be one process alone again."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    PartialState._reset_state()
 
 
 def first_line(error: Exception) -> str:

@@ -91,6 +91,24 @@ def test_a_version_is_held_against_numbers_and_against_the_current_one(
             require([check], new.ref)
 
 
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("entities/names/f1", "--task entities --dataset names` measures those of entities/names."),
+        ("classify/test/f1", "--task classify --dataset test` measures those of test."),
+        ("reviews/f1_by_class/bad", "--dataset reviews` measures those of reviews."),
+        ("entities/f1", "it has: none."),
+    ],
+)
+def test_of_a_model_of_several_tasks_it_is_said_how_each_is_measured(
+    metric: str, told: str
+) -> None:
+    of_two = Measured("m:2", {}, tasks=("classify", "entities"))
+    with pytest.raises(InvalidRequestError) as caught:
+        check_gates([parse_gate(f"{metric} >= 1")], of_two, None)
+    assert caught.value.message.endswith(told)
+
+
 def test_where_nothing_is_current_what_is_relative_to_it_passes() -> None:
     version = measured(loss=1.0)
     gates = parse_gates(["loss <= current", "loss <= 2"])
