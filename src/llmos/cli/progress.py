@@ -165,8 +165,8 @@ class BarDisplay:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
-        if event["type"] == "log":
-            self._bar.console.print(data["line"], style="dim", markup=False, highlight=False)
+        if line := line_of(event):
+            self._bar.console.print(line, style="dim", markup=False, highlight=False)
         elif event["type"] == "progress":
             said = describe_metrics(self._values) or data.get("message") or ""
             self._bar.update(
@@ -191,8 +191,8 @@ class LineDisplay:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
-        if event["type"] == "log":
-            note(data["line"])
+        if line := line_of(event):
+            note(line)
         elif event["type"] == "progress":
             self._total = data["total"]
             said = describe_metrics(self._values) or data.get("message") or ""
@@ -217,6 +217,16 @@ class LineDisplay:
             self._next_at = time.monotonic() + LINE_EVERY_S
             note(self._held)
             self._held = ""
+
+
+def line_of(event: Mapping[str, Any]) -> str | None:
+    """Return what an event says in a line of its own: of the log, or why the job is tried again."""
+    data = event["data"]
+    if event["type"] == "log":
+        return str(data["line"])
+    if event["type"] == "state" and data["state"] == "queued" and (error := data.get("error")):
+        return f"queued again: {error['message']}"
+    return None
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:

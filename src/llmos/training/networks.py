@@ -20,7 +20,13 @@ from llmos.models.codes import ARCHITECTURES, CODE_TOKENS
 from llmos.models.registry import AUTO_CLASSES, register
 from llmos.training.adapters import add_adapter
 from llmos.training.counted import is_counted
-from llmos.training.network_checks import check_causal, see_to_padding
+from llmos.training.network_checks import (
+    check_causal,
+    check_served,
+    first_line,
+    model_errors,
+    see_to_padding,
+)
 from llmos.training.recipe import Recipe
 from llmos.training.tagging import TOKEN_BYTES, check_tagger, token_bytes
 
@@ -42,11 +48,8 @@ def build(
         RecipeError: no such architecture or config key, or values that do not fit together.
     """
     config = _config(recipe, tokenizer, specials, labels)
-    try:
-        model = CLASSES[recipe.head].from_config(config)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise RecipeError(f"model.config does not make a model: {_first_line(error)}") from error
-    return _ready(model, recipe)
+    with model_errors("model.config does not make a model"):
+        return _ready(CLASSES[recipe.head].from_config(config), recipe)
 
 
 def load_base(
@@ -80,7 +83,7 @@ def load_base(
         model = CLASSES[recipe.head].from_pretrained(directory, **options)
     except ValueError as error:
         raise RecipeError(
-            f"{recipe.model.base} cannot learn {recipe.objective}: {_first_line(error)}"
+            f"{recipe.model.base} cannot learn {recipe.objective}: {first_line(error)}"
         ) from error
     if recipe.head == "sequence_classification":
         see_to_padding(model, pad_id)
@@ -100,7 +103,7 @@ def load_teacher(recipe: Recipe, directory: Path) -> PreTrainedModel:
     except ValueError as error:
         raise RecipeError(
             f"distill.teacher {recipe.distill.teacher} cannot teach {recipe.objective}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 
@@ -132,10 +135,11 @@ def _config(
     if recipe.head == "seq2seq":
         values["decoder_start_token_id"] = values["pad_token_id"]
     values |= _head_values(recipe, labels)
+    _refuse_sizes(recipe.model.config, values["vocab_size"])
     try:
         return kind(**values | recipe.model.config)
     except Exception as error:  # each config class has validation errors of its own
-        raise RecipeError(f"model.config is not valid: {_first_line(error)}") from error
+        raise RecipeError(f"model.config is not valid: {first_line(error)}") from error
 
 
 def _refuse_unknown(config: dict[str, Any], known: set[str]) -> None:
@@ -144,6 +148,18 @@ def _refuse_unknown(config: dict[str, Any], known: set[str]) -> None:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise RecipeError(f"unknown recipe key model.config.{key}{hint}")
+
+
+def _refuse_sizes(config: dict[str, Any], num_tokens: int) -> None:
+    """Refuse numbers that some networks take for none, or only find too small in the first step."""
+    for key, value in config.items():
+        if type(value) is int and value < 0 and not key.endswith("_id"):
+            raise RecipeError(f"model.config.{key} is {value}: it must not be negative")
+    if type(size := config.get("vocab_size")) is int and size < num_tokens:
+        raise RecipeError(
+            f"model.config.vocab_size {size} is less than the tokenizer's {num_tokens} tokens: "
+            "leave it out"
+        )
 
 
 def _token_values(tokenizer: Tokenizer, specials: Specials, fields: set[str]) -> dict[str, Any]:
@@ -194,6 +210,7 @@ def _ready(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
             f"use --set {key}={positions}"
         )
     check_causal(model, recipe)
+    check_served(model, recipe)
     for pattern in recipe.model.freeze:
         chosen = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
         if not chosen:
@@ -253,9 +270,3 @@ def _refuse_unfit(model: PreTrainedModel, recipe: Recipe) -> None:
     for objective, architecture in ARCHITECTURES.items():
         if kind == architecture and recipe.objective != objective:
             raise RecipeError(f"architecture {kind} needs objective {objective}")
-
-
-def _first_line(error: Exception) -> str:
-    told, _, _ = str(error).partition("Model type should be one of")  # hundreds follow
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    return " ".join(lines[:3]) or type(error).__name__

@@ -62,11 +62,17 @@ Head = Literal[
     "dependency_parsing",
     "multitask",
 ]
-Objective = (
-    Head
-    | Literal["dpo", "autoencoder", "elbo", "adversarial", "span_lm"]
-    | Literal["contrastive", "regression", "word_vectors"]
-)
+Objective = Literal[
+    Head,
+    "dpo",
+    "autoencoder",
+    "elbo",
+    "adversarial",
+    "span_lm",
+    "contrastive",
+    "regression",
+    "word_vectors",
+]
 Task = Literal[
     "generate",
     "chat",

@@ -38,3 +38,9 @@ def test_a_narrow_terminal_shows_all_that_is_measured() -> None:
     for one in ("loss 1.920", "val 1.880", "lr 0.00099", "grad 0.904", "51.2K tok/s", "MFU 31%"):
         assert one in shown
     assert "412.0 MB 63 W" in shown
+
+
+def test_a_job_that_is_tried_again_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"code": "training_halved", "message": "memory ran out"}
+    LineDisplay("training")({"type": "state", "data": {"state": "queued", "error": error}})
+    assert capsys.readouterr().err == "queued again: memory ran out\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.training.tiny import BERT, LLAMA, make_recipe
+from tests.unit.training.tiny import BERT, LLAMA, MARIAN, T5, make_recipe
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from llmos.data.tokenizers import specials_of, train_character
@@ -35,7 +35,6 @@ def test_a_network_that_sees_what_it_is_to_predict_is_refused(architecture: str)
         ("gpt2", {"n_layer": 1, "n_head": 2, "n_embd": 16}),
         ("llama", LLAMA),
         ("recurrent", {"hidden_size": 8}),
-        ("bert", {**BERT, "is_decoder": True}),
     ],
 )
 def test_one_that_reads_from_left_to_right_is_not(
@@ -62,6 +61,25 @@ def test_a_head_that_an_architecture_lacks_is_named(
     with pytest.raises(RecipeError, match=says) as caught:
         built(architecture, {}, task)
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "task"),
+    [
+        ("bert", {**BERT, "is_decoder": True}, "generate"),
+        ("gpt2", {"n_layer": 1, "n_head": 2, "n_embd": 16}, "answer"),
+        ("t5", T5, "classify"),
+        ("t5", T5, "embed"),
+        ("marian", MARIAN, "fill_mask"),
+        ("bart", MARIAN, "fill_mask"),
+    ],
+)
+def test_what_could_not_be_served_is_not_trained(
+    architecture: str, config: dict[str, Any], task: str
+) -> None:
+    says = f"{architecture} .*(does not serve|has no network for) objective"
+    with pytest.raises(RecipeError, match=says):
+        built(architecture, config, task)
 
 
 def test_a_classifier_that_looks_for_padding_is_told_what_pads() -> None:

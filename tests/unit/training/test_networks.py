@@ -41,6 +41,14 @@ def test_frozen_parameters_do_not_train() -> None:
         ("model.config.n_layr=3", "unknown recipe key model.config.n_layr: did you mean n_layer"),
         ("model.config.n_layer=many", "model.config is not valid"),
         ("model.config.n_head=5", "model.config does not make a model"),
+        ("model.config.activation_function=foo", "not make a model: there is no 'foo'"),
+        ("model.config.n_layer=-1", r"model.config.n_layer is -1: it must not be negative"),
+        ("model.config.vocab_size=3", "vocab_size 3 is less than the tokenizer's 10 tokens"),
+        (
+            "model={architecture: llama, config: {hidden_size: 8, num_hidden_layers: 1, "
+            "num_attention_heads: 2, num_key_value_heads: 3}}",
+            "model.config does not make a model: The size of tensor",
+        ),
         ("model.config.n_positions=8", "block_size 16 is more than the model's 8 positions"),
         ("model.freeze=[x.*]", "no parameter is named x"),
     ],

@@ -45,6 +45,7 @@ def test_every_recipe_in_the_repository_is_valid_and_names_data_that_is_there(pa
         ("task=chat", "task chat needs a chat_template"),
         ("model.base=x", "model needs either `architecture` or `base`, not both"),
         ("objective=seq2seq", "task generate needs objective causal_lm"),
+        ("objective=foo", "objective must be 'causal_lm', 'seq2seq', "),
         ("optimizer.min_learning_rate=1", "min_learning_rate is above"),
         ("optimizer.momentum=0.9", "optimizer.momentum is for muon, rmsprop, sgd; adamw has"),
         ("optimizer.kind=adamm", "optimizer.kind must be 'sgd', 'rmsprop', 'adam', 'adamw', "),
