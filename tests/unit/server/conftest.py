@@ -155,6 +155,8 @@ async def open_in_memory(home: Path, **kernel_settings: Any) -> AsyncIterator[An
     await runs.open()
     await choosing.start()
     yield SimpleNamespace(
+        lifetime=Lifetime(),
+        app=None,
         settings=settings,
         database=database,
         blobs=blobs,
@@ -203,13 +205,18 @@ async def system(tmp_path: Path) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def lifetime() -> Lifetime:
-    return Lifetime()
+def lifetime(system: Any) -> Lifetime:
+    """Of the server that the application believes to run in."""
+    made: Lifetime = system.lifetime
+    return made
 
 
 @pytest.fixture
 def app(system: Any, lifetime: Lifetime) -> Any:
-    return create_app(system, lifetime)
+    """The application, which takes a fifth of a second to make: one for all who share a system."""
+    if system.app is None:
+        system.app = create_app(system, lifetime)
+    return system.app
 
 
 @pytest.fixture
