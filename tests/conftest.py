@@ -1,11 +1,26 @@
-"""What every test gets: an environment free of this machine's llmos and hub settings."""
+"""What every test gets: an environment free of this machine's llmos and hub settings; and a
+garbage collector that passes over what was there before it.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect tests with the garbage collector at rest: what they import stays, and going through
+    it again and again takes a third of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
