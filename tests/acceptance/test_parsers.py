@@ -29,8 +29,8 @@ def test_a_parser_is_trained_asked_measured_and_used_by_pipelines(
 
     told = tmp_path / "told.conllu"
     told.write_text(llmos.ok("parse", TEXT, "--model", "my-parser", "--conllu"), "utf-8")
-    said = llmos.json("evaluate", "my-parser", told)
-    assert (said["metrics"]["uas"], said["metrics"]["las"]) == (1.0, 1.0)
+    metrics = llmos.json("evaluate", "my-parser", told)["result"]["metrics"]
+    assert (metrics["uas"], metrics["las"], metrics["upos"]) == (1.0, 1.0, 1.0)
 
     source = tmp_path / "lines.txt"
     source.write_text(TEXT, "utf-8")
