@@ -92,8 +92,8 @@ async def readable(library: Library, actor: Actor, name: str, param: str) -> Ver
 
 
 def dataset_params(version: Version) -> dict[str, Any]:
-    """Return what a job is told of a dataset: its shards by digest, in order, and the files of the
-    tokenizer that made its ids, if it has any.
+    """Return what a job is told of a dataset: its shards by digest, in order, its columns, the
+    files of the tokenizer that made its ids, if it has any.
 
     Raises:
         InvalidRequestError: it has none.
@@ -107,6 +107,7 @@ def dataset_params(version: Version) -> dict[str, Any]:
         "rows": version.manifest["rows"],
         "license": version.manifest["license"],
         "shards": [version.files[shard["file"]].digest for shard in shards],
+        "columns": version.manifest["schema"],
         "tokenizer": files_of(version, TOKENIZER_FILES),
     }
 

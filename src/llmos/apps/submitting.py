@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmos.apps import annotation_jobs
 from llmos.apps.batch_jobs import BATCH
-from llmos.apps.data_inputs import models_for, pinned_models
+from llmos.apps.data_inputs import models_for
 from llmos.apps.dataset_inputs import DatasetInputs
 from llmos.apps.inputs import datasets_for, readable
 from llmos.apps.search_jobs import SEARCH
@@ -227,11 +227,10 @@ class Submitter:
         elif kind in DATA_KINDS:
             wanted = await asyncio.to_thread(wanted_datasets, kind, params)
             params |= await datasets_for(self._library, actor, params, wanted)
-            params |= await models_for(self._library, actor, params)
             params |= await self._rows.sizes(kind, params)
             params |= await self._rows.said(actor, params, stores=queues)
             if kind == RUN:
-                params |= await pinned_models(self._library, actor, params)
+                params |= await models_for(self._library, actor, params)
         elif kind in annotation_jobs.KINDS:
             params |= await annotation_jobs.inputs_of(self._library, actor, kind, params)
         elif kind == SEARCH:

@@ -97,6 +97,7 @@ class Home:
             "rows": version.manifest["rows"],
             "license": version.manifest["license"],
             "shards": [version.files[one["file"]].digest for one in version.manifest["shards"]],
+            "columns": version.manifest["schema"],
             "tokenizer": {
                 name: to_builtins(version.files[name])
                 for name in TOKENIZER_FILES

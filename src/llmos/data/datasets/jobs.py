@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
+from pydantic import BaseModel
+
 from llmos.data.datasets.encodings import check_encoding
 from llmos.data.datasets.readers import FORMATS, PART_BYTES, Unit, format_of
 from llmos.data.datasets.requests import (
@@ -20,6 +22,7 @@ from llmos.data.datasets.sampled import PACKAGES as SAMPLE_PACKAGES
 from llmos.data.fetching.sources import SAID, check_reads, check_source, without_secrets
 from llmos.data.pipeline import spec
 from llmos.data.pipeline.consulting import named_datasets
+from llmos.data.pipeline.options import wrong_field
 from llmos.data.pipeline.registry import find_operator
 from llmos.data.pipeline.shard import StepSpec
 from llmos.errors import InvalidRequestError
@@ -137,10 +140,12 @@ def check_run(params: dict[str, Any]) -> dict[str, Any]:
     _only(params, "pipeline", "datasets", "models")
     wanted = spec.parse(params.get("pipeline"))
     steps = spec.steps_of(wanted)
+    datasets = versions(params, "input", *named_datasets(steps))
+    spec.check_fields(wanted, steps, datasets)
     return {
         "pipeline": wanted.model_dump(mode="json"),
         "name": parse_name(wanted.name).full_name,
-        "datasets": versions(params, "input", *named_datasets(steps)),
+        "datasets": datasets,
         "models": _models(params, steps),
     }
 
@@ -169,7 +174,7 @@ def check_split(params: dict[str, Any]) -> dict[str, Any]:
     wanted = requested(SplitRequest, params)
     name = parse_name(wanted.name or ModelRef.parse(wanted.input).full_name).full_name
     names = [parse_name(f"{name}-{part}").full_name for part in wanted.parts]
-    told = {"name": name, "names": names, "datasets": versions(params, "input")}
+    told = {"name": name, "names": names, "datasets": _with_fields(params, wanted)}
     return wanted.model_dump(mode="json") | told
 
 
@@ -197,7 +202,7 @@ def check_k_anonymity(params: dict[str, Any]) -> dict[str, Any]:
     check_packages()
     wanted = requested(KAnonymityRequest, params)
     ModelRef.parse(wanted.input)
-    return wanted.model_dump(mode="json") | {"datasets": versions(params, "input")}
+    return wanted.model_dump(mode="json") | {"datasets": _with_fields(params, wanted)}
 
 
 def wanted_datasets(kind: str, params: dict[str, Any]) -> dict[str, str]:
@@ -293,8 +298,19 @@ def versions(params: dict[str, Any], *roles: str) -> dict[str, Any]:
         ) from None
 
 
+def _with_fields(params: dict[str, Any], wanted: BaseModel) -> dict[str, Any]:
+    """Return the version that is read, which has the fields that a request names."""
+    datasets = versions(params, "input")
+    columns = datasets["input"]["columns"]
+    wrong = wrong_field(wanted, columns, datasets["input"]["ref"]) if columns else None
+    if wrong is not None:
+        raise InvalidRequestError(wrong, param="params")
+    return datasets
+
+
 def _version(given: Any) -> dict[str, Any]:
-    """Return ``{"ref", "digest", "rows", "license", "shards": [digest], "tokenizer": files}``.
+    """Return ``{"ref", "digest", "rows", "license", "shards": [digest], "columns": {name:
+    kind}, "tokenizer": files}``.
     Raises ValueError."""
     if not all(is_digest(one) for one in (given["digest"], *given["shards"])):
         raise ValueError
@@ -304,6 +320,7 @@ def _version(given: Any) -> dict[str, Any]:
         "rows": int(given["rows"]),
         "license": str(given["license"]),
         "shards": list(given["shards"]),
+        "columns": {str(name): str(kind) for name, kind in given.get("columns", {}).items()},
         "tokenizer": _file_refs(given.get("tokenizer") or {}),
     }
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmos.data.operators.k_anonymity import AlikeOptions
+from llmos.data.pipeline.options import FieldName
 from llmos.errors import InvalidRequestError
 
 MAX_PARTS = 20
@@ -35,11 +36,11 @@ class SplitRequest(Request):
     """The parts are called NAME-PART; the dataset's own name unless told."""
     parts: dict[str, Share] = Field(min_length=2, max_length=MAX_PARTS)
     """The share of each, in order; together 1."""
-    by: str | None = Field(default=None, min_length=1)
+    by: FieldName | None = None
     """Rows with the same value stay together."""
-    stratify: str | None = Field(default=None, min_length=1)
+    stratify: FieldName | None = None
     """Each part has the same shares of these labels."""
-    time: str | None = Field(default=None, min_length=1)
+    time: FieldName | None = None
     """The parts follow one another: numbers, or ISO 8601 times."""
 
     @model_validator(mode="after")

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 
 from llmos.data.operators.patterns import compiled
 from llmos.data.operators.prompts import Said
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Options
+from llmos.data.pipeline.options import ChatModel
 from llmos.data.pipeline.record import Record
 
 MAX_SAMPLES = 32
@@ -21,7 +21,7 @@ _ENDS = " .。!！"
 
 
 class SampledOptions(Options):
-    model: ModelName = Field(description="a chat model, which answers")
+    model: ChatModel = Field(description="a chat model, which answers")
     system: str = Field(default="", description="told to the model before all else")
     agree: float = Field(
         default=0.5, gt=0, le=1, description="share of the answers that must say the same"

@@ -12,8 +12,8 @@ from llmos.data.pii.names_zh import PACKAGES as DICTIONARIES
 from llmos.data.pii.presidio import PACKAGES as PRESIDIO
 from llmos.data.pii.replacing import KEYED, Action, Replacer, read_key
 from llmos.data.pii.spans import Span
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, TextOptions
+from llmos.data.pipeline.options import Tagger
 from llmos.data.pipeline.record import Record
 from llmos.types import PERSONAL_TYPES, PersonalType
 
@@ -45,7 +45,7 @@ class AnonymiseOptions(TextOptions):
         default="cautious",
         description="eager: capitalised words that could be a name are one, and more that are none",
     )
-    model: ModelName | None = Field(
+    model: Tagger | None = Field(
         default=None, description="of the library, that finds entities: persons are names, too"
     )
 
@@ -66,6 +66,7 @@ class Anonymise(Batcher[AnonymiseOptions]):
     """
 
     name = "anonymise"
+    adds = ()
     group = "anonymise"
     options_type = AnonymiseOptions
     needs: ClassVar[dict[str, str]] = {**PRESIDIO, **DICTIONARIES}

@@ -57,6 +57,7 @@ class C4Lines(Operator[C4Options]):
     """
 
     name = "c4_lines"
+    adds = ()
     group = "filter"
     options_type = C4Options
 

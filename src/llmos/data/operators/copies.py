@@ -97,6 +97,7 @@ class Editor(Operator[E_co]):
     """
 
     group = "augment"
+    adds = ()
     options_type: ClassVar[type[Options]] = EditOptions
 
     def __call__(self, records: Iterator[Record]) -> Iterator[Record]:

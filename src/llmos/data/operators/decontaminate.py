@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from llmos.data.operators.words import comparable_words
 from llmos.data.pipeline.operator import Consulting, ConsultingOptions
+from llmos.data.pipeline.options import Columns
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
@@ -84,6 +85,13 @@ class Decontaminate(Consulting[DecontaminateOptions]):
                 where = ", ".join(self.options.fields) or "any field"
                 raise DataError(f"{name} has no texts in {where}: set the operator's `fields`")
             np.save(folder / f"{place:03d}.npy", grams)
+
+    def wrong_dataset(self, columns: Columns, shown: str) -> str | None:
+        """Return why there are no texts in a dataset; None: there may be some."""
+        if not self.options.fields or any(name in columns for name in self.options.fields):
+            return None
+        wanted = ", ".join(name[:80] for name in self.options.fields)
+        return f"no row of {shown} has {wanted}, only {', '.join(columns)}: set `fields`"
 
     def use_index(self, folder: Path) -> None:
         """Look in the n-grams that were written there."""

@@ -9,13 +9,14 @@ import msgspec
 from pydantic import Field
 
 from llmos.data.pipeline.operator import KEY_BYTES, Comparer, Options
+from llmos.data.pipeline.options import FieldName
 from llmos.data.pipeline.record import Record
 from llmos.data.text_pieces import loosened
 from llmos.errors import DataError
 
 
 class ExactDedupOptions(Options):
-    fields: list[str] = Field(
+    fields: list[FieldName] = Field(
         default=["text"], description="which must be the same; none: all fields"
     )
     loose: bool = Field(

@@ -16,7 +16,7 @@ from llmos.data.operators.copies import EditOptions, Editor
 from llmos.data.operators.pieces import Piece, Span, cut
 from llmos.data.operators.synonyms import Nearest, Table
 from llmos.data.operators.words import HAN
-from llmos.data.pipeline.asking import ModelName
+from llmos.data.pipeline.options import Embedder
 
 Kind = Literal["synonyms", "insert", "swap", "delete"]
 Like = Callable[[str], list[str]]
@@ -42,7 +42,7 @@ class EdaOptions(EditOptions):
     synonyms: dict[str, list[str]] = Field(
         default={}, description="word: [words like it]; a small table of ours unless given"
     )
-    model: ModelName | None = Field(
+    model: Embedder | None = Field(
         default=None, description="word vectors, whose nearest words are the synonyms"
     )
     nearest: int = Field(default=5, ge=1, le=100, description="how many nearest words")

@@ -51,6 +51,7 @@ class EntitySwap(Batcher[EntitySwapOptions]):
     """
 
     name = "entity_swap"
+    adds = ()
     group = "augment"
     options_type = EntitySwapOptions
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmos.data.pipeline.operator import Operator, TextOptions
+from llmos.data.pipeline.operator import Operator, Options
+from llmos.data.pipeline.options import Columns, FieldName
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
@@ -20,7 +21,8 @@ MAX_DIGITS = 300
 _DATE = re.compile(r"\s*(\d{4})(?!\d)(?:\s*[-/.年]\s*(\d{1,2})(?!\d))?")
 
 
-class GeneraliseOptions(TextOptions):
+class GeneraliseOptions(Options):
+    field: FieldName = Field(default="text", description="which field it is about")
     width: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="of the ranges that numbers become"
     )
@@ -51,6 +53,7 @@ class Generalise(Operator[GeneraliseOptions]):
     """
 
     name = "generalise"
+    adds = ()
     group = "anonymise"
     options_type = GeneraliseOptions
 
@@ -61,6 +64,10 @@ class Generalise(Operator[GeneraliseOptions]):
             if value is not None:
                 record.fields[name] = self.coarser(value)
             yield record
+
+    def columns_after(self, columns: Columns) -> Columns:
+        """Return the columns, of which one is text then."""
+        return {**columns, self.options.field: "string"}
 
     def coarser(self, value: Any) -> str:
         """Return what becomes of a value. Raises DataError: it is of another kind."""

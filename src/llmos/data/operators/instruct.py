@@ -76,6 +76,7 @@ class Instruct(Batcher[InstructOptions]):
     """
 
     name = "instruct"
+    adds = (MESSAGES,)
     group = "synthesise"
     options_type = InstructOptions
 

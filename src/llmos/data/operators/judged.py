@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, TextOptions
+from llmos.data.pipeline.options import Classifier, Embedder, LabelName, LanguageModel, ModelName
 from llmos.data.pipeline.record import Record, Row
 
 MAX_EXAMPLES = 100
@@ -20,7 +20,8 @@ class JudgedOptions(TextOptions):
 
 
 class LabelOptions(JudgedOptions):
-    keep: list[str] = Field(min_length=1, description="texts with another label go")
+    model: Classifier = Field(description="a model of the library, that llmos serves")
+    keep: list[LabelName] = Field(min_length=1, description="texts with another label go")
     least: float = Field(default=0.0, ge=0, le=1, description="texts with a lower score go")
 
 
@@ -38,6 +39,7 @@ class ClassifierFilter(Batcher[LabelOptions]):
     """
 
     name = "classifier_filter"
+    adds = ()
     group = "filter"
     options_type = LabelOptions
 
@@ -54,6 +56,7 @@ class ClassifierFilter(Batcher[LabelOptions]):
 
 
 class PerplexityOptions(JudgedOptions):
+    model: LanguageModel = Field(description="a model of the library, that llmos serves")
     most: float = Field(gt=1, description="texts of a higher perplexity go")
     least: float = Field(default=1.0, ge=1, description="texts of a lower one go")
 
@@ -74,6 +77,7 @@ class PerplexityFilter(Batcher[PerplexityOptions]):
     """
 
     name = "perplexity_filter"
+    adds = ()
     group = "filter"
     options_type = PerplexityOptions
 
@@ -109,6 +113,7 @@ class PerplexityFilter(Batcher[PerplexityOptions]):
 
 
 class DistanceOptions(JudgedOptions):
+    model: Embedder = Field(description="a model of the library, that llmos serves")
     examples: list[str] = Field(
         min_length=1, max_length=MAX_EXAMPLES, description="texts like those that are to stay"
     )
@@ -131,6 +136,7 @@ class DistanceFilter(Batcher[DistanceOptions]):
     """
 
     name = "distance_filter"
+    adds = ()
     group = "filter"
     options_type = DistanceOptions
     _examples: list[list[float]] | None = None

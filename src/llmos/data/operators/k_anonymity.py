@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import msgspec
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from llmos.data.pipeline.operator import (
     GroupSize,
     Options,
 )
+from llmos.data.pipeline.options import FieldName
 from llmos.data.pipeline.record import Record
 
 MAX_FIELDS = 100
@@ -25,7 +26,7 @@ MAX_K = 1_000_000
 class AlikeOptions(Options):
     """How many must be alike in which fields."""
 
-    fields: list[Annotated[str, Field(min_length=1)]] = Field(
+    fields: list[FieldName] = Field(
         min_length=1,
         max_length=MAX_FIELDS,
         description="quasi-identifiers: what others may know of somebody, as age and postcode",
@@ -33,7 +34,7 @@ class AlikeOptions(Options):
     k: int = Field(
         default=5, ge=2, le=MAX_K, description="records that must be alike in all of these"
     )
-    sensitive: str | None = Field(
+    sensitive: FieldName | None = Field(
         default=None,
         min_length=1,
         description="the field of which records that are alike must not all say the same",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pydantic import Field
 
 from llmos.data.operators.copies import is_copy
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, TextOptions
+from llmos.data.pipeline.options import Classifier, FieldName
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
 
 class LabelCheckOptions(TextOptions):
-    model: ModelName = Field(description="a classifier")
-    label: str = Field(default="label", min_length=1, description="field of the label")
+    model: Classifier = Field(description="a classifier")
+    label: FieldName = Field(default="label", description="field of the label")
     least: float = Field(default=0.0, ge=0, le=1, description="the label's score, at least")
 
 
@@ -31,6 +31,7 @@ class LabelCheck(Batcher[LabelCheckOptions]):
     """
 
     name = "label_check"
+    adds = ()
     group = "augment"
     options_type = LabelCheckOptions
 

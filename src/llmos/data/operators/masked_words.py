@@ -10,7 +10,7 @@ from llmos.data.operators.eda import free_words
 from llmos.data.operators.pieces import Piece, cut
 from llmos.data.operators.rewriting import Rewriter, Rewritten
 from llmos.data.operators.words import HAN, is_symbols
-from llmos.data.pipeline.asking import ModelName
+from llmos.data.pipeline.options import MaskFiller
 from llmos.data.pipeline.record import Record, Row
 from llmos.errors import DataError
 
@@ -21,7 +21,7 @@ MAX_MASKS = 32
 
 
 class MaskedOptions(AugmentOptions):
-    model: ModelName = Field(description="fills masks")
+    model: MaskFiller = Field(description="fills masks")
     share: float = Field(
         default=0.15, gt=0, le=1, description="of the words, one at least, that is guessed anew"
     )

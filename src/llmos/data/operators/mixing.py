@@ -22,6 +22,7 @@ from llmos.data.operators.copies import (
 from llmos.data.operators.pieces import Span
 from llmos.data.operators.words import HAN, is_chinese
 from llmos.data.pipeline.operator import Batcher
+from llmos.data.pipeline.options import FieldName
 from llmos.data.pipeline.record import Record
 from llmos.data.sentences import sentences
 from llmos.errors import DataError
@@ -30,7 +31,7 @@ Kind = Literal["join", "sentences"]
 
 
 class MixOptions(EditOptions):
-    label: str = Field(default="label", min_length=1, description="field that must be the same")
+    label: FieldName = Field(default="label", description="field that must be the same")
     kinds: list[Kind] = Field(
         default=["join", "sentences"],
         min_length=1,
@@ -49,6 +50,7 @@ class Mix(Batcher[MixOptions]):
     """
 
     name = "mix"
+    adds = ()
     group = "augment"
     options_type = MixOptions
 

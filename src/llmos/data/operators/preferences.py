@@ -18,8 +18,8 @@ from llmos.data.operators.agreement import (
 )
 from llmos.data.operators.chance import number_of
 from llmos.data.operators.prompts import CHAT, Said, chat, filled, names_in, said
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher
+from llmos.data.pipeline.options import ChatModel
 from llmos.data.pipeline.record import Record, Row
 from llmos.errors import DataError
 
@@ -42,7 +42,7 @@ class PreferencesOptions(SampledOptions):
         description="template of what is asked; the messages, up to the user's last, by default",
     )
     samples: int = Field(default=4, ge=2, le=MAX_SAMPLES, description="answers to choose from")
-    judge: ModelName | None = Field(
+    judge: ChatModel | None = Field(
         default=None, description="a chat model that gives answers marks; else most agree"
     )
     judging: str = Field(
@@ -78,6 +78,7 @@ class Preferences(Batcher[PreferencesOptions]):
     """
 
     name = "preferences"
+    adds = (MESSAGES, "chosen", "rejected")
     group = "synthesise"
     options_type = PreferencesOptions
 

@@ -20,8 +20,8 @@ from llmos.data.operators.copies import (
     is_copy,
 )
 from llmos.data.operators.prompts import CHAT, chat, filled, names_in, said
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, Options, TextOptions
+from llmos.data.pipeline.options import ChatModel, Translator
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
@@ -39,6 +39,7 @@ class Rewriter(Batcher[R_co]):
     """Yields each record, and behind it new ones whose text a model has written."""
 
     group = "augment"
+    adds = ()
     options_type: ClassVar[type[Options]] = TextOptions
 
     def batch(self, records: list[Record]) -> list[Record]:
@@ -81,8 +82,8 @@ class Rewriter(Batcher[R_co]):
 
 
 class TranslateOptions(TextOptions):
-    model: ModelName = Field(description="translates there")
-    back: ModelName | None = Field(default=None, description="translates back; `model` by default")
+    model: Translator = Field(description="translates there")
+    back: Translator | None = Field(default=None, description="translates back; `model` by default")
     language: str = Field(min_length=2, max_length=32, description="of the texts, as en or zh")
     pivot: str = Field(min_length=2, max_length=32, description="the language in between")
 
@@ -117,7 +118,7 @@ class BackTranslate(Rewriter[TranslateOptions]):
 
 
 class ParaphraseOptions(AugmentOptions):
-    model: ModelName = Field(description="a chat model")
+    model: ChatModel = Field(description="a chat model")
     template: str = Field(
         default=PARAPHRASE, max_length=20_000, description="what it is asked, with {text}"
     )

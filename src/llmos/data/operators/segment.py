@@ -8,15 +8,15 @@ from typing import ClassVar
 from pydantic import Field
 
 from llmos.data.operators.tagging import spans_of
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, Operator, TextOptions
+from llmos.data.pipeline.options import NewField, Tagger
 from llmos.data.pipeline.record import Record
 from llmos.data.segmentation import JIEBA, words_in
 from llmos.data.sentences import sentences
 
 
 class SentencesOptions(TextOptions):
-    into: str | None = Field(
+    into: NewField | None = Field(
         default="sentences",
         min_length=1,
         description="which field gets their list; null: the text gets them, one a line",
@@ -24,12 +24,12 @@ class SentencesOptions(TextOptions):
 
 
 class WordsOptions(TextOptions):
-    into: str | None = Field(
+    into: NewField | None = Field(
         default="tokens",
         min_length=1,
         description="which field gets their list; null: the text gets them, spaces between",
     )
-    model: ModelName | None = Field(
+    model: Tagger | None = Field(
         default=None, description="which finds words, as a tagger-words-zh; null: jieba and rules"
     )
 
@@ -44,6 +44,7 @@ class Sentences(Operator[SentencesOptions]):
     """
 
     name = "sentences"
+    adds = ()
     group = "segment"
     options_type = SentencesOptions
 
@@ -69,6 +70,7 @@ class Words(Batcher[WordsOptions]):
     """
 
     name = "words"
+    adds = ()
     group = "segment"
     options_type = WordsOptions
     needs: ClassVar[dict[str, str]] = JIEBA

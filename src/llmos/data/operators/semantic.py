@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import KEY_BYTES, Batcher, Comparer, Options, TextOptions
+from llmos.data.pipeline.options import Embedder, ListField, NewField
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
@@ -22,8 +22,8 @@ EMBEDDING = "embedding"
 
 
 class EmbedOptions(TextOptions):
-    model: ModelName = Field(description="a model of the library that embeds texts")
-    to: str = Field(default=EMBEDDING, min_length=1, description="the field for the vector")
+    model: Embedder = Field(description="a model of the library that embeds texts")
+    to: NewField = Field(default=EMBEDDING, description="the field for the vector")
     characters: int = Field(default=2000, ge=1, description="of a text that the model is given")
 
 
@@ -37,6 +37,7 @@ class Embed(Batcher[EmbedOptions]):
     """
 
     name = "embed"
+    adds = ()
     group = "shape"
     options_type = EmbedOptions
 
@@ -51,7 +52,7 @@ class Embed(Batcher[EmbedOptions]):
 
 
 class SemanticDedupOptions(Options):
-    field: str = Field(default=EMBEDDING, min_length=1, description="of the vector, see `embed`")
+    field: ListField = Field(default=EMBEDDING, description="of the vector, see `embed`")
     bands: int = Field(default=64, ge=1, le=256, description="more find less similar texts, too")
     rows: int = Field(
         default=32, ge=1, le=128, description="of a band; more find more similar ones"

@@ -26,6 +26,7 @@ class Sample(Operator[SampleOptions]):
     """
 
     name = "sample"
+    adds = ()
     group = "shape"
     options_type = SampleOptions
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from llmos.data.pipeline.asking import Ask, ModelName
+from llmos.data.pipeline.asking import Ask
 from llmos.data.pipeline.operator import Batcher, TextOptions
+from llmos.data.pipeline.options import NewField, Tagger
 from llmos.data.pipeline.record import Record
 
 PATH = "/api/v1/entities"
@@ -17,10 +18,8 @@ TOLD = ("text", "label", "start", "end")
 
 
 class TagOptions(TextOptions):
-    model: ModelName = Field(description="which labels: one of task entities, as a tagger")
-    into: str = Field(
-        default="entities", min_length=1, description="which field gets the list of spans"
-    )
+    model: Tagger = Field(description="which labels: one of task entities, as a tagger")
+    into: NewField = Field(default="entities", description="which field gets the list of spans")
 
 
 class Tag(Batcher[TagOptions]):
@@ -38,6 +37,7 @@ class Tag(Batcher[TagOptions]):
     """
 
     name = "tag"
+    adds = ()
     group = "segment"
     options_type = TagOptions
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from llmos.data.pipeline.operator import Operator, Options, TextOptions
+from llmos.data.pipeline.options import Columns, ListField, ModelName
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 from llmos.library.describe import special_tokens
@@ -18,7 +19,7 @@ INPUT_IDS, POSITION_IDS = "input_ids", "position_ids"
 
 
 class TokenizeOptions(TextOptions):
-    tokenizer: str = Field(min_length=1, description="model of the library whose tokenizer it is")
+    tokenizer: ModelName = Field(description="model of the library whose tokenizer it is")
     end: bool = Field(default=True, description="put the token that ends a text behind each")
     keep_text: bool = Field(default=True, description="keep the text beside its ids")
 
@@ -65,6 +66,13 @@ class Tokenize(Operator[TokenizeOptions]):
                 del record.fields[options.field]
             yield record
 
+    def columns_after(self, columns: Columns) -> Columns:
+        """Return the columns with that of the ids; that of the text may go."""
+        kept = {**columns, INPUT_IDS: "json"}
+        if not self.options.keep_text:
+            del kept[self.options.field]
+        return kept
+
     def _load(self) -> tuple[Tokenizer, list[int]]:
         """Return the tokenizer, and the id that ends a text."""
         directory = self.models.get(self.options.tokenizer)
@@ -87,7 +95,7 @@ class Tokenize(Operator[TokenizeOptions]):
 
 class PackOptions(Options):
     length: int = Field(ge=2, le=1_000_000, description="tokens of a row")
-    field: str = Field(default=INPUT_IDS, min_length=1, description="the ids to pack")
+    field: ListField = Field(default=INPUT_IDS, description="the ids to pack")
 
 
 class Pack(Operator[PackOptions]):

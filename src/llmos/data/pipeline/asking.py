@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
-from pydantic import BaseModel, Field
 
 from llmos.errors import JobFailedError, LlmosError, PipelineError, by_code
 
@@ -21,12 +20,6 @@ WINDOW = 64
 MAX_TRIES = 60
 """Of one question at a server that says it is busy."""
 READS = b"null"
-_MARK = "model"
-
-ModelName = Annotated[str, Field(min_length=1, json_schema_extra={_MARK: True})]
-"""An option that names a model of the library. It is pinned to a version when the job is queued,
-and is part of the lineage of the dataset."""
-
 
 Body = dict[str, Any] | None
 
@@ -62,18 +55,6 @@ class Reply(msgspec.Struct, frozen=True, tag="reply"):
 def nobody(path: str, bodies: Sequence[Body]) -> list[dict[str, Any]]:
     """Refuse to ask, where there is no job. Raises PipelineError."""
     raise PipelineError("the operator asks a model, which only a job can: `llmos data run`")
-
-
-def names_model(told: dict[str, Any]) -> bool:
-    """Whether an option is a `ModelName`, or one of several, by its JSON schema."""
-    parts = [told, *told.get("anyOf", ()), told.get("items", {})]
-    return any(part.get(_MARK) is True for part in parts if isinstance(part, dict))
-
-
-def model_options(options_type: type[BaseModel]) -> list[str]:
-    """Return the options that name models."""
-    properties = options_type.model_json_schema().get("properties", {})
-    return [name for name, told in properties.items() if names_model(told)]
 
 
 class Asker:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from llmos.data.pipeline.operator import Consulting
+from llmos.data.pipeline.operator import Consulting, Operator
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.registry import find_operator, make_operator
 from llmos.data.pipeline.shard import StepSpec, making
@@ -80,6 +80,15 @@ def shards_of(step: StepSpec, versions: Versions) -> dict[str, list[str]]:
     """Return the digests of the shards of a step's datasets, by name and version."""
     found = [versions[role] for role in named_datasets([step])]
     return {version["ref"]: version["shards"] for version in found}
+
+
+def wrong_dataset(step: StepSpec, operator: Operator[Any], versions: Versions) -> str | None:
+    """Return why a step cannot look things up in one of its datasets; None: it can."""
+    if not isinstance(operator, Consulting):
+        return None
+    told = [versions[role] for role in named_datasets([step])]
+    found = (operator.wrong_dataset(one["columns"], one["ref"]) for one in told if one["columns"])
+    return next((wrong for wrong in found if wrong), None)
 
 
 def _with_versions(step: StepSpec, versions: Versions) -> StepSpec:

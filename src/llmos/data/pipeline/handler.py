@@ -242,7 +242,7 @@ class _Run:
             "operators": told,
         }
         refs = [self._input["ref"], *(one["ref"] for one in self._versions.values())]
-        models = dict.fromkeys([*self._models, *specs.models_of(self._spec)])
+        models = dict.fromkeys([*self._models, *specs.models_of(self._steps)])
         inputs = [*(f"dataset:{ref}" for ref in dict.fromkeys(refs)), *models]
         also = _tokenizer_of(self._steps, context.params)
         version = publish(context, self._spec.name, parts, about, inputs, also)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, T
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmos.data.pipeline.asking import Ask, nobody
+from llmos.data.pipeline.options import Columns, TextField, added_fields
 from llmos.data.pipeline.record import Record
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Options(BaseModel):
 class TextOptions(Options):
     """Options of an operator that reads or changes one text."""
 
-    field: str = Field(default="text", min_length=1, description="which field it is about")
+    field: TextField = Field(default="text", description="which field it is about")
 
 
 O_co = TypeVar("O_co", bound=Options, covariant=True)
@@ -77,6 +78,9 @@ class Operator(ABC, Generic[O_co]):
     reads: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Options that name a model of the library -> those of its files that it reads, the first of
     which it must have."""
+    adds: ClassVar[tuple[str, ...] | None] = None
+    """Fields that records get beside those that a `NewField` names, and no field goes; None: only
+    the rows tell which they have then, and no step behind it is checked before a job runs."""
     models: Mapping[str, Path] = MappingProxyType({})
     """Where those files lie, by the model that an option names: set before it is called."""
 
@@ -89,6 +93,12 @@ class Operator(ABC, Generic[O_co]):
     def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
         """Yield what becomes of each record."""
 
+    def columns_after(self, columns: Columns) -> Columns | None:
+        """Return the columns of what it yields of records with some; None: only the rows tell."""
+        if self.adds is None:
+            return None
+        return {**columns, **dict.fromkeys([*self.adds, *added_fields(self.options)], "")}
+
 
 T_co = TypeVar("T_co", bound=TextOptions, covariant=True)
 
@@ -96,6 +106,7 @@ T_co = TypeVar("T_co", bound=TextOptions, covariant=True)
 class Mapper(Operator[T_co]):
     """Changes a text by itself."""
 
+    adds = ()
     options_type: ClassVar[type[Options]] = TextOptions
     group = "normalise"
 
@@ -112,6 +123,7 @@ class Mapper(Operator[T_co]):
 class Filter(Operator[T_co]):
     """Drops records by their text."""
 
+    adds = ()
     options_type: ClassVar[type[Options]] = TextOptions
     group = "filter"
 
@@ -143,6 +155,7 @@ class Batcher(Operator[O_co]):
 class Collective(Operator[O_co]):
     """Goes by what records have in common in the whole dataset: a stage of a job ends with it."""
 
+    adds = ()
     group: ClassVar[Group] = "deduplicate"
 
     def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
@@ -259,6 +272,7 @@ C_co = TypeVar("C_co", bound=ConsultingOptions, covariant=True)
 class Consulting(Operator[C_co]):
     """Looks things up in the datasets that its options name, which a job reads once for it."""
 
+    adds = ()
     options_type: ClassVar[type[Options]] = ConsultingOptions
 
     @abstractmethod
@@ -275,3 +289,7 @@ class Consulting(Operator[C_co]):
     @abstractmethod
     def use_index(self, folder: Path) -> None:
         """Use what `build_index` has written there from now on."""
+
+    def wrong_dataset(self, columns: Columns, shown: str) -> str | None:
+        """Return why it cannot look things up in a dataset with such columns; None: it can."""
+        return None

@@ -7,15 +7,17 @@ was made.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llmos.data.pipeline.asking import model_options
+from llmos.data.pipeline.consulting import wrong_dataset
 from llmos.data.pipeline.operator import Collective
+from llmos.data.pipeline.options import Columns, model_options, names_in, wrong_field
+from llmos.data.pipeline.record import ID, META
 from llmos.data.pipeline.registry import find_operator, make_operator
 from llmos.data.pipeline.shard import StepSpec
 from llmos.errors import PipelineError
@@ -107,37 +109,59 @@ def steps_of(spec: PipelineSpec) -> list[StepSpec]:
     return steps
 
 
-def models_of(spec: PipelineSpec) -> list[str]:
-    """Return the models that the steps ask, each once.
-
-    Raises:
-        PipelineError: as `steps_of`.
-    """
-    found: dict[str, None] = {}
-    for step in steps_of(spec):
-        for name in model_options(find_operator(step.name).options_type):
-            given = step.options[name]
-            found |= dict.fromkeys([given] if isinstance(given, str) else given or ())
-    return list(found)
+def models_of(steps: Sequence[StepSpec]) -> list[str]:
+    """Return the models that steps name, each once."""
+    named = (
+        name
+        for step in steps
+        for option in model_options(find_operator(step.name).options_type)
+        for name in names_in(step.options, option)
+    )
+    return list(dict.fromkeys(named))
 
 
-def pinned(spec: PipelineSpec, versions: Mapping[str, str]) -> PipelineSpec:
-    """Return a pipeline with all options of its steps, models by the versions that they stand for.
-
-    Raises:
-        PipelineError: as `steps_of`.
-    """
-    steps: list[str | dict[str, Any]] = []
-    for step in steps_of(spec):
+def pinned(spec: PipelineSpec, steps: Sequence[StepSpec], refs: Mapping[str, str]) -> PipelineSpec:
+    """Return a pipeline with all options of its steps, models by the versions that they stand
+    for."""
+    told: list[str | dict[str, Any]] = []
+    for step in steps:
         options = dict(step.options)
-        for name in model_options(find_operator(step.name).options_type):
-            given = options[name]
+        for option in model_options(find_operator(step.name).options_type):
+            given = options[option]
             if isinstance(given, str):
-                options[name] = versions[given]
+                options[option] = refs[given]
             elif given is not None:
-                options[name] = [versions[one] for one in given]
-        steps.append({step.name: options})
-    return spec.model_copy(update={"steps": steps})
+                options[option] = [refs[one] for one in given]
+        told.append({step.name: options})
+    return spec.model_copy(update={"steps": told})
+
+
+def check_fields(
+    spec: PipelineSpec, steps: Sequence[StepSpec], versions: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Pass silently while every step finds the fields that it reads, as far as the columns of the
+    datasets tell.
+
+    Args:
+        versions: what a job is told of datasets, "input" among them; without ``columns`` nothing is
+            known.
+
+    Raises:
+        PipelineError: one does not; the message names the step.
+    """
+    told = versions["input"]
+    known: Columns | None = {
+        name: kind for name, kind in told["columns"].items() if name not in (ID, META)
+    }
+    for step in steps:
+        operator = make_operator(step.name, step.options, spec.seed)
+        wrong = wrong_field(operator.options, known, told["ref"]) if known else None
+        wrong = wrong or wrong_dataset(step, operator, versions)
+        if wrong is not None:
+            raise PipelineError(
+                f"step {step.number}: {step.name}: {wrong}", param="params.pipeline"
+            )
+        known = operator.columns_after(known) if known else None
 
 
 def stages_of(steps: list[StepSpec]) -> list[list[StepSpec]]:

@@ -13,12 +13,11 @@ from llmos.data.pipeline.asking import (
     MAX_TRIES,
     WINDOW,
     Asker,
-    ModelName,
     Question,
     Reply,
-    model_options,
 )
 from llmos.data.pipeline.operator import Batcher, Options, TextOptions
+from llmos.data.pipeline.options import ModelName, model_options
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.steps import apply, tried
 from llmos.errors import InvalidRequestError, JobFailedError, PipelineError
@@ -144,5 +143,5 @@ def test_outside_of_a_job_nobody_answers() -> None:
 
 
 def test_options_that_name_models_are_known() -> None:
-    assert model_options(LengthsOptions) == ["model", "judge", "others"]
-    assert model_options(TextOptions) == []
+    assert model_options(LengthsOptions) == {"model": [], "judge": [], "others": []}
+    assert model_options(TextOptions) == {}
