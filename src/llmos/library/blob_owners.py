@@ -7,7 +7,8 @@ version of the uploader's has it, the upload itself is forgotten.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import sqlalchemy as sa
 
@@ -19,6 +20,9 @@ from llmos.storage.blobs import BlobStore, parse_digest
 from llmos.storage.database import Database
 from llmos.storage.schema import blob_owners, uploads, version_files, versions
 from llmos.types import FileRef
+
+BATCH = 500
+"""Digests of one statement."""
 
 
 class BlobOwners:
@@ -50,13 +54,11 @@ class BlobOwners:
         for digest in wanted:
             parse_digest(digest)
 
-        def may_name(conn: sa.Connection) -> list[str]:
-            return [digest for digest in wanted if _may_name(conn, actor, digest)]
-
         def touch(named: Iterable[str]) -> frozenset[str]:
             return frozenset(digest for digest in named if self._blobs.touch(digest))
 
-        return await asyncio.to_thread(touch, await self._db.read(may_name))
+        named = await self._db.read(lambda conn: _nameable(conn, actor, wanted))
+        return await asyncio.to_thread(touch, named)
 
     async def forget(self, actor: Actor, digest: str, at: float) -> None:
         """Take back an upload of the actor's owner; its bytes go with the next sweep.
@@ -79,29 +81,55 @@ class BlobOwners:
 
 def forget_uploads(conn: sa.Connection, owner: str, digests: Iterable[str]) -> int:
     """Forget that an owner uploaded files; returns how many there were."""
-    uploaded = blob_owners.delete().where(
-        blob_owners.c.owner == owner, blob_owners.c.digest == sa.bindparam("gone")
+    return sum(
+        conn.execute(
+            blob_owners.delete().where(blob_owners.c.owner == owner, blob_owners.c.digest.in_(some))
+        ).rowcount
+        for some in _batched(dict.fromkeys(digests))
     )
-    return sum(conn.execute(uploaded, {"gone": digest}).rowcount for digest in set(digests))
 
 
-def _may_name(conn: sa.Connection, actor: Actor, digest: str) -> bool:
-    if actor.role == "admin" or _has_uploaded(conn, actor.owner, digest):
-        return True
-    sent = sa.select(uploads.c.id).where(uploads.c.owner == actor.owner, uploads.c.digest == digest)
-    if conn.execute(sent).first() is not None:
-        return True
-    holders = (
-        sa.select(versions.c.kind, versions.c.namespace, versions.c.name, versions.c.owner)
-        .join(version_files, version_files.c.version_id == versions.c.id)
-        .where(version_files.c.digest == digest, versions.c.removed_at.is_(None))
+def _nameable(conn: sa.Connection, actor: Actor, digests: Sequence[str]) -> set[str]:
+    """Return the digests of files that an actor may name."""
+    if actor.role == "admin":
+        return set(digests)
+    own = [
+        sa.select(table.c.digest).where(table.c.owner == actor.owner)
+        for table in (blob_owners, uploads)
+    ]
+    held = (
+        sa.select(
+            version_files.c.digest,
+            versions.c.kind,
+            versions.c.namespace,
+            versions.c.name,
+            versions.c.owner,
+        )
+        .join(versions, version_files.c.version_id == versions.c.id)
+        .where(versions.c.removed_at.is_(None))
     )
-    return any(
-        policy.is_of(actor, row.owner)
-        if row.kind == "dataset"
-        else policy.has_model(actor, ModelRef(row.namespace, row.name).full_name)
-        for row in conn.execute(holders)
-    )
+    found: set[str] = set()
+    for some in _batched(digests):
+        for query in own:
+            found.update(conn.scalars(query.where(query.selected_columns.digest.in_(some))))
+        left = [digest for digest in some if digest not in found]
+        for digest, *version in conn.execute(held.where(version_files.c.digest.in_(left))):
+            if digest not in found and _may_read(actor, *version):
+                found.add(digest)
+    return found
+
+
+def _may_read(actor: Actor, kind: str, namespace: str, name: str, owner: str) -> bool:
+    if kind == "dataset":
+        return policy.is_of(actor, owner)
+    return policy.has_model(actor, ModelRef(namespace, name).full_name)
+
+
+def _batched(digests: Iterable[str]) -> Iterator[list[str]]:
+    """Yield digests in lists that one statement takes."""
+    waiting = iter(digests)
+    while some := list(islice(waiting, BATCH)):
+        yield some
 
 
 def _has_uploaded(conn: sa.Connection, owner: str, digest: str) -> bool:
