@@ -71,12 +71,13 @@ def check_encoding(name: str) -> str:
 
 
 def _is_utf8(sample: bytes) -> bool:
-    """Whether it is UTF-8 as far as it goes; it may end within a character."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)
-    except UnicodeDecodeError:
-        return False
-    return True
+    """Whether it is UTF-8 as far as it goes, where it may end within a character; bytes that are
+    none, among four times as many characters beyond ASCII at least, are broken ones. In texts of
+    other encodings there are more of them than of those."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(sample)
+    broken = text.count("\ufffd")
+    beyond_ascii = len(text) - len(text.encode("ascii", "ignore")) - broken
+    return not broken or beyond_ascii > 4 * broken
 
 
 def _without_mark(sample: bytes, shown: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 AGENT = "llmos (+https://github.com/llmos/llmos)"
 PART, TAG = "fetched.part", "fetched.tag"
 MAX_NAME_CHARS = 200
+SLOW_BYTES, SLOW_S = 2**16, 60.0
+"""A server that sends less in so long is given up."""
 SUFFIXES = {
     "text/plain": ".txt",
     "text/markdown": ".md",
@@ -52,6 +55,24 @@ class Tag(msgspec.Struct):
 
     version: str
     shown: str
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast a server sends."""
+
+    waited_s: float = 0.0
+    received: int = 0
+
+    def is_slow(self, waited_s: float, num_bytes: int) -> bool:
+        """Whether it sends too slowly, after another wait, for so many bytes."""
+        self.waited_s += waited_s
+        self.received += num_bytes
+        if self.waited_s < SLOW_S:
+            return False
+        is_slow = self.received < SLOW_BYTES
+        self.waited_s, self.received = 0.0, 0
+        return is_slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +153,22 @@ async def _receive(context: JobContext, outbound: Outbound, transfer: Transfer) 
             transfer.tag.write_bytes(msgspec.json.encode(tag))
             held = 0
         total = _total(received, transfer, held)
+        pace, asked = Pace(), time.monotonic()
         with transfer.part.open("ab") as file:
             async for chunk in received.parts:
+                if pace.is_slow(time.monotonic() - asked, len(chunk)):
+                    raise DataError(
+                        f"{transfer.shown} is sent too slowly, under {SLOW_BYTES // 1024} KB in "
+                        f"{SLOW_S:g} s: fetch the file yourself and add it",
+                        param="url",
+                    )
                 give_way(context)
                 held += len(chunk)
                 if held > transfer.limit_bytes:
                     raise _too_large(transfer, held)
                 file.write(chunk)
                 context.progress(held, max(total, held + 1), tag.shown)
+                asked = time.monotonic()
         if total and held != total:
             raise OutboundError(f"{transfer.shown} ended at {held} of {total} bytes")
     return tag.shown

@@ -52,6 +52,20 @@ def ranges(site: Site) -> list[str | None]:
     return [one.headers.get("range") for one in site.requests]
 
 
+def test_a_server_that_drips_is_given_up(
+    home: Fetching, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady, dripping, late = web.Pace(), web.Pace(), web.Pace()
+    assert not any(steady.is_slow(1.0, 2**11) for _ in range(600))
+    assert [dripping.is_slow(10.0, 1) for _ in range(6)] == [False] * 5 + [True]
+    assert not late.is_slow(59.0, 2**16) and not late.is_slow(5.0, 1)
+    assert late.is_slow(61.0, 2**15)
+    monkeypatch.setattr(web, "SLOW_S", 0.0)
+    file(site, "/rows.jsonl", b'{"text": "x"}')
+    with pytest.raises(DataError, match="is sent too slowly, under 64 KB"):
+        home.fetch(f"{site.url}/rows.jsonl")
+
+
 def test_a_file_becomes_a_dataset_that_says_where_it_is_from(home: Fetching, site: Site) -> None:
     file(site, "/data/rows.jsonl?key=secret")
     version = only(home.fetch(f"{site.url}/data/rows.jsonl?key=secret", license="CC0-1.0"))

@@ -86,6 +86,19 @@ def test_bytes_that_are_no_text_make_their_row_bad_in_every_encoding(
     assert len(bad(cut)) == (0 if is_whole else 1) and isinstance(cut[0], dict)
 
 
+@pytest.mark.parametrize("broken", [b"\xff\xfe\xc3(", b"\x80", b"\xe4\xb8"])
+def test_a_few_broken_bytes_do_not_make_utf_8_another_encoding(
+    broken: bytes, tmp_path: Path
+) -> None:
+    line = "数据需要清洗，也需要去重。\n".encode()
+    found = rows_of(tmp_path / "a.txt", line + broken + b"\n" + line * 3, unit="line")
+    assert [row["text"] for row in found if isinstance(row, dict)] == [line.decode().strip()] * 4
+    assert bad(found) == [("a.txt:2", "it is not valid text")]
+    for encoding in ("gb18030", "big5"):
+        other = rows_of(tmp_path / "b.txt", ("數據需要清洗，也需要去重。" * 20).encode(encoding))
+        assert other[0]["text"] == "數據需要清洗，也需要去重。" * 20
+
+
 @pytest.mark.parametrize(
     "long",
     ["x" * 500, f'"{"x" * 500}"', f'"{"x" * 500}', f'x" y "{"x" * 500}', f'"a""{"x" * 500}"'],
