@@ -123,7 +123,8 @@ def _connected(url: str) -> Iterator[Connection]:
         else:
             raise DataError(f"{kind} cannot be read: use sqlite or postgresql", param="url")
     except ImportError as error:
-        raise DataError(f"{error.name} is needed: `pip install {error.name}`") from None
+        package = "'psycopg[binary]'" if error.name == "psycopg" else error.name
+        raise DataError(f"{error.name} is needed: `pip install {package}`") from None
     try:
         with _errors(), engine.connect() as connection:
             yield connection.execution_options(**options)
