@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from llmos.data.pipeline.asking import ModelName
 from llmos.data.pipeline.operator import Batcher, TextOptions
+from llmos.data.pipeline.options import NewField, Parser
 from llmos.data.pipeline.record import Record
 from llmos.errors import DataError
 
@@ -17,10 +17,9 @@ COLUMNS = {"tokens": "text", "upos": "upos", "heads": "head", "deprel": "deprel"
 
 
 class ParseOptions(TextOptions):
-    model: ModelName = Field(description="which parses: one of task parse, as a parser-en")
-    into: str | None = Field(
+    model: Parser = Field(description="which parses: one of task parse, as a parser-en")
+    into: NewField | None = Field(
         default="trees",
-        min_length=1,
         description="which field gets the list of sentences; null: the record gets those of its "
         "one sentence",
     )
@@ -52,6 +51,7 @@ class Parse(Batcher[ParseOptions]):
     """
 
     name = "parse"
+    adds = tuple(COLUMNS)
     group = "segment"
     options_type = ParseOptions
 

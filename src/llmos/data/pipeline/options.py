@@ -31,6 +31,7 @@ Classifier = Annotated[str, _made_for("classify")]
 Tagger = Annotated[str, _made_for("entities")]
 Translator = Annotated[str, _made_for("translate")]
 Embedder = Annotated[str, _made_for("embed")]
+Parser = Annotated[str, _made_for("parse")]
 MaskFiller = Annotated[str, _made_for("fill_mask")]
 LabelName = Annotated[str, Field(json_schema_extra={_LABEL: "model"})]
 """A label of the model that the option ``model`` names."""
