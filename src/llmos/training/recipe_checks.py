@@ -19,6 +19,8 @@ AUGMENTED = ("classify", "translate")
 """Tasks whose labels or targets hang on no place in the text."""
 LABELS_OF = ("classify", "entities")
 """Tasks that know a set of labels."""
+LABELLED_TASKS = (*LABELS_OF, "parse")
+"""Those, and the one whose labels are of pairs of words."""
 DROPOUT = "drop"
 """In the names that networks have for their shares of dropout (`attention_dropout`,
 `resid_pdrop`)."""
@@ -57,6 +59,14 @@ def check_mixture(recipe: Recipe) -> None:
             )
         if data.validation_path is not None and data.path.startswith(STARTER):
             raise ValueError(f"also.{task}.data.validation_path is for a file as data.path")
+
+
+def check_task(recipe: Recipe) -> None:
+    """Raise ValueError where a recipe has what its task has no use for."""
+    if recipe.labels is not None and recipe.task not in LABELLED_TASKS:
+        raise ValueError(f"labels is for tasks {', '.join(LABELLED_TASKS)}, not for {recipe.task}")
+    if recipe.translation is not None and recipe.task != "translate":
+        raise ValueError(f"translation is for task translate, not for {recipe.task}")
 
 
 def check_base(recipe: Recipe) -> None:
@@ -102,6 +112,7 @@ def check_dpo(recipe: Recipe) -> None:
 
 def check_together(recipe: Recipe) -> None:
     """Raise ValueError where sections of a recipe do not go together."""
+    check_task(recipe)
     check_base(recipe)
     check_dataset(recipe)
     check_tokenized(recipe)
@@ -243,7 +254,7 @@ def check_learning(recipe: Recipe) -> None:
         raise ValueError("replay is of what a model.base learned, with tokenizer.kind base")
     if recipe.reads == "texts" or recipe.vectors or recipe.packing or recipe.privacy or recipe.also:
         raise ValueError("replay is for objectives of examples, without packing, privacy and also")
-    if recipe.labels is None and recipe.task in (*LABELS_OF, "parse"):
+    if recipe.labels is None and recipe.task in LABELLED_TASKS:
         raise ValueError("replay needs labels: old and new examples must mean the same by each")
     if replay.path.startswith(FEEDBACK):
         raise ValueError("replay.path must be a file, a dataset or starter:NAME: feedback is new")

@@ -38,6 +38,8 @@ BERT, GPT = {"architecture": "bert"}, {"architecture": "gpt2"}
             {"model": {"base": "b", "vectors": "v.txt"}, "tokenizer": {"kind": "base"}},
             "begins anew, without a model.base",
         ),
+        ("rate", {"labels": ["good", "bad"]}, "labels is for tasks classify, entities, parse, not"),
+        ("classify", {"translation": {"pairs": []}}, "translation is for task translate"),
         (
             "generate",
             {"model": {"base": "b", "config": {"n_layer": 2}}, "tokenizer": {"kind": "base"}},
