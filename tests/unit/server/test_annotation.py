@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from llmos.apps.annotation_rows import Item, NewTask
 from llmos.data.annotation.scheme import scheme_of
 from llmos.security.actors import Actor
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NewClient = Callable[..., httpx.AsyncClient]
 TASKS = "/api/v1/annotation/tasks"
 ALICE = Actor("k1", "alice", "user")
@@ -22,7 +24,15 @@ BODY: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(
+    make_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Any]:
+    async with make_system(tmp_path_factory.mktemp("home")) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def task(system: Any) -> int:
     """A task of Alice's with three items, two to label each."""
     new = NewTask("reviews", "news:1", SCHEME, overlap=2, annotators=("bob", "eve"))
@@ -192,6 +202,7 @@ async def test_a_label_that_cannot_be_is_refused(
 async def test_a_dataset_that_is_not_there_or_not_ones_own_is_no_task(
     client: httpx.AsyncClient,
 ) -> None:
+    before = (await client.get(TASKS)).json()["data"]
     missing = await client.post(TASKS, json=BODY)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "dataset_not_found")
-    assert (await client.get(TASKS)).json()["data"] == []
+    assert (await client.get(TASKS)).json()["data"] == before
