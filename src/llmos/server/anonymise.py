@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
-from llmos.errors import InvalidRequestError, PermissionDeniedError
+from llmos.errors import InvalidRequestError, PermissionDeniedError, TooLargeError
 from llmos.sdk.key_wire import AnonymiseBody
-from llmos.tasks.anonymise import Anonymiser, Counts, told
+from llmos.tasks.anonymise import MAX_CHARS, Anonymiser, Counts, told
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -93,6 +93,7 @@ async def hide_prompt(request: Request, body: Any, is_large: bool) -> Any:
 
     Raises:
         InvalidRequestError: it has some where nothing can be hidden, or token ids.
+        TooLargeError: it has too much text.
         AnonymiseError, OverloadedError: it cannot be looked for.
     """
     actor = cast("Actor", request.state.actor)
@@ -119,6 +120,11 @@ async def hide_texts(
         return value
     walk = _Walk(value)
     await (asyncio.to_thread(walk.read) if is_large else _now(walk.read))
+    if walk.num_chars > MAX_CHARS:
+        raise TooLargeError(
+            f"The request has {walk.num_chars} characters of text, but personal data is looked for "
+            f"in at most {MAX_CHARS} at a time: send it in parts."
+        )
     found = await anonymiser.find([text for _, text in walk.others], how, actor.owner)
     for (place, _), spans in zip(walk.others, found, strict=True):
         if spans:
@@ -204,6 +210,12 @@ class _Walk:
             return text
 
         _walked(self._body, noted)
+
+    @property
+    def num_chars(self) -> int:
+        """How much there is to look at."""
+        others = (text for _, text in self.others)
+        return sum(map(len, (*self.texts, *self.jsons, *others)))
 
     def filled(self, texts: list[str], jsons: list[str]) -> Any:
         """Return the body with these texts, in the order in which they were noted."""

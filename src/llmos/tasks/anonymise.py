@@ -31,8 +31,13 @@ WHOLE_CHARS = 2**14
 """Longer texts are looked at in pieces."""
 PIECE_CHARS = 2**11
 HELPER_MEMORY_BYTES = 2**30
-MAX_REMEMBERED = 4096
-"""Texts of which is remembered where there is what: a conversation is sent again with each turn."""
+WAIT_S = 30.0
+"""How long a question may wait for those of others: an answer under way should not end for it."""
+MAX_CHARS = 2**20
+"""Of the texts of one request: more would keep the helper for many seconds."""
+MAX_REMEMBERED, MAX_REMEMBERED_SPANS = 4096, 32
+"""Texts of which is remembered where there is what, and how much of it in each: a conversation is
+sent again with each turn."""
 Counts = Counter[PersonalType]
 Visit = Callable[[str, str], str]
 
@@ -154,8 +159,9 @@ class Anonymiser:
             spans = await self._ask(tuple(unknown[key] for key in group), how, owner)
             known |= zip(group, spans, strict=True)
         for key in keys if remember else ():
-            self._remembered[key] = known[key]
-            self._remembered.move_to_end(key)
+            if len(known[key]) <= MAX_REMEMBERED_SPANS:
+                self._remembered[key] = known[key]
+                self._remembered.move_to_end(key)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return [known[key] for key in keys]
@@ -166,7 +172,7 @@ class Anonymiser:
         key = hashlib.sha256("\0".join((owner, *texts)).encode()).digest()
         try:
             answer = await self._sandbox.ask(
-                Look(texts, how), self._timeout_s, owner=owner, key=key
+                Look(texts, how), self._timeout_s, wait_s=WAIT_S, owner=owner, key=key
             )
         except SandboxTimeoutError:
             reason = f"that took more than {self._timeout_s:g} s"

@@ -16,6 +16,7 @@ from tests.unit.tasks.finding import InProcess
 from llmos.errors import AnonymiseError
 from llmos.kernel.protocol import JobAsk
 from llmos.security.actors import Actor
+from llmos.server import anonymise
 from llmos.server.access import action_of
 from llmos.server.anonymise import ACTIONS, HEADER
 from llmos.server.app import create_app
@@ -245,9 +246,37 @@ async def test_answers_are_looked_at_streamed_or_not(
         if line.startswith("data: {")
     ]
     assert "".join(deltas) == said
+    own = (await client.post("/v1/chat/completions", json={**asked, "anonymise": True})).json()
+    assert own["choices"][0]["message"]["content"] == said
     kept = {**asked, "anonymise": {"answers": False}}
     shown = (await client.post("/v1/chat/completions", json=kept)).json()
     assert "Okafor" in shown["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("/v1/responses", {"input": "So it goes."}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "So it goes."}]}),
+        ("/api/generate", {"prompt": "So it goes."}),
+        ("/api/v1/generate", {"messages": [{"role": "user", "content": "So it goes."}]}),
+    ],
+)
+async def test_streams_of_every_door_are_looked_at(
+    hiding: httpx.AsyncClient, path: str, given: dict[str, Any]
+) -> None:
+    answer = await hiding.post(path, json={"model": "leaky", "stream": True, **given})
+    assert answer.status_code == 200
+    lines = (line.removeprefix("data: ") for line in answer.text.splitlines())
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    pieces = [
+        event.get("delta") or event.get("text") or event.get("response")
+        or event.get("message", {}).get("content") or ""
+        for event in events
+        if "type" not in event or event["type"] == "response.output_text.delta"
+    ]  # fmt: skip
+    assert "".join(pieces) == "Call Dr. [NAME], who knows. So it goes."
+    assert "Okafor" not in answer.text
 
 
 async def test_what_is_kept_is_what_was_shown(
@@ -334,6 +363,16 @@ async def test_large_bodies_are_hidden_too(hiding: httpx.AsyncClient) -> None:
     assert len(json.dumps(asked)) > SMALL_BYTES
     answer = await hiding.post("/v1/embeddings", json=asked)
     assert (answer.status_code, answer.headers[HEADER]) == (200, "EMAIL=1")
+
+
+async def test_more_text_than_is_looked_at_in_seconds_is_refused(
+    hiding: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anonymise, "MAX_CHARS", 50)
+    asked = {"model": "writer", "prompt": "It is so. " * 6}
+    answer = await hiding.post("/v1/completions", json=asked)
+    assert (answer.status_code, "in parts" in answer.text) == (413, True)
+    assert (await hiding.post("/v1/completions", json={**asked, "prompt": WHO})).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
