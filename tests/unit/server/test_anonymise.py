@@ -22,6 +22,7 @@ from llmos.server.anonymise import ACTIONS, HEADER
 from llmos.server.app import create_app
 from llmos.server.asks import RouteAnswers
 from llmos.server.bodies import SMALL_BYTES, BodyRoute
+from llmos.server.routes import reading
 from llmos.tasks.anonymise import Anonymiser
 from llmos.types import Anonymise, NewVersion, Priority
 
@@ -114,14 +115,15 @@ ASKED: dict[str, tuple[dict[str, Any], int]] = {
 """What to ask of each route that models learn or read from, and how much is to be hidden."""
 REPEATING = {"/v1/completions", "/v1/responses", "/api/chat", "/api/generate", "/api/v1/generate"}
 """Routes that answer with what the model read."""
-REFUSED = {
-    "/detokenize": {"model": "talker", "tokens": [1, 2]},
-    "/api/v1/fill_mask": {"model": "filler", "text": "a [MASK]"},
-    "/api/v1/answers/replay": {"id": "none"},
-}
+REFUSED = [
+    ("/detokenize", {"model": "talker", "tokens": [1, 2]}),
+    ("/api/v1/fill_mask", {"model": "filler", "text": "a [MASK]"}),
+    ("/api/v1/answers/replay", {"id": "none"}),
+    ("/api/v1/parse", {"model": "parser", "words": ["Rose", "Okafor"]}),
+]
 """What cannot be done so."""
-ELSEWHERE = {"/api/v1/feedback"}
-"""Tried by a test of its own."""
+ELSEWHERE = {"/api/v1/feedback", "/api/v1/parse"}
+"""Tried by tests of their own."""
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +172,7 @@ async def test_every_route_that_models_read_from_is_tried(app: Any) -> None:
         for route in app.state.routes
         if isinstance(route, APIRoute) and action_of(route) in ACTIONS and route.methods == {"POST"}
     }
-    assert reading == {*ASKED, *REFUSED, *ELSEWHERE}
+    assert reading == {*ASKED, *dict(REFUSED), *ELSEWHERE}
     routes = [one for one in app.state.routes if getattr(one, "path", "") in reading]
     assert all(isinstance(route, BodyRoute) for route in routes)
 
@@ -191,9 +193,11 @@ async def test_no_route_sees_what_a_key_hides(
     assert (plain.status_code, HEADER in plain.headers) == (200, False)
 
 
-@pytest.mark.parametrize("path", REFUSED)
-async def test_what_cannot_be_looked_at_is_refused(hiding: httpx.AsyncClient, path: str) -> None:
-    answer = await hiding.post(path, json=REFUSED[path])
+@pytest.mark.parametrize(("path", "body"), REFUSED)
+async def test_what_cannot_be_looked_at_is_refused(
+    hiding: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    answer = await hiding.post(path, json=body)
     assert answer.status_code in (400, 403)
     assert "ersonal data" in answer.json()["error"]["message"]
 
@@ -227,6 +231,21 @@ async def test_what_would_pass_unseen_is_refused(
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert isinstance(error, str) or error["param"] == param  # Ollama's errors are texts
+
+
+async def test_a_text_is_parsed_as_it_is_hidden(
+    hiding: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    async def parsed(tasks: Any, served: Any, text: str, terms: Any) -> list[Any]:
+        seen.append(text)
+        return []
+
+    monkeypatch.setattr(reading, "parse_text", parsed)
+    answer = await hiding.post("/api/v1/parse", json={"model": "parser", "text": WHO})
+    assert (answer.status_code, answer.headers[HEADER]) == (200, "EMAIL=1")
+    assert seen == ["ask [EMAIL] now"]
 
 
 async def test_answers_are_looked_at_streamed_or_not(

@@ -125,7 +125,7 @@ def router(system: System) -> APIRouter:
         """Fill each ``[MASK]`` of a text: its likeliest tokens, or one span, and the text with
         each."""
         if actor.anonymise is not None and actor.anonymise.answers:
-            refuse_where_hidden(actor, "of a single word nobody can tell whose it is")
+            refuse_where_hidden(actor, "it cannot be looked for in single words")
         return await told(
             request,
             actor,
@@ -166,6 +166,8 @@ def router(system: System) -> APIRouter:
     async def parse(body: ParseBody, request: Request, actor: Asker) -> Response:
         """Find what each word of a sentence hangs below, and how; of a text, of each sentence."""
         words, text = body.words, body.text or ""
+        if words is not None:
+            refuse_where_hidden(actor, "it cannot be looked for in single words")
         return await told(
             request,
             actor,
