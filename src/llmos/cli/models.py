@@ -12,6 +12,7 @@ import typer
 from llmos.cli.connection import local_settings, open_client
 from llmos.cli.options import HomeOption, JsonOption, ModelArgument, ServerOption
 from llmos.cli.output import age, count, note, print_json, print_table, size
+from llmos.cli.using import say_ready
 from llmos.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 PANEL = "Models"
 LOSS_CURVE = "loss.png"
-_COMMANDS = {
-    "translate": 'translate "Hello" --model {ref}',
-    "classify": 'classify "I like it." --model {ref}',
-    "entities": 'entities "Alice is in Paris." --model {ref}',
-    "embed": 'embed "Hello" --model {ref}',
-    "rerank": 'rerank "Where is Paris?" "In France." "A city." --model {ref}',
-    "fill_mask": 'fill-mask "I like [MASK]." --model {ref}',
-    "answer": 'answer "Who sings?" "Alice sings." --model {ref}',
-    "rate": 'rate "I like it." --model {ref}',
-    "parse": 'parse "Alice sings." --model {ref}',
-}
-"""How to use a new model, by its task; `llmos run` for the others."""
-
 TaskOption = Annotated[
     str | None,
     typer.Option(
@@ -266,8 +254,7 @@ def _report_made(client: Client, job: dict[str, Any], as_json: bool) -> None:
 
 def _say_made(result: Mapping[str, Any]) -> None:
     for ref in result["artifacts"]:
-        command = _COMMANDS.get(str(result.get("task")), "run {ref}").format(ref=ref)
-        typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos {command}`")
+        say_ready(ref, result.get("task"))
 
 
 def export(

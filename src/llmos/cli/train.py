@@ -10,6 +10,7 @@ import typer
 from llmos.cli.connection import open_client
 from llmos.cli.options import HomeOption, JsonOption, ServerOption
 from llmos.cli.output import note, print_json, print_table
+from llmos.cli.using import say_ready
 from llmos.errors import RecipeError
 
 
@@ -64,7 +65,7 @@ def train(
             )
         if not detach:
             job = watch_job(client, job["id"], "training")
-    _report(job, as_json)
+    _report(job, wanted.get("task"), as_json)
 
 
 def architectures(as_json: JsonOption = False) -> None:
@@ -110,7 +111,7 @@ def checked_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude_defaults=True)
 
 
-def _report(job: dict[str, Any], as_json: bool) -> None:
+def _report(job: dict[str, Any], task: str | None, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
@@ -118,4 +119,4 @@ def _report(job: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"job {job['id']}: `llmos jobs logs {job['id']} -f` follows it")
         return
     for ref in (job.get("result") or {}).get("artifacts") or ():
-        typer.echo(f"{ref} is ready: `llmos show {ref}`, `llmos run {ref}`")
+        say_ready(ref, task)
