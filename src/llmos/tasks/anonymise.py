@@ -323,14 +323,15 @@ def _groups(texts: dict[bytes, str]) -> Iterable[list[bytes]]:
 
 def main(fd: int) -> None:
     """Serve looks on the socket ``fd`` until it closes."""
+    from llmos.data.pii.dictionary_zh import PACKAGES as DICTIONARIES
     from llmos.data.pii.finder import find
-    from llmos.data.pii.names_zh import PACKAGES as DICTIONARIES
+    from llmos.data.pii.known_words import PACKAGES as WORDS
     from llmos.data.pii.presidio import PACKAGES as PRESIDIO
 
     def answer(question: Look) -> Seen | LookFailed:
         how = question.how
         try:
-            check_packages({**PRESIDIO, **DICTIONARIES})
+            check_packages({**PRESIDIO, **DICTIONARIES, **WORDS})
         except DataError:
             return LookFailed("packages are not installed: pip install 'llmos[data,pii]'")
         found = (find(text, how.language, how.types, how.names) for text in question.texts)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from llmos.data.pii.dictionary_zh import PACKAGES as DICTIONARIES
 from llmos.data.pii.finder import Language, Names, find
-from llmos.data.pii.names_zh import PACKAGES as DICTIONARIES
+from llmos.data.pii.known_words import PACKAGES as WORDS
 from llmos.data.pii.presidio import PACKAGES as PRESIDIO
 from llmos.data.pii.replacing import KEYED, Action, Replacer, read_key
 from llmos.data.pii.spans import Span
@@ -69,7 +70,7 @@ class Anonymise(Batcher[AnonymiseOptions]):
     adds = ()
     group = "anonymise"
     options_type = AnonymiseOptions
-    needs: ClassVar[dict[str, str]] = {**PRESIDIO, **DICTIONARIES}
+    needs: ClassVar[dict[str, str]] = {**PRESIDIO, **DICTIONARIES, **WORDS}
 
     def __init__(self, seed: int = 0, **options: Any) -> None:
         super().__init__(seed, **options)

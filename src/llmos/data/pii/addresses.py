@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from llmos.data.pii.address_parts import STATE, STATE_NAME, TOWN, UNIT, head, tail
 from llmos.data.pii.addresses_zh import chinese_addresses
 from llmos.data.pii.places_en import places
 from llmos.data.pii.spans import Span
@@ -19,41 +20,40 @@ _KIND = (
     r"broadway|bypass|causeway|expressway|freeway|route|rte|park|gate|hollow|landing|meadows?|"
     r"pass|point|ranch|spring|station|summit|vista|yard|estate|strand|embankment|promenade|wynd|"
     r"end|field|fields|bank|side|croft|drove|brae|passage|arcade|chase|dell|glen|glade|orchard|"
-    r"approach|reach|marg|nagar|cross|colony|layout|sector|enclave|extension|chowk|bazaar)"
+    r"approach|reach|marg|nagar|cross|colony|layout|sector|enclave|extension|chowk|bazaar|"
+    r"paddocks?|lea|knoll|spur|mall|shores?|isle|manor|mills?|overlook|pines|trace|track|valley|"
+    r"villas?|village|circuit|cct|reserve|strip|cottages|houses|buildings|mansions|lodge|woods?|"
+    r"ridgeway|oaks|acres|downs|hollows|cloisters|parklands|motorway|backs?|market place)"
 )
 _SURE_KIND = (
     r"(?:street|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court|terrace|crescent|close|"
     r"parkway|"
     r"pkwy|highway|hwy|gardens|mews|square|grove|place|circle|st|dr|way|row|alley|trail|plaza|quay)"
 )
+_SURE_KIND_CAPITAL = (
+    r"(?:Street|Avenue|Ave|Road|Rd|Lane|Drive|Boulevard|Blvd|Court|Terrace|Crescent|Close|Parkway|"
+    r"Highway|Gardens|Mews|Square|Grove|Place|Circle|St|Dr|Way|Row|Alley|Trail|Plaza|Quay|Hill|"
+    r"Park|Walk|Rise|View)"
+)
 _NAME_WORD = r"(?:[A-Z0-9][\w'.-]*|of|the|and|de|la|del|los|las|St\.|Mt\.|[A-Z]\.)"
 _DIRECTION = (
     r"(?:[NSEW]\.?|[NS][EW]\.?|North|South|East|West|Northeast|Northwest|Southeast|Southwest)"
 )
 _NUMBER = r"(?:No\.? ?)?\d{1,6}(?:[-/]\d{1,5})?(?: ?[A-Za-z](?![A-Za-z]))?(?: ?½| 1/2)?"
-_UNIT_WORD = (
-    r"(?:apartment|apt|appt|suite|ste|unit|flat|floor|fl|room|rm|bldg|building|tower|block|blk|lot|"
-    r"trailer|box|door|level|lvl|office|studio|house|penthouse|ph|spc|space|dept|wing|entrance)"
-)
-_UNIT = (
-    rf"(?:{_UNIT_WORD}\.? ?#? ?(?:[A-Z]?\d+[A-Za-z]?(?:[-/]\d+)?|[A-Z](?![A-Za-z])|One|Two|Three)"
-    r"|#\s?[A-Z]?\d+[A-Za-z]?(?:-\d+)?|\d{1,3}(?:st|nd|rd|th) (?:floor|fl)"
-    r"|(?:ground|top|first|second|third|fourth|fifth|basement|rear|upper|lower) (?:floor|flat|"
-    r"unit|apartment))"
-)
 _STREET = re.compile(
     rf"(?<![\w.$€£#/-]){_NUMBER},? (?:{_DIRECTION} )?"
     rf"(?:(?:{_NAME_WORD}[ \n]){{1,4}}(?i:{_KIND})\b\.?(?: (?:{_DIRECTION}|Extension|Ext)\b\.?)?"
     rf"|(?:\d{{1,3}}(?:st|nd|rd|th)|[A-Z][a-z]+th|First|Second|Third) (?i:{_KIND})\b\.?(?: "
     rf"{_DIRECTION}\b)?"
     rf"|(?i:avenue) (?:of the \w+|[A-Z]\b|\w+)|(?:{_DIRECTION} )?Broadway\b|Rural Route \d+"
+    rf"|(?:US|I|SR|CR|FM|RM)-\d{{1,4}}"
     rf"|(?:US |State |County |Old |FM )?(?i:highway|hwy|route|rte|county road|state road|"
     rf"interstate|cr|sr|fm) \d+\w?"
     rf"|(?:El|La|Las|Los|Via|Calle|Camino|Paseo|Rue|Avenida)(?: [A-Z]\w+| de| la| del| los){{1,4}})"
 )
 _LOWER_STREET = re.compile(
     rf"(?<![\w.$€£#/-]){_NUMBER} (?:(?:[nsew]\.?|north|south|east|west) )?(?:[a-z'][a-z'.-]+ ){{1,"
-    rf"3}}?"
+    rf"5}}?"
     rf"{_SURE_KIND}\b\.?(?=[ ,.;\n]|$)",
     re.IGNORECASE,
 )
@@ -67,7 +67,8 @@ _NO_STREET_WORD = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(
-    r"(?<![A-Za-z])(?:P\.? ?O\.? ?Box|Post Office Box|GPO Box|Locked Bag|Private Bag|PMB|POB)[ "
+    r"(?<![A-Za-z])(?:P\.? ?O\.? ?Box|Post Office Box|GPO Box|Locked Bag|Private Bag|PMB|POB"
+    r"|P\.O\.B\.?)[ "
     r"#]{1,2}[A-Z]?\d{1,7}"
     r"(?:-\d+)?",
     re.IGNORECASE,
@@ -84,98 +85,62 @@ _FOREIGN = re.compile(
     r"|la )*[A-ZÉÈ][\wéèêàôîç'-]*){0,3}"
     r"|(?<![\w])(?:Via|Viale|Piazza|Corso|Vicolo|Calle|Avenida|Av\.|Paseo|Plaza|Carrer|Rua|Praça|"
     r"Ulica|ul\.|ulitsa|Calea|Strada)"
-    r" (?:(?:de|del|della|delle|dei|di|da|do|dos|la|las|los|el|San|Santa|Santo|d')[ "
+    r" (?:(?:de|del|della|delle|dei|di|da|das|do|dos|la|las|los|el|San|Santa|Santo|d')[ "
     r"]?)*[A-ZÀ-Ž][\wà-ž'-]*(?:[ -](?:de |del |y )?[A-ZÀ-Ž][\wà-ž'-]*){0,3}"
     r",? (?:n\.?º ?|nº ?|n\. ?|№ ?)?\d{1,4}(?: ?[a-zA-Z](?![a-zA-Z]))?(?:[,-] ?\d{1,2}(?:º|°|o)? "
     r"?\w?(?![\w]))?"
 )
-_STATE = (
-    r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|PR|RI|"
-    r"S[CD]|"
-    r"T[NX]|UT|V[AT]|W[AIVY]|ON|QC|BC|AB|MB|SK|NS|NB|NL|PE|NSW|VIC|QLD|WA|SA|TAS|ACT|NT)"
-)
-_STATE_NAME = (
-    r"(?:Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|"
-    r"Hawaii|"
-    r"Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|Michigan|"
-    r"Minnesota|"
-    r"Mississippi|Missouri|Montana|Nebraska|Nevada|New Hampshire|New Jersey|New Mexico|New York|"
-    r"North Carolina|"
-    r"North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina|South Dakota|"
-    r"Tennessee|Texas|"
-    r"Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming|Ontario|Quebec|British "
-    r"Columbia|Alberta)"
-)
-_COUNTRY = (
-    r"(?:USA|U\.S\.A\.|US|UK|U\.K\.|United States|United Kingdom|England|Scotland|Wales|Ireland|"
-    r"Canada|Australia|"
-    r"New Zealand|Germany|France|Italy|Spain|Netherlands|Singapore|India|China|Japan|Switzerland|"
-    r"Austria|Belgium|"
-    r"Sweden|Norway|Denmark|Finland|Poland|Portugal|Brazil|Mexico|South Africa|Nigeria|Kenya|Hong "
-    r"Kong|PRC)"
-)
-_ZIP = (
-    r"(?:\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{4} "
-    r"?[A-Z]{2}|\d{3} ?\d{2,3}|\d{2}-\d{3}|\d{5}-\d{3}|[A-Z]\d[\dW] ?[A-Z\d]{4}|\d{4})(?![\w-])"
-)
-_TOWN = (
-    r"(?:(?!(?:and|but|or|I|We|He|She|They|The|Please|Call|Tel|Phone|Email|Thanks|If|It|My|Mr|Mrs|"
-    r"Ms|Dr|Attn)\b)"
-    r"[A-ZÀ-Ž][\wÀ-ž'.-]*(?:[ -](?:upon|on|in|le|la|am|an der|de|of|der|sur|under|the|"
-    r"[A-ZÀ-Ž][\wÀ-ž'-]*)){0,3})"
-)
-_BREAK = r"(?:\s*,\s*|\s*\n\s*|\s*;\s*|\s+[-–·|]\s+)"
-_FOREIGN_UNIT = (
-    r"(?:(?:apto?|apartado|piso|planta|Etage|étage|Stock|Whg|Wohnung|int|interno|scala|bât|Top|Tür|"
-    r"m|lok|Col|kv)\.? ?[\w./ºª-]{1,8}|\d{1,2}(?:º|ª|°|\. Stock|\. Etage|\. OG|e étage)(?: ?\w)?)"
-)
-_TAIL = re.compile(
-    rf"(?:(?:{_BREAK}|\s)(?i:{_UNIT})(?![\w])|(?:/\d{{1,4}}){{1,3}}(?!\w)"
-    rf"|{_BREAK}{_FOREIGN_UNIT}(?![\w])"
-    rf"|(?:{_BREAK}|\s){_ZIP} {_TOWN}(?=[,.;:!?\n)]|$| [a-z(])"
-    rf"|(?:{_BREAK}|\s)(?:in )?(?:{_TOWN}(?:,\s*|\s+))?(?:{_STATE_NAME}|{_STATE}\.?)(?:,"
-    rf"?\s+{_ZIP}|(?![\w]))"
-    rf"|(?:{_BREAK}|\s){_ZIP}"
-    rf"|(?:{_BREAK}|\s)(?:the )?{_COUNTRY}(?![\w])"
-    rf"|{_BREAK}{_TOWN},?\s+{_ZIP}|\s(?:in\s)?{_TOWN}(?=[,.;:!?\n)]|$|\s+\d)"
-    rf"|,\s*{_TOWN}(?=\s*[,.;:!?\n)]|\s*$|\s+[a-z]+\b)"
-    rf"|\n\s*{_TOWN}(?=,?\s*\n|,))"
-)
-_LOWER_TAIL = re.compile(
-    rf",? {_UNIT}(?![\w])|,? [a-z]+(?: [a-z]+)?,? (?i:{_STATE})(?: \d{{5}})?(?![\w])|,? "
-    rf"\d{{5}}(?![\w-])|(?:,? [a-z]+(?: [a-z]+)?)?,? [a-z]{{1,2}}\d[a-z\d]? ?\d[a-z]{{2}}(?![\w])"
-    rf"|, (?!(?:please|thanks|thank|and|but|so|ok|okay|yes|no|right|you|it|we|he|she|they|i)\b)"
-    rf"[a-z]{{4,}}(?: [a-z]{{4,}})?(?=[.!?,]|$)",
-    re.IGNORECASE,
-)
-
-
 _SEGMENT = (
-    r"(?:[A-Z0-9][\w'.#&/-]*(?: (?:[A-Z0-9][\w'.#&/-]*|of|the|upon|on|in|de|la|le|and)){0,5})"
+    r"(?:(?!(?:Dear|Hi|Hello|Please|My|Our|Her|His|I|We|She|He|It|Send|Mail|Post|Return|Ship|To|Re|"
+    r"Address|The address)\b)[A-ZÀ-Ž0-9][\wÀ-žŵŷ'.#&/-]*"
+    r"(?: (?:[A-ZÀ-Ž0-9][\wÀ-žŵŷ'.#&/-]*|of|the|upon|on|in|de|la|le|and|y|yr)){0,5})"
 )
-_BY_CODE = re.compile(
-    rf"(?<![\w])(?:{_SEGMENT}(?:,\s?|\n\s*)){{1,5}}?(?:{_TOWN}[ ,\n]{{1,2}})?(?:"
-    rf"(?:{_STATE}|{_STATE_NAME})[ ,]{{1,2}}\d{{5}}(?:-\d{{4}})?"
-    r"|[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}|\d{6}|[A-Z]\d[A-Z] \d[A-Z]\d|\d{3}-\d{4})(?![\w-])"
+_SEGMENTS = rf"(?<![\w])(?:{_SEGMENT}(?:,\s?|\n\s*)){{1,6}}?(?:{TOWN}[ ,\n]{{1,2}})?"
+_BY_HOUSE_CODE = re.compile(
+    rf"{_SEGMENTS}(?:[A-Z]{{1,2}}\d[A-Z\d]? \d[A-Z]{{2}}|[A-Z]\d[A-Z] \d[A-Z]\d|"
+    r"[A-Z]\d[\dW] [A-Z\d]{4})(?![\w-])"
 )
-"""What ends in a postal code, its parts in capitals."""
+"""What ends in a postal code of few houses, its parts in capitals."""
+_BY_TOWN_CODE = re.compile(
+    rf"{_SEGMENTS}(?:(?:{STATE}|{STATE_NAME})[ ,]{{1,2}}\d{{4,5}}(?:-\d{{4}})?|\d{{6}}|"
+    r"\d{3}-\d{4})(?![\w-])"
+)
+"""What ends in a postal code of a town: an address where a number or the name of a house begins."""
 _WITH_UNIT = re.compile(
-    rf"(?<![\w.$€£#/-])\d{{1,5}}[A-Za-z]? (?:[A-Z][\w']+ ?){{1,3}}, (?i:{_UNIT})(?![\w])"
+    rf"(?<![\w.$€£#/-])\d{{1,5}}[A-Za-z]? (?:[A-Z][\w']+ ?){{1,3}}, (?i:{UNIT})(?![\w])"
+)
+_CAPITALS = r"(?:[A-ZÀ-Ž][\wÀ-ž'.-]+(?: [A-Za-zÀ-ž][\wÀ-ž'.-]+){0,3})"
+_CONTINENTAL = re.compile(
+    rf"(?<![\w])(?:Avenue |Av\.? |Place |Rue )?{_CAPITALS},? \d{{1,4}}(?:[a-z]"
+    rf"|(?: [A-Z])?(?: \d{{1,3}}))?"
+    rf"(?:, [\wº°ª.]{{1,6}}(?: [\w.]{{1,4}})?){{0,2}}, (?:(?:[A-Z]{{1,2}}-)?(?:\d{{4,5}}"
+    rf"|\d{{3}} \d{{2}}) {_CAPITALS}"
+    rf"(?: [A-Z0-9](?!\w))?|{_CAPITALS} (?:\d{{3}} \d{{2}}|\d{{4,6}}))(?!\w)"
+)
+"""A street, its number, and a code beside a town, of whatever language."""
+_IN_PARTS = re.compile(
+    rf"(?<![\w.$€£#/:-])\d{{1,4}}(?:/\d{{1,3}})? (?:[A-ZÀ-Ž][\wÀ-ž'.-]+ ?){{1,4}}(?: ?\d{{1,3}})?, "
+    rf"(?:(?:District|Quận|Ward|Zone|Barangay|Khu|Block|Phase|Sector) \w{{1,4}}, {_CAPITALS}"
+    rf"|{_CAPITALS} \d{{5}})(?!\w)"
 )
 _SINGAPORE = re.compile(
     r"(?<!\w)(?:Blk|Block) \d{1,4}[A-Z]? (?:[A-Z][\w']+ ){1,4}(?:\d{1,3} ?)?,? ?(?:#\d{1,2}-\d{1,"
     r"4})?,? ?(?:Singapore(?: \d{6})?)?"
 )
-_NAMED_PLACE = (
-    r"\b(?:Cottage|House|Rectory|Farm|Lodge|Barn|Villa|Manor|Vicarage|Mill|Grange|Hall|Lane|Road|"
-    r"Street)\b"
+_TOLD = re.compile(
+    r"(?:^|[,\n]\s*)((?=[^,\n]*\d[^,\n]*[,\n])[^,\n]+|[^,\n]*\b(?:Cottage|House|Rectory|Farm"
+    r"|Lodge|Barn|Villa|"
+    r"Manor|Vicarage|Mill|Grange|Hall|Lane|Road|Street)\b)"
 )
-_BEFORE = re.compile(
-    rf"(?:\b(?i:{_UNIT_WORD}|shop|plot|km|gate|(?:h|d)\. ?no)\.? ?$|(?:(?i:{_UNIT})|"
-    rf"(?:c/o )?(?:The )?(?:[A-Z][\w']+ ){{1,3}}(?:House|Court|Building|Tower|Mansions|"
-    rf"Lodge|Plaza|Hall|Apartments|Centre|"
-    r"Center|Block|Heights|Residences?|Flats|Works|Mill|Barn|Cottage|Farm|Garden|Gardens|Villas?|"
-    rf"Arcade|Park)|\d{{1,3}}/F|\d{{1,3}}(?:st|nd|rd|th) Floor)\s?[,\n/] ?\s*)$"
+"""The first part of an address that has a number, or is a house or a street."""
+_ONES = "one|two|three|four|five|six|seven|eight|nine"
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_BELOW_100 = rf"(?:(?:{_TENS})(?:[ -](?:{_ONES}))?|{_TEENS}|{_ONES})"
+_NUMBER_IN_WORDS = re.compile(
+    rf"(?<![\w-])(?i:(?:(?:a|{_ONES}) (?:hundred|thousand)(?:(?: and)? {_BELOW_100})?|{_BELOW_100}"
+    rf"(?: (?:oh )?{_BELOW_100})?)) (?:{_NAME_WORD} ){{1,3}}(?:{_SURE_KIND_CAPITAL}|Yard"
+    rf"|Cottages|Wynd|Wharf|Green)\b\.?"
 )
 
 
@@ -186,6 +151,8 @@ _PATTERNS = (
     (_FOREIGN, 0.75),
     (_WITH_UNIT, 0.7),
     (_SINGAPORE, 0.7),
+    (_CONTINENTAL, 0.65),
+    (_IN_PARTS, 0.65),
 )
 
 
@@ -193,48 +160,22 @@ def addresses(text: str) -> Iterator[Span]:
     """Postal addresses and boxes, over their lines."""
     yield from chinese_addresses(text)
     for place in places(text):
-        end = _tail(_TAIL, text, place.end)
-        yield Span(_head(text, place.start), _without_dot(text, end), "ADDRESS", place.score)
+        yield Span(head(text, place.start), tail(text, place.end), "ADDRESS", place.score)
+    for found in _NUMBER_IN_WORDS.finditer(text):
+        yield Span(head(text, found.start()), tail(text, found.end()), "ADDRESS", 0.65)
     if any(map(str.isdigit, text)):
         for pattern, score in _PATTERNS:
             for found in pattern.finditer(text):
-                if _FIGURE.search(text[max(0, found.start() - 10) : found.start()]):
-                    continue
-                end = _tail(_TAIL, text, found.end())
-                yield Span(_head(text, found.start()), _without_dot(text, end), "ADDRESS", score)
-        for found in _BY_CODE.finditer(text):
-            if re.match(r"[^,\n]*\d", found[0]) or re.search(_NAMED_PLACE, found[0]):
-                end = _tail(_TAIL, text, found.end())
-                yield Span(found.start(), end, "ADDRESS", 0.7)
+                if not _FIGURE.search(text[max(0, found.start() - 10) : found.start()]):
+                    start, is_lower = head(text, found.start()), found[0].islower()
+                    yield Span(start, tail(text, found.end(), is_lower=is_lower), "ADDRESS", score)
+        for pattern in (_BY_HOUSE_CODE, _BY_TOWN_CODE):
+            for found in pattern.finditer(text):
+                told = _TOLD.search(found[0])
+                if told is not None or pattern is _BY_HOUSE_CODE:
+                    start = found.start() + (told.start(1) if told else 0)
+                    yield Span(start, tail(text, found.end()), "ADDRESS", 0.7)
         for found in _LOWER_STREET.finditer(text):
             if not _NO_STREET_WORD.match(found[0]):
-                end = _tail(_TAIL, text, found.end())
-                end = _tail(_LOWER_TAIL, text, end)
-                yield Span(found.start(), end, "ADDRESS", 0.65)
-
-
-def _head(text: str, start: int) -> int:
-    """Return where an address begins whose street begins at ``start``: flats and houses before."""
-    for _ in range(4):
-        begin = max(0, start - 60)
-        found = _BEFORE.search(text[begin:start])
-        if found is None:
-            break
-        start = begin + found.start()
-    return start
-
-
-def _without_dot(text: str, end: int) -> int:
-    """Return the end of an address without the dot that ends a sentence."""
-    word = re.search(r"(\w+)\.$", text[max(0, end - 24) : end])
-    return end - 1 if word is not None and len(word[1]) > 4 else end
-
-
-def _tail(pattern: re.Pattern[str], text: str, end: int) -> int:
-    """Return where an address ends that is known up to ``end``."""
-    for _ in range(6):
-        found = pattern.match(text, end)
-        if found is None:
-            break
-        end = found.end()
-    return end
+                end = tail(text, found.end(), is_lower=True)
+                yield Span(head(text, found.start()), end, "ADDRESS", 0.65)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from llmos.data.pii.context import listed
+from llmos.data.pii.dictionary_zh import simplified, words_of
 from llmos.data.pii.spans import Span
 
 _HAN = r"\u4e00-\u9fff"
 _NUMERAL = "零〇一二三四五六七八九十百两"
 _NUMBER = (
     rf"(?:[A-Za-z]{{0,2}}\d{{1,5}}[A-Za-z]?(?:[-#~之]\d{{1,5}}[A-Za-z]?){{0,4}}|[{_NUMERAL}]{{1,6}}"
-    r"|[A-Za-z](?=[座栋幢区馆楼室])|[甲乙丙丁东西南北](?=[座栋幢楼]))"
+    r"|[A-Za-z](?=[座栋幢区馆楼室])|[甲乙丙丁东西南北](?=[座栋幢楼单])|[甲乙丙丁]\d{1,4})"
 )
 _UNIT_WORD = (
     r"(?:号院|号大院|号楼|号门|号房|号室|号铺|号库|号(?![线码机文店选球称令员服])|號|弄|栋|幢|棟|"
     r"座|楼|樓|层(?!次|面|级)|"
     r"室(?![内外温])|单元(?!格)|單元|门(?![口票前诊])|户|房(?![东子价屋间产租])|组(?![织合长成])|"
     r"社(?![区会交])|队|支弄|车间|"
-    r"铺|信箱|宿舍|期|区|#楼?|栋楼|附\d+号|房间|排(?![名骨球队放])|床|教室|巷)"
-)
-_TRADITIONAL = str.maketrans(
-    "號樓棟單區縣鄉鎮廣廈園東門閣軒灣國際莊廠條層舖臺湾華麗麓龍鐵灘衛學醫縣營堡寧濱陽會館業莊",
-    "号楼栋单区县乡镇广厦园东门阁轩湾国际庄厂条层铺台湾华丽麓龙铁滩卫学医县营堡宁滨阳会馆业庄",
+    r"铺|信箱|宿舍|期|区|#楼?|栋楼|附\d+号|房间|排(?![名骨球队放])|床|舍|分箱|教室|巷)"
 )
 _UNIT = re.compile(rf"(?<![A-Za-z0-9])(?:附|第|近|邮政|信箱)?\s?{_NUMBER}\s?{_UNIT_WORD}")
-_BETWEEN = re.compile(rf"[\s,，、]?[{_HAN}A-Za-z()·\s]{{0,12}}[\s,，、]?")
+_BETWEEN = re.compile(
+    rf"[\s,，、-]?(?:[{_HAN}A-Za-z()·\s]|\d{{1,4}}(?=[{_HAN}])){{0,14}}[\s,，、-]?"
+)
 _NOT_BETWEEN = re.compile(
     r"电话|手机|联系|邮编|和|与|到|至|的|有|是|在|了|住|请|转|收|，.*，|月|年|买|租|找|姓名|密码|"
     r"或|离"
@@ -42,40 +42,69 @@ _STREET = (
 )
 _PLACE = re.compile(rf"[{_HAN}A-Za-z·]{{1,20}}{_STREET}[{_HAN}A-Za-z0-9()·\s]{{0,12}}$")
 _DASHED = re.compile(
-    rf"[{_HAN}]{{2,12}}(?:小区|花园|花苑|公寓|大厦|广场|家园|新村|新城|苑|园|庭|府|城|湾|居|阁|轩|"
-    rf"邸|别墅|嘉园|国际|山庄|里)"
-    r"\s?(?:[东西南北]区|[一二三四五六七八九十\d]期)?\s?[A-Za-z]?\d{1,3}(?:[-#栋幢]\d{1,4}){1,"
-    r"3}(?![\d%元年月])(?:室|号|房)?"
+    rf"[{_HAN}A-Za-z]{{1,14}}[{_HAN}](?:(?<=[区园苑寓厦场村城庭府湾居阁轩邸墅际庄里景座楼院馆舍期都岸郡台坊巷])\s?(?:[东西南北]区|[一二三四五六七八九十\d]期)?\s?[A-Za-z]?\d{{1,3}}(?:[-#栋幢]\d{{1,4}}){{1,3}}"
+    r"|[-\s]?\d{1,3}[栋幢座#]?-\d{1,3}(?:单元)?-\d{3,4}"
+    r"|-\d{1,3}[栋幢座]-\d{3,4})(?![\d%元年月])(?:室|号|房)?"
 )
 _TOWER = (
-    r"(?:大厦|大楼|中心|广场|公寓|花园|花苑|小区|国际|大院|商厦|商城|家园|产业园|科技园|工业园|"
-    r"工业区|软件园|创意园|园区|园|苑|宿舍|学校|大学|学院|医院|酒店|宾馆|商场|城|馆|座|塔|公馆|"
-    r"市场)"
+    r"(?:大厦|大楼|中心|广场|公寓|花园|花苑|小区|国际|大院|商厦|商城|家园|产业园|科技园|工业园"
+    r"|工业区|"
+    r"软件园|创意园|园区|园|苑|宿舍|学校|大学|学院|医院|酒店|宾馆|商场|城|馆|座|塔|公馆|市场"
+    r"|百货|商务园|"
+    r"校区|[东西南北前后新老]区|[东西南北前后]院|家属院|银行|写字楼|办公楼|红砖楼|水晶街|驿站"
+    r"|步行街)"
 )
 _ROOM = re.compile(
     r"(?:(?:之\d{1,2})|"
-    rf"(?:[{_HAN}A-Za-z]{{1,12}}?{_TOWER})?(?:[一二三四五六七八九十]期|[东西南北]塔|[东西南北]楼)?"
+    rf"(?:[{_HAN}A-Za-z]{{1,12}}?{_TOWER}+)?(?:[一二三四五六七八九十]期|[东西南北]塔|[东西南北]楼)?"
     r"\s?[A-Za-z]?\d{1,4}[A-Za-z]?(?:[-#]\d{1,4}){0,2}(?![\d年月日元号%点:：个米人.])"
-    rf"\s?(?:室|房|户|教室)?|[零〇一二三四五六七八九]{{3,4}}\s?(?:室|房)?"
-    rf"|[{_HAN}A-Za-z]{{1,12}}?{_TOWER})"
+    rf"\s?(?:室|房|户|教室|字楼)?|[零〇一二三四五六七八九]{{3,4}}\s?(?:室|房)?"
+    rf"|[{_HAN}A-Za-z]{{1,12}}?{_TOWER}+)"
+)
+_MORE = re.compile(
+    r"\s?附\s?\d{1,4}号?|[甲乙丙丁](?![方班级组等类])(?:号|单元)?|-[A-Za-z]\d{1,4}"
+    r"|[上中下东西南北]段|之[一二三四五六七八九十\d]{1,2}|"
+    r"\s?[一二三四五六七八九十\d]{1,2}(?:层|楼|字楼|F)(?![\w])|\s?[A-Za-z](?:座|室|栋|区"
+    r"|户)?(?![A-Za-z0-9])|[东西南北](?:户|塔|楼)"
+    r"|\s?[A-Za-z]?\d{1,2}(?:座?\d{1,2})?[A-Z](?![A-Za-z])"
+    r"|\s?\d{1,4}-[A-Za-z]?\d{1,4}(?:-\d{1,4})?(?![\d年月日元号%点:：个米人.])"
+    r"|\s?[A-Za-z]\d{0,2}-?\d{2,4}(?!\d)"
+    r"|(?:[东西南北前后左右中][侧面边门区院园]?(?:区|院|门|侧|楼)?)(?=[，,。；;\s]|$)"
+    rf"|\s?[（(][{_HAN}A-Za-z0-9·-]{{2,20}}[）)]"
+    rf"|\s[{_HAN}]{{2,8}}(?=\s?\d)|[,，\s]{{0,2}}(?:邮编|邮政编码)[:：]?\s?\d{{6}}(?!\d)"
+    rf"|(?:交叉路?口|路口|十字路口)?[东西南北向往]{{1,2}}\d{{1,4}}米(?:路[东西南北])?"
 )
 _NOT_TOWER = re.compile(r"的|有|在|了|和|与|是|去|到|找|见|附近|旁|对面|后面|门口|那|这|来|，")
 _BOX = re.compile(
-    rf"[{_HAN}]{{0,12}}(?:邮政)?(?:信箱|邮箱)\s?\d{{1,6}}(?:[-#]\d+)?\s?(?:号|分箱)?(?![\w@.])"
+    rf"[{_HAN}]{{0,12}}(?:邮政)?(?:信箱|邮箱)\s?\d{{1,6}}(?:[-#]\d+)?\s?(?:号?分箱\s?\d{{0,4}}"
+    rf"|号)?(?![\w@.])"
 )
-_LEAD = re.compile(
-    r"地址|住址|住所|家住|住在|住进|住|位于|坐落于|坐落在|坐落|寄到|寄往|寄给|寄去|寄至|寄|送到|送"
-    r"至|送往|送去|送|邮寄到|搬到|搬去|搬家到|搬进|"
-    r"搬|东西放在?|放在?|来到|去到|到达|赶到|前往|发到|发往|发货到|投递到|定位到|定位|开到|地点|"
-    r"收货地|收件地|户籍"
-    r"所在地|户籍地|户籍|籍贯|开在|租在|租住|租了|买在|买了|"
-    r"约在|设在|老家在|老家|家在|就在|现居|居住于|居住在|居住|现住|注册于|注册地|办公地|门店|总部|"
-    r"店在|出发|导航到|导航|打车到|打车去|接我|上门|"
-    r"是在|改成|改到|改为|换成|换到|变更为|更新为|搬迁至|迁至|迁到|派送|配送|写|填|叫|说|我家|他家"
-    r"|她家|公司|单位|家里|人在|还是|"
-    r"邮编|新家|就打车|是|在|于|到|至|从|去|来|往|为|给|租|买|离|进|回|的|了|和(?!平)|请|把|就|"
-    r"我|你|他|她"
+_STOPS = listed(
+    "地址 住址 住所 所在地 户籍 户籍地 籍贯 地点 位于 坐落 来到 到达 赶到 前往 定位 出发 导航 "
+    "打车 上门 "
+    "派送 配送 投递 收货 收货地 收件 收件人 收货人 寄件 邮寄 邮编 注册 注册地 办公 办公地 变更 "
+    "更新 现居 "
+    "居住 现住 租住 家住 搬家 搬迁 家里 我家 他家 她家 你家 新家 老家 我妈 我爸 我们 你们 他们 "
+    "公司 单位 "
+    "门店 总部 客户 师傅 司机 快递 外卖 东西 车停 这里 那里 这边 那边 附近 旁边 对面 开车 直接 "
+    "麻烦 帮忙 "
+    "今天 明天 昨天 现在 目前 之前 以前 以后 之后 后来 上周 下周 去年 今年 明年 然后 已经 一直 "
+    "还有 还是 "
+    "就是 或者 以及 但是 因为 所以 如果 姓名 联系人 电话 手机 患者 甲方 乙方 月 日 点 分 号线 "
+    "报警 报警人 "
+    "店 租 出租 出售 二手 二手房 本人 家庭 家庭住址 会议 活动 地方 订单 包裹 发货 改成 改为 "
+    "换成 改到 接 "
+    "门牌 门牌号 宿舍是 学校发 楼下 楼上 去过 名下 房产 房子 一套 物业 业主 单位地址 公司地址 房屋"
 )
+"""Words that stand before an address and are no part of one."""
+_STOP_CHARS = frozenset(
+    "在到于至往去来从向为给把被请就也还又再的了是有叫让说问找我你他她您它咱们与和跟或及并住寄送"
+    "搬买卖写填改换发放约等收离进回转见"
+)
+"""What words are made of that part an address from the words before it."""
+_MAY_BE_INSIDE = _STOP_CHARS - frozenset("的在是了")
+_DISTRICT_ENDS = frozenset("省市县区旗镇乡州盟")
+"""After which such a word begins a name: 大庆市让胡路区."""
 _REGION = re.compile(
     r"北京|上海|天津|重庆|河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|"
     r"广东|海南|四川|贵州|云南|"
@@ -112,12 +141,18 @@ _LOW_END = re.compile(
     r"花园|公寓|大厦|广场|家|[东西南北]头)$"
 )
 _CROSSING = re.compile(
-    rf"[{_HAN}]{{2,8}}?(?:路|街|大街|大道|道|环|胡同)(?:和|与|跟|、|及|-)[{_HAN}]{{1,8}}?(?:路|街|"
+    rf"([{_HAN}]{{2,24}}?(?:路|街|大街|大道|道|环|胡同))(?:和|与|跟|、|及"
+    rf"|-)[{_HAN}]{{1,8}}?(?:路|街|"
     r"大街|大道|道|环|胡同)的?(?:交叉路口|交叉口|交口|十字路口|路口|交汇处|交界处|口)"
+)
+_BY_VILLAGE = re.compile(
+    rf"[{_HAN}]{{2,10}}(?:村|庄|屯|寨|街|巷"
+    rf"|路)的?[东西南北]头(?:路[东西南北])?(?:第?[一二三四五六七八九十两\d]{{1,2}}(?:家|户))?"
 )
 _POSTCODE = re.compile(r"(?:邮政编码|郵遞區號|邮编|邮递区号)(?:是|为)?[:：\s]{0,2}(\d{3,6})(?!\d)")
 _IN_HOUSE = re.compile(
-    rf"[{_HAN}]{{1,10}}(?:楼|馆|宿舍|公寓|院系楼|大厦|广场)\s?[A-Za-z]?\d{{3,4}}[A-Za-z]?"
+    rf"[{_HAN}]{{1,10}}(?:楼|馆|宿舍|公寓|院系楼|大厦|广场|车库|车位|公馆|座|大院|家属院)\s?"
+    rf"(?:[A-Za-z]\d?-?)?\d{{3,4}}[A-Za-z]?"
     r"(?![\d年月日元米人块万%:：.])\s?(?:室|教室|房|号|办公室)?"
 )
 _HOME = re.compile(
@@ -130,25 +165,42 @@ _HOME = re.compile(
 )
 
 
+_HAN_CHAR = re.compile(f"[{_HAN}]")
+_RUN_BEFORE = re.compile(
+    rf"(?:[{_HAN}A-Za-z()·\s-]|(?<=[{_HAN}])\d{{1,4}}(?=[{_HAN}])"
+    rf"|(?<![\d.])\d{{3,6}}(?=[{_HAN}]{{2}}市))*$"
+)
+_COUNTED = re.compile("(?:共|每|约|近|达|超过|多|上下|有)$")
+_HOUSE_UNIT = re.compile(
+    r"[A-Za-z]?(?:\d{1,3}|[一二三四五六七八九十]{1,3}|(?<=[A-Za-z]))\s?(?:号楼|栋|幢|座|#楼?"
+    r"|弄|单元|号院|期|舍)"
+)
+
+
 def chinese_addresses(text: str) -> Iterator[Span]:
     """Addresses down to the building, the room, the village or the crossing."""
-    text = text.translate(_TRADITIONAL)
+    if not _HAN_CHAR.search(text):
+        return
+    text = text.translate(simplified())
     units = list(_UNIT.finditer(text))
     place = 0
     while place < len(units):
-        first = last = units[place]
+        run = [units[place]]
         place += 1
-        while place < len(units) and _goes_on(text[last.end() : units[place].start()]):
-            last = units[place]
+        while place < len(units) and _goes_on(text[run[-1].end() : units[place].start()]):
+            run.append(units[place])
             place += 1
-        if (start := _start(text, first.start(), has_more=last is not first)) is not None:
-            yield Span(start, _end(text, last.end()), "ADDRESS", 0.8)
-    for pattern in (_DASHED, _BOX, _CROSSING, _IN_HOUSE):
+        for first in range(len(run)):
+            if (start := _start(text, run[first:])) is not None:
+                yield Span(start, _end(text, run[-1].end()), "ADDRESS", 0.8)
+                break
+    for pattern in (_DASHED, _BOX, _CROSSING, _IN_HOUSE, _BY_VILLAGE):
         for found in pattern.finditer(text):
-            if "密码" in found[0]:
+            if re.search("密码|[码钥令锁]\\s?[:：]?[#A-Za-z]?\\d", found[0]):
                 continue
-            start = found.start() + _led_in(found[0], len(found[0]))
-            yield Span(start, found.end(), "ADDRESS", 0.7)
+            named = found[1] if pattern is _CROSSING else found[0]
+            start = found.start() + _led_in(named)
+            yield Span(start, _end(text, found.end()), "ADDRESS", 0.7)
     for pattern in (_POSTCODE, _HOME):
         for found in pattern.finditer(text):
             yield Span(found.start(1), found.end(1), "ADDRESS", 0.6)
@@ -158,7 +210,7 @@ def chinese_addresses(text: str) -> Iterator[Span]:
 def _by_levels(text: str) -> Iterator[Span]:
     """Addresses of which a region and something below a district is told."""
     for run in re.finditer(rf"[{_HAN}]{{5,}}", text):
-        start = run.start() + _led_in(run[0], len(run[0]))
+        start = run.start() + _led_in(run[0])
         found = _LEVELS.match(text, start, run.end())
         if (
             found is not None
@@ -172,8 +224,8 @@ def _by_levels(text: str) -> Iterator[Span]:
 
 def _end(text: str, end: int) -> int:
     """Return where an address ends of which the last number is known: its building and room."""
-    for _ in range(2):
-        found = _ROOM.match(text, end)
+    for _ in range(5):
+        found = _MORE.match(text, end) or _ROOM.match(text, end)
         if found is None or _NOT_TOWER.search(found[0]):
             break
         end = found.end()
@@ -184,35 +236,32 @@ def _goes_on(between: str) -> bool:
     return _BETWEEN.fullmatch(between) is not None and _NOT_BETWEEN.search(between) is None
 
 
-def _start(text: str, number: int, *, has_more: bool) -> int | None:
-    """Return where an address begins of which the first number is known, None where it is none."""
-
-    before = re.search(
-        rf"[{_HAN}A-Za-z()·\s]*(?:[{_HAN}\d]+段)?\s?$", text[max(0, number - 40) : number]
-    )
+def _start(text: str, run: list[re.Match[str]]) -> int | None:
+    """Return where an address begins whose numbers are known, None where it is none."""
+    number = run[0].start()
+    before = _RUN_BEFORE.search(text[max(0, number - 40) : number])
     prefix = before[0] if before else ""
-    start = number - len(prefix)
-    offset = _led_in(prefix, len(prefix))
+    offset = _led_in(prefix)
+    start = number - len(prefix) + offset
     prefix = prefix[offset:]
-    start += offset
-    if "密码" in prefix:
+    if "密码" in prefix or _COUNTED.search(prefix):
         return None
     if _PLACE.search(prefix) or (prefix and _REGION.match(prefix)):
         return start
-    is_home = re.match(r"[A-Za-z]?\d{1,3}\s?(?:号楼|栋|幢|座|#楼?|弄|单元)", text[number:])
-    if not (has_more and is_home):
+    is_home = any(_HOUSE_UNIT.match(unit[0]) for unit in run)
+    if not (is_home and (len(run) > 1 or len(prefix) >= 3)):
         return None
-    return start if len(prefix) <= 8 else number
+    return start if len(prefix) <= 10 else number
 
 
-def _led_in(prefix: str, end: int) -> int:
+def _led_in(prefix: str) -> int:
     """Return how much of what stands before a number is no part of the address."""
-    region = _REGION.search(prefix)
-    if region is not None:
-        return region.start()
-    offset = 0
-    for found in _LEAD.finditer(prefix):
-        rest = prefix[found.end() : end].strip(" :：")
-        if len(rest) >= 2 and not re.fullmatch(_STREET, rest):
-            offset = found.end()
-    return offset + len(prefix[offset:]) - len(prefix[offset:].lstrip(" ()·"))
+    place = len(prefix)
+    for word in reversed(words_of(prefix)):
+        is_inside = word in _MAY_BE_INSIDE and _DISTRICT_ENDS.issuperset(
+            prefix[place - 2 : place - 1]
+        )
+        if word in _STOPS or (_STOP_CHARS.issuperset(word) and not (is_inside and place > 1)):
+            break
+        place -= len(word)
+    return place + len(prefix[place:]) - len(prefix[place:].lstrip(" ()·"))

@@ -78,16 +78,25 @@ def find(
 def _found(
     read: PlainText, language: Language, types: set[PersonalType], names: Names
 ) -> Iterator[Span]:
-    # A name within a web address is none, so that these are looked for in any case.
     spans: list[Span] = []
     for finder, kinds in FINDERS.items():
-        if types.intersection(kinds):
+        if types.intersection(kinds) or ("NAME" in types and finder in (emails, urls)):
             spans.extend(finder(read.text))
     if "NAME" in types:
-        if language != "zh" and _LATIN.search(read.text):
-            spans.extend(names_in_latin(read.text, is_eager=names == "eager"))
-        if language != "en" and _HAN.search(read.text):
-            spans.extend(names_in_chinese(read.text, is_eager=names == "eager"))
+        spans.extend(_names(read.text, language, names == "eager", spans))
     for span in spans:
         if span.type in types and span.start < span.end:
             yield Span(*read.back(span.start, span.end), span.type, span.score)
+
+
+def _names(text: str, language: Language, is_eager: bool, others: list[Span]) -> Iterator[Span]:
+    """Yield names, of which none is within a web or e-mail address."""
+    found: list[Span] = []
+    if language != "zh" and _LATIN.search(text):
+        found.extend(names_in_latin(text, is_eager=is_eager))
+    if language != "en" and _HAN.search(text):
+        found.extend(names_in_chinese(text, is_eager=is_eager))
+    places = [(one.start, one.end) for one in others if one.type in {"URL", "EMAIL"}]
+    for span in found:
+        if not any(start < span.end and span.start < end for start, end in places):
+            yield span

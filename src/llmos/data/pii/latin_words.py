@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
+from llmos.data.pii.known_words import english_words, given_names, sure_names, surnames
 from llmos.data.pii.lexicon_en import AMBIGUOUS, GIVEN, PLAIN_SURNAMES, SURNAMES
 from llmos.data.pii.ordinary_en import BEGINNING, FUNCTION, PLACES
 
@@ -19,6 +20,9 @@ _SURNAME_FORM = re.compile(
     r"inski|enko|ovic|ović|vich|ovich|evich|opoulos|oulos|idis|escu|oglu|oğlu|dottir|stein|mann|"
     r"ishvili|adze|nyan|asamy|swamy|etti|elli|ucci|quez|guez|nández)"
 )
+
+
+_NOT_SURE = AMBIGUOUS | FUNCTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +66,42 @@ class LatinWord:
     @property
     def is_sure_given(self) -> bool:
         """Whether it is hardly anything but a given name."""
-        return self.is_given and self.key not in AMBIGUOUS and self.key not in FUNCTION
+        is_sure = self.key in GIVEN or "-" in self.key or self.key in sure_names()
+        return self.is_given and is_sure and self.key not in _NOT_SURE
+
+    @property
+    def is_usual_given(self) -> bool:
+        """Whether it is a given name of this project's own list, and hardly anything else."""
+        return self.key in GIVEN and self.is_sure_given
 
     @property
     def is_surname(self) -> bool:
         """Whether it can be a surname."""
-        return self.key in SURNAMES or _SURNAME_FORM.fullmatch(self.text) is not None
+        return self.key in surnames() or _SURNAME_FORM.fullmatch(self.text) is not None
 
     @property
     def is_sure_surname(self) -> bool:
         """Whether it is hardly anything but a surname."""
-        return self.is_surname and not (
-            self.key in PLAIN_SURNAMES or self.key in BEGINNING or self.key in PLACES
-        )
+        is_plain = self.key in PLAIN_SURNAMES or self.key in BEGINNING or self.key in PLACES
+        is_sure = self.key in SURNAMES or self.key in sure_names() or self.key not in surnames()
+        return self.is_surname and is_sure and not is_plain
+
+    @property
+    def is_english(self) -> bool:
+        """Whether it is a word of English, and no name in any list."""
+        return self.key in english_words()
+
+    @property
+    def usage(self) -> float:
+        """How usual it is as a word of English that is no name: from 0 to 1, 1 for 2,000,000 and
+        more in symspellpy's count."""
+        count = english_words().get(self.key, 0)
+        return 0.0 if count < 50_000 else 0.4 if count < 2_000_000 else 1.0
 
 
 @lru_cache(100_000)
 def _is_given(key: str) -> bool:
-    return (
-        key in GIVEN
-        or key in AMBIGUOUS
-        or ("-" in key and any(part in GIVEN for part in key.split("-")))
-    )
+    return key in given_names() or ("-" in key and any(part in GIVEN for part in key.split("-")))
 
 
 def latin_words(text: str) -> list[LatinWord]:

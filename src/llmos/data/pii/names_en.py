@@ -29,6 +29,7 @@ from llmos.data.pii.lexicon_en import (
     TITLES,
 )
 from llmos.data.pii.likeness import likeness
+from llmos.data.pii.names_en_eager import bare, widened
 from llmos.data.pii.ordinary_en import BEGINNING, CALENDAR, FUNCTION, PLACES, THING_AFTER
 from llmos.data.pii.spans import Span
 
@@ -67,6 +68,8 @@ class _Reader:
         uppers = sum(word.is_upper for word in long)
         self._is_shouted = len(long) >= 3 and uppers > 0.7 * len(long)
         self._is_lower = capitals <= 0.08 * len(words)
+        han = sum("\u4e00" <= char <= "\u9fff" for char in text)
+        self._is_chinese = han > 3 * len(words)
         self._least = EAGER_POINTS if is_eager else CAUTIOUS_POINTS
 
     def names(self) -> Iterator[Span]:
@@ -74,10 +77,15 @@ class _Reader:
         while place < len(self._words):
             end, points = self._best_at(place)
             if points >= self._least:
-                yield self._span(place, end, min(0.9, 0.4 + 0.1 * points))
+                begin, stop = place, end
+                if self._is_eager:
+                    begin, stop = widened(self._text, self._words, place, end)
+                yield self._span(begin, stop, min(0.9, 0.4 + 0.1 * points))
                 place = end
             else:
                 place += 1
+        if self._is_eager:
+            yield from bare(self._text, self._words)
 
     def _best_at(self, place: int) -> tuple[int, float]:
         """Return where a name ends that begins at a word, and what speaks for it; nothing does
@@ -115,7 +123,9 @@ class _Reader:
         elif first.is_given:
             points += 1
         if first.is_initial:
-            points += 1 if rest else -5
+            points += 1 if rest and not rest[-1].is_initial else -5
+        if first.is_upper and len(first.text) <= 4 and not (rest or first.is_usual_given):
+            points -= 0 if self._is_shouted else 2
         if any(it.is_sure_surname and (self._has_case(it) or rest) for it in words):
             points += 2.5
         elif any(it.is_surname for it in rest):
@@ -126,6 +136,9 @@ class _Reader:
             points -= 2 if ENGLISH_FORM.search(first.key) else 0
             points -= 2 if first.key in BEGINNING or first.key in PLACES else 0
             points -= 5 if not self._has_case(first) else 0
+            points -= 2.5 * first.usage if self._is_eager else 0
+            is_coined = re.search("[a-z][A-Z]", first.text) is not None and not first.is_surname
+            points -= 2 if is_coined or (self._is_chinese and not rest) else 0
             is_short = first.is_upper and not self._is_shouted
             points -= 2 if is_short else 0
         if rest and all(self._has_case(it) or it.key in PARTICLES for it in words):
@@ -134,8 +147,9 @@ class _Reader:
 
     def _of_caseless(self, word: LatinWord) -> float:
         """Return what speaks for a given name by itself where capitals say nothing."""
-        is_usual = self._is_lower or self._is_shouted or self._is_eager
-        return 2 if is_usual and len(word.key) >= 3 else 0
+        says_nothing = self._is_lower or self._is_shouted or self._is_eager
+        is_known = word.is_usual_given or (self._is_eager and len(word.key) >= 4)
+        return 2 if says_nothing and is_known and len(word.key) >= 3 else -3
 
     def _of_place(self, place: int, end: int) -> float:
         """Return what speaks for a name where the words stand."""
@@ -145,6 +159,13 @@ class _Reader:
             points -= 0.5 if end - place == 1 and not first.is_given else 0
         elif self._has_case(first):
             points += 0.5
+        last = self._words[end - 1]
+        if end - place == 1 and first.key in CALENDAR:
+            is_date = re.match(r"[ ,.]{1,2}\d", self._text[last.end : last.end + 3]) is not None
+            told = re.search(
+                r"(?:\d|\bof|\bin|\blast|\bnext|\bthis|\bby|\buntil|\bsince),? $", before
+            )
+            points -= 4 if is_date or told else 1
         if PERSON_BEFORE.search(before):
             points += 1
         elif PLACE_BEFORE.search(before) and not (first.is_sure_given or first.is_sure_surname):
@@ -159,8 +180,9 @@ class _Reader:
         if word.is_capital and word.is_ordinary and not word.is_surname:
             return False
         if word.is_capital:
-            return word.key not in FUNCTION or word.is_sure_given
-        return word.is_sure_given or (self._is_led(word) and word.key not in FUNCTION)
+            return word.key not in FUNCTION or word.is_usual_given
+        is_given = word.is_sure_given if self._is_eager else word.is_usual_given
+        return is_given or (self._is_led(word) and word.key not in FUNCTION)
 
     def _is_led(self, word: LatinWord) -> bool:
         """Whether a lower-case word stands where only a name would: mr smith, my name is …"""
@@ -281,7 +303,9 @@ class _Reader:
         """Whether words that could be a name are that of a place, a firm or a thing."""
         last = self._words[end - 1]
         if self._text[: self._words[place].start].endswith("& "):
-            return True
+            return not self._is_eager
+        if self._is_eager and end - place > 1 and self._words[place].is_sure_given:
+            return False
         after = self._text[last.end : last.end + 24]
         if POSSESSED_THING.match(after) or re.match(
             r" & (?:Co|Sons?|Daughters|Partners|[A-Z])", after

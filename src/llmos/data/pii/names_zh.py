@@ -7,14 +7,9 @@ words around it ask for one. Eager, names cost less.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from llmos.data.pii.cues_zh import (
     AFTER,
@@ -23,25 +18,30 @@ from llmos.data.pii.cues_zh import (
     HAN_RUN,
     KIN,
     NICKNAME,
+    NO_GIVEN,
     NO_NICKNAME,
     NO_SURNAME,
     OTHER_AFTER,
-    PLACE_NAMES,
+    OTHER_WORDS,
+    PERSON_LEAD,
     SINGLE_SURNAMES,
     SOUNDS,
     STRONG_LEAD,
     SURNAME_TITLE,
     TITLE_AFTER,
+    TOLD_AFTER,
     WEAK_LEAD,
+)
+from llmos.data.pii.dictionary_zh import (
+    MAX_WORD,
+    UNSEEN_COST,
+    dictionary,
+    simplified,
+    words_of,
 )
 from llmos.data.pii.names_zh_known import known_names
 from llmos.data.pii.spans import Span
-from llmos.storage.parquet import check_packages
 
-PACKAGES = {"jieba": "jieba", "opencc": "opencc-python-reimplemented"}
-"""Modules whose dictionaries are read -> the packages they come from."""
-
-_UNSEEN_COST, _MAX_WORD = 20.0, 8
 _NAME_COST, _SHORT_NAME_COST, _GIVEN_COST = 3.6, 4.6, 8.0
 _SOUND_COST, _COST_A_SOUND = 9.0, 4.2
 _STRONG_GAIN, _WEAK_GAIN, _TITLE_GAIN, _AFTER_GAIN, _EAGER_GAIN = 9.0, 2.0, 4.5, 1.0, 3.0
@@ -49,22 +49,6 @@ _EDGE_GAIN = 1.0
 _RARE_CHAR = 12.5
 _USUAL_GIVEN, _SELDOM = 12.0, 11.0
 """Costs and gains in nats."""
-_COMMON_AS_WORD = 100
-"""How often a word that can be a name is in the dictionary, when it is a word all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Dictionary:
-    """What jieba's dictionary says: cost of each word, and of surnames and given characters in
-    names."""
-
-    words: dict[str, float]
-    names: frozenset[str]
-    foreign: frozenset[str]
-    surnames: dict[str, float]
-    first: dict[str, float]
-    last: dict[str, float]
-    only: dict[str, float]
 
 
 def names_in_chinese(text: str, *, is_eager: bool) -> Iterator[Span]:
@@ -81,7 +65,7 @@ def names_in_chinese(text: str, *, is_eager: bool) -> Iterator[Span]:
         start, end = _foreign(found[0])
         if end - start >= 4:
             yield Span(found.start() + start, found.start() + end, "NAME", 0.8)
-    simple = text.translate(_simplified())
+    simple = text.translate(simplified())
     yield from _spaced(simple)
     yield from known_names(simple, is_eager=is_eager)
     for run in HAN_RUN.finditer(simple):
@@ -89,24 +73,27 @@ def names_in_chinese(text: str, *, is_eager: bool) -> Iterator[Span]:
 
 
 def _of_run(text: str, start: int, end: int, is_eager: bool) -> Iterator[Span]:
-    known = _dictionary()
+    known = dictionary()
     costs = [0.0] + [math.inf] * (end - start)
     back: list[tuple[int, float]] = [(0, 0.0)] * (end - start + 1)
     for place in range(start, end):
         at = costs[place - start]
-        for stop in range(place + 1, min(end, place + _MAX_WORD) + 1):
+        for stop in range(place + 1, min(end, place + MAX_WORD) + 1):
             word = text[place:stop]
-            cost = known.words.get(word, _UNSEEN_COST if stop == place + 1 else math.inf)
+            cost = known.words.get(word, UNSEEN_COST if stop == place + 1 else math.inf)
             _offer(costs, back, stop - start, at + cost, place - start, 0.0)
         for stop, cost, score in _names_at(text, place, end, is_eager):
             _offer(costs, back, stop - start, at + cost, place - start, score)
     stop = end - start
+    alone: set[int] = set()
     while stop > 0:
         place, score = back[stop]
         if score:
             yield Span(start + place, start + stop, "NAME", score)
+        if score or stop - place == 1 or text[start + place : start + stop] in known.names:
+            alone.add(start + place)
         stop = place
-    yield from _with_title(text, start, end)
+    yield from _with_title(text, start, end, alone)
 
 
 _SPACED = re.compile(
@@ -117,7 +104,7 @@ _SPACED = re.compile(
 
 def _spaced(text: str) -> Iterator[Span]:
     """Names with spaces between the characters, as in forms: 王 芳."""
-    known = _dictionary()
+    known = dictionary()
     for found in _SPACED.finditer(text):
         given = (found[2] or "") + (found[3] or "")
         cost = known.surnames.get(found[1], math.inf) + _given_cost(given)
@@ -141,11 +128,12 @@ def _names_at(
     text: str, place: int, end: int, is_eager: bool
 ) -> Iterator[tuple[int, float, float]]:
     """Yield ``(end, cost, score)`` of what could be a name that begins at a place."""
-    known = _dictionary()
+    known = dictionary()
     before = text[max(0, place - 14) : place]
     is_asked = STRONG_LEAD.search(before) is not None
+    is_hinted = is_eager and PERSON_LEAD.search(before) is not None
     lead = _STRONG_GAIN if is_asked else _WEAK_GAIN if WEAK_LEAD.search(before) else 0.0
-    lead += _EAGER_GAIN if is_eager else 0.0
+    lead += _EAGER_GAIN if is_eager and text[place] not in NO_SURNAME else 0.0
     lead += _EDGE_GAIN if not before or not before[-1].isalnum() else 0.0
     for surname_chars in (2, 1):
         surname = text[place : place + surname_chars]
@@ -153,16 +141,19 @@ def _names_at(
             surname_cost = 7.0 if surname in DOUBLE_SURNAMES else math.inf
         else:
             surname_cost = known.surnames.get(surname, math.inf)
-            surname_cost += 3.0 if surname in NO_SURNAME and not is_asked else 0.0
+            surname_cost += 6.0 if surname in NO_SURNAME and not is_asked else 0.0
         if surname_cost == math.inf or SURNAME_TITLE.match(text, place + surname_chars):
             continue
         for given_chars in (1, 2):
             stop = place + surname_chars + given_chars
-            if stop <= end:
-                given = text[place + surname_chars : stop]
+            given = text[place + surname_chars : stop]
+            if stop <= end and (is_asked or NO_GIVEN.isdisjoint(given)):
                 cost = surname_cost + _given_cost(given) - lead - _gain_after(text, stop)
                 cost += _NAME_COST if given_chars == 2 else _SHORT_NAME_COST
-                if not _is_word(text[place:stop], is_asked):
+                is_told = TOLD_AFTER.match(text, stop) is not None
+                cost -= _STRONG_GAIN if is_told and not is_asked else 0.0
+                is_meant = is_asked or is_told or (is_hinted and _ends(text, stop))
+                if not _is_word(text[place:stop], is_meant):
                     yield stop, max(cost, 0.5), 0.7
     for stop in (place + 2, place + 3, place + 4):
         name = text[place:stop]
@@ -178,7 +169,11 @@ def _names_at(
             yield stop, max(cost, 0.5), 0.5
     given = text[place : place + 2]
     is_called = is_asked or TITLE_AFTER.match(text, place + 2) or given in known.names
-    if place + 2 <= end and (is_called or not _is_word(given, is_asked)):
+    if (
+        place + 2 <= end
+        and NO_GIVEN.isdisjoint(given)
+        and (is_called or not _is_word(given, is_asked))
+    ):
         doubled = 3.0 if given[0] == given[1] else 0.0
         cost = _GIVEN_COST + _given_cost(given) - doubled
         if (is_called or lead >= _WEAK_GAIN) and _given_cost(given) < _USUAL_GIVEN:
@@ -187,25 +182,25 @@ def _names_at(
         yield place + 2, max(cost - lead - _gain_after(text, place + 2), 0.5), 0.5
 
 
+def _ends(text: str, stop: int) -> bool:
+    """Whether a clause ends, or a person does something."""
+    return stop >= len(text) or not text[stop].isalnum() or AFTER.match(text, stop) is not None
+
+
 def _is_known_name(name: str) -> bool:
-    """Whether the dictionary has something as the name of a person, and seldom."""
-    known = _dictionary()
-    if name not in known.names or not (name[0] in SINGLE_SURNAMES or name[:2] in DOUBLE_SURNAMES):
-        return False
-    return len(name) >= 3 or known.words[name] > _common_cost()
+    """Whether the dictionary has something as the name of a person."""
+    is_led = name[:1] in SINGLE_SURNAMES or name[:2] in DOUBLE_SURNAMES
+    return is_led and name in dictionary().names
 
 
 def _is_word(text: str, is_asked: bool) -> bool:
     """Whether something is a word of the dictionary, and no name in it."""
-    known = _dictionary()
-    cost = known.words.get(text)
-    if cost is None or is_asked or (text in known.names and len(text) == 3):
-        return False
-    return text not in known.names or cost < _common_cost()
+    known = dictionary()
+    return text in known.words and not is_asked and text not in known.names
 
 
 def _given_cost(given: str) -> float:
-    known = _dictionary()
+    known = dictionary()
     if len(given) == 1:
         return known.only.get(given, _RARE_CHAR)
     return known.first.get(given[0], _RARE_CHAR) + known.last.get(given[1], _RARE_CHAR)
@@ -221,15 +216,19 @@ def _gain_after(text: str, stop: int) -> float:
     return _AFTER_GAIN if AFTER.match(text, stop) else 0.0
 
 
-def _with_title(text: str, start: int, end: int) -> Iterator[Span]:
-    """Surnames with a title, 王女士, of which the surname is the name; 小王, 老李, 阿芳."""
-    known = _dictionary()
+def _with_title(text: str, start: int, end: int, alone: set[int]) -> Iterator[Span]:
+    """Surnames with a title, 王女士, of which the surname is the name; 小王, 老李, 阿芳.
+
+    Args:
+        alone: where no longer word begins.
+    """
+    known = dictionary()
     for place in range(start, end):
         char = text[place]
         before = text[place - 1 : place] if place > start else ""
         is_joined = bool(before) and known.words.get(before + char, math.inf) < 12.0
         is_surname = char in SINGLE_SURNAMES and char not in NO_SURNAME and not is_joined
-        if is_surname and (found := SURNAME_TITLE.match(text, place + 1)):
+        if is_surname and place in alone and (found := SURNAME_TITLE.match(text, place + 1)):
             is_kin = found[0] in KIN
             yield Span(place, found.end() if is_kin else place + 1, "NAME", 0.6)
         double = text[place : place + 2]
@@ -241,7 +240,9 @@ def _with_title(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _is_nickname(text: str, place: int, name: str) -> bool:
-    known = _dictionary()
+    known = dictionary()
+    if name[1] in NO_GIVEN or name[1] in "哥姐弟妹叔姨爷奶孩子贵赞镇衣":
+        return False
     before, after = text[place - 1 : place], text[place + 2 : place + 3]
     longer = (before + name, name + after, before + name[0], name[1] + after)
     if any(
@@ -265,72 +266,8 @@ def _foreign(name: str) -> tuple[int, int]:
         start -= 1
     while end < len(name) and name[end] in SOUNDS:
         end += 1
+    if start == first.end() and start:
+        start -= len(words_of(first[0])[-1])
+    if last[0] and (words := words_of(last[0]))[0] not in OTHER_WORDS:
+        end = max(end, last.start() + len(words[0]))
     return start, end
-
-
-@cache
-def _simplified() -> dict[int, str]:
-    """Return what each traditional character is in simplified writing, by opencc."""
-    lines = _path("opencc", "dictionary/TSCharacters.txt").read_text("utf-8").splitlines()
-    pairs = (line.split("\t") for line in lines if "\t" in line)
-    return {ord(old): new.split(" ")[0] for old, new in pairs if len(new.split(" ")[0]) == 1}
-
-
-@cache
-def _common_cost() -> float:
-    total = sum(math.exp(-cost) for cost in _dictionary().words.values())
-    return -math.log(_COMMON_AS_WORD / 60_000_000) if total else 0.0
-
-
-@cache
-def _dictionary() -> _Dictionary:
-    """Read jieba's dictionary: lines of a word, how often it is, and its part of speech."""
-    counts: dict[str, int] = {}
-    tagged: dict[str, set[str]] = {"nr": set(), "nrt": set(), "nrfg": set()}
-    with _path("jieba", "dict.txt").open(encoding="utf-8") as lines:
-        for line in lines:
-            word, count, tag = line.split(" ")
-            if len(word) <= _MAX_WORD:
-                counts[word] = int(count)
-                if (tag := tag.strip()) in tagged:
-                    tagged[tag].add(word)
-    total = sum(counts.values())
-    names = tagged["nr"] | tagged["nrfg"]
-    surnames, first, last, only = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    for name in names:
-        if len(name) == 3 and name[0] in SINGLE_SURNAMES:
-            surnames[name[0]] += 1
-            first[name[1]] += 1
-            last[name[2]] += 1
-        elif len(name) == 2 and name[0] in SINGLE_SURNAMES:
-            only[name[1]] += 1
-    for char in SINGLE_SURNAMES:
-        surnames[char] += 3
-    return _Dictionary(
-        words={word: math.log(total / max(count, 1)) for word, count in counts.items()},
-        names=frozenset(names),
-        foreign=frozenset(
-            word
-            for word in tagged["nrt"]
-            if len(word) >= 2
-            and word not in PLACE_NAMES
-            and (counts[word] <= 60 or (counts[word] <= 800 and SOUNDS.issuperset(word)))
-        ),
-        surnames=_costs(surnames),
-        first=_costs(first),
-        last=_costs(last),
-        only=_costs(only + last),
-    )
-
-
-def _costs(counts: Counter[str]) -> dict[str, float]:
-    total = counts.total()
-    return {char: math.log(total / count) for char, count in counts.items()}
-
-
-def _path(module: str, name: str) -> Path:
-    """Return a file of a package, which is not imported."""
-    check_packages({module: PACKAGES[module]})
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None
-    return Path(found.origin).parent / name

@@ -49,6 +49,28 @@ _PATTERNS = (
     rf"(?<![\w]){_UNIT}(?:, ?{_UNIT})+",
     r"(?<![\w])(?:R\.?R\.?|Rural Route|H\.?C\.?|Highway Contract|Star Route|PSC|Unit|CMR) ?#? ?"
     r"\d{1,5},? (?:Box|Bag) #?\d{1,6}[A-Za-z]?",
+    r"(?<![\w])(?:R\.R\.|RR|RD|Rural Route|Rural Delivery|RMB|RSD) ?#? ?\d{1,4}(?=[,\n])",
+    rf"(?<![\w])(?i:number|no\.?) \d{{1,4}}\w?,? (?:The )?(?:{_WORD} ){{0,3}}(?:{KIND}|Cottages?|"
+    r"Villas?|Houses?|Buildings|Gardens|Mews|Close|Grove|Green|Hill|Walk|Park|Rise)\b",
+    r"(?:(?<=at )|(?<=to )|(?<=from )|(?<=then )|(?<=in )|(?<=: )|(?<=, )|^)\d{1,4}[a-z]? The "
+    r"(?:[A-Z][a-z]+ )?(?:Green|Avenue|Close|Paddocks?|Street|Grove|Hill|Park|Square|Crescent|"
+    r"Mews|Terrace|Lane|Walk|Gardens|Drive|Parade|Promenade|Meadows?|Orchards?|Oaks|Elms|Limes|"
+    r"Willows|Cedars|Beeches|Chestnuts|Poplars|Laurels|Firs|Pines|Birches|Maples|Glade|Dell|Ridge|"
+    r"Heath|Common|Moorings|Maltings|Old [A-Z]\w+|Spinney|Copse|Quadrant|Cloisters|Ropewalk|"
+    r"Broadway|Strand|Embankment|Esplanade|Bridle\w*|Croft|Rise|View|Cottages|Crossway|Shires)\b",
+    r"(?<![\w])\d{1,4}(?:[/-]?[A-Z])?, (?:Street|St\.?|Road|Rd\.?|Lane|Gali|Sector|Block|Phase) "
+    r"(?:No\.? ?)?[A-Z]?-?\d{1,3}(?:[/-][A-Z0-9]+)?",
+    rf"(?<![\w])\d{{1,4}}[A-Z]?(?:[-/]\d{{1,4}})?,? (?:Jalan|Jln\.?|Jl\.?|Lorong|Lrg|Persiaran|"
+    rf"Lebuh|Soi|Thanon|Calle|Đường|Phố|Rua|Via|Rue|Strada|Barangay|Brgy\.?) {_WORD}"
+    rf"(?: {_WORD}){{0,3}}",
+    rf"(?<![\w]){_UNIT}, \d{{1,5}}[A-Za-z]? (?:{_WORD})(?: {_WORD}){{0,3}}",
+    rf"(?<![\w-])[A-Z]{{1,2}}-?\d{{1,4}}(?:/\d{{1,4}})?, (?:{_SEGMENT}, )*?(?:{_WORD} ){{0,3}}"
+    r"(?:Nagar|"
+    r"Vihar|Phase|Sector|Colony|Enclave|Apartments?|Society|Layout|Marg|Road|Puram|Bagh|Ganj|Block|"
+    r"Extension|Floor|Kunj|Park)(?: (?:\d{1,3}|[IVX]{1,4}))?",
+    rf"(?<![\w])(?:Sitio|Purok|Brgy\.?|Barangay|Kampung|Kg\.?|Desa|Dusun|Taman) {_SEGMENT}, "
+    rf"{_SEGMENT}",
+    rf"(?<![\w])(?i:km\.?|kilometre|mile) \d{{1,3}}(?:\.\d)?,? (?:{_WORD} ?){{1,4}}",
     rf"(?<![\w])(?:General Delivery|Poste Restante), {_SEGMENT}",
     rf"(?<![\w])(?:H\. ?No\.?|House No\.?|Flat No\.?|Plot(?: No\.?)?|Door No\.?|D\. ?No\.?|"
     rf"Shop(?: No\.?)?|House|KM|Lot|Villa) ?{_NUMBER}(?:, {_SEGMENT}){{1,6}}(?: ?- ?\d{{5,6}})?",
@@ -96,11 +118,20 @@ _LABEL = re.compile(
     r"phone|tel|my|so|if|which|where|until|please|since|because)\b)",
     re.IGNORECASE,
 )
+_AT = re.compile(
+    r"(?<![\w])(?:at|@) (\d{1,5}[A-Za-z]? (?:[NSEW]\.? )?"
+    r"(?!(?:AM|PM|Noon|EST|PST|CET|GMT|UTC|Eastern|Pacific|Central|Mountain|Mon|Tue|Wed|Thu"
+    r"|Fri|Sat|"
+    r"Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|USD|EUR|GBP|Hz|MHz|GHz|KB|MB|GB|TB|[A-Z]+"
+    r"\b))[A-Z][\w'-]+(?: [A-Z][\w'-]+){0,3}|\d{1,5} [nsew]\.? [a-z]{3,})(?![\w:%])"
+)
 _LIVES = re.compile(
     r"(?<![\w])(?:lives?|lived|living|stay(?:s|ed|ing)?|resid(?:e|es|ed|ing)|house|home|place|flat|"
-    r"apartment|moved|moving|ship(?:ped)?(?: \w+)?|deliver(?:ed)?(?: \w+)?|mail(?:ed)?(?: \w+)?|"
+    r"apartment|sold|rent|rented|renting|bought|own|owned|moved|moving|ship(?:ped)?(?: \w+)?"
+    r"|deliver(?:ed)?(?: \w+)?|mail(?:ed)?(?: \w+)?|"
     r"located|parked|grew up|come(?: over)?|came|drive|drop(?: \w+){1,3}|meet(?: me)?|party)"
-    r"(?: (?:to|at|in|by|over at|is|is at))+ (?:number |no\.? )?"
+    r"(?:(?: (?:to|at|in|by|over at|is|is at))+|(?<=sold)|(?<=rented)|(?<=bought)"
+    r"|(?<=owned)) (?:number |no\.? )?"
     rf"(\d{{1,5}}[A-Za-z]? {_WORD}(?: {_WORD}){{0,4}})"
 )
 _NO_STREET = re.compile(
@@ -120,6 +151,8 @@ def places(text: str) -> Iterator[Span]:
         value = found[1].rstrip(" ,")
         if re.search(r"\d", value) and re.search(r"[A-Za-z]{3}", value) and "://" not in value:
             yield Span(found.start(1), found.start(1) + len(value), "ADDRESS", 0.6)
+    for found in _AT.finditer(text):
+        yield Span(found.start(1), found.end(1), "ADDRESS", 0.5)
     for found in _LIVES.finditer(text):
         if not _NO_STREET.match(found[1].split(" ")[1]):
             yield Span(found.start(1), found.end(1), "ADDRESS", 0.6)

@@ -8,34 +8,10 @@ from collections.abc import Iterator
 from llmos.data.pii.context import is_before, listed, words
 from llmos.data.pii.ordinary_en import BEGINNING, FUNCTION
 from llmos.data.pii.plain import BLANK
+from llmos.data.pii.secret_forms import BLOCK, TOKENS
 from llmos.data.pii.secret_phrases import secret_phrases
 from llmos.data.pii.spans import Span
 
-_BLOCK = re.compile(
-    r"-{3,5} ?BEGIN (?:[A-Z0-9]+ ){0,4}(?:PRIVATE KEY|PGP PRIVATE KEY BLOCK)(?: BLOCK)? ?-{3,5}"
-    r".*?(?:-{3,5} ?END (?:[A-Z0-9]+ ){0,4}(?:PRIVATE KEY|PGP PRIVATE KEY BLOCK)(?: BLOCK)? ?-{3,"
-    r"5}|\Z)",
-    re.DOTALL,
-)
-_B64 = r"[A-Za-z0-9_-]"
-_TOKENS = re.compile(
-    r"(?<![A-Za-z0-9_])(?:"
-    r"(?:AKIA|ASIA|AGPA|AIDA|AROA|ABIA|ACCA)[A-Z0-9]{12,20}|LTAI[A-Za-z0-9]{12,24}"
-    r"|AKID[A-Za-z0-9]{13,40}|gh[pousr]_[A-Za-z0-9]{16,255}|github_pat_[A-Za-z0-9_]{20,255}"
-    rf"|glpat-{_B64}{{16,64}}|sk-(?:ant-|proj-|svcacct-|or-)?{_B64}{{16,200}}"
-    r"|[rsp]k_(?:live|test)_[A-Za-z0-9]{10,128}|whsec_[A-Za-z0-9+/=]{16,64}"
-    rf"|xox[abeoprs]-[A-Za-z0-9-]{{10,160}}|xapp-[A-Za-z0-9-]{{10,160}}|AIza{_B64}{{30,45}}"
-    rf"|ya29\.{_B64}{{16,400}}|GOCSPX-{_B64}{{16,40}}|npm_[A-Za-z0-9]{{20,64}}"
-    rf"|pypi-{_B64}{{16,300}}|hf_[A-Za-z0-9]{{20,64}}|SG\.{_B64}{{16,32}}\.{_B64}{{16,64}}"
-    rf"|dop_v1_[a-f0-9]{{32,64}}|shp(?:at|ss|ca|pa)_[A-Fa-f0-9]{{24,40}}|sq0(?:atp|"
-    rf"csp)-{_B64}{{20,64}}"
-    rf"|llmos_[A-Za-z0-9]+_{_B64}{{16,64}}|key-[0-9a-f]{{32}}|eyJ{_B64}{{8,}}\.{_B64}{{8,"
-    rf"}}(?:\.{_B64}*)?"
-    r"|(?:SK|AC)[0-9a-f]{32}|5[HJK][1-9A-HJ-NP-Za-km-z]{49,50}"
-    rf"|\d{{8,10}}:AA{_B64}{{30,40}}|AGE-SECRET-KEY-1[A-Z0-9]{{40,64}}|hvs\.{_B64}{{20,120}}"
-    rf"|(?:ops|dckr|lin_api|rnd|sbp|tvly|gsk|r8|pplx|nvapi|fw|xai|vercel|pat)_?[-_]{_B64}{{20,80}}"
-    r")(?![A-Za-z0-9_])"
-)
 _BEARER = re.compile(
     r"(?:\bBearer|\bBasic(?= [A-Za-z0-9+/]{12,}={0,2}(?:\W|$))|\bAuthorization: ?token)\s+"
     r"([A-Za-z0-9._~+/=-]{8,})",
@@ -43,13 +19,14 @@ _BEARER = re.compile(
 )
 _FLAG = re.compile(
     r"(?:--(?:password|passwd|pass|token|secret|api-?key|auth-?token)[= ]|\s-p(?=['\"])|"
-    r"\bsshpass -p ?|\bPGPASSWORD=|\bMYSQL_PWD=|\bcurl\b[^\n]{0,60}\s-u ?[^\s:]{1,40}:|"
+    r"\bsshpass -p ?|\s/user:\S{1,40} |\s-p (?=\S*\d)|\bPGPASSWORD=|\bMYSQL_PWD="
+    r"|\bcurl\b[^\n]{0,60}\s-u ?[^\s:]{1,40}:|"
     r"\bIDENTIFIED BY )"
     r"(?:\"([^\"\n]+)\"|'([^'\n]+)'|([^\s'\"]{3,}))",
     re.IGNORECASE,
 )
 _WORD = (
-    r"(?:pass ?words?|pass ?codes?|pass ?phrases?|pass ?wd|passwort|pwd?|pass(?=\s?[:=])|p/w|"
+    r"(?:pass ?words?|pass ?codes?|pass ?phrases?|pass ?wd|passwort|pwd?|pass(?=\s?[:=]| is\b)|p/w|"
     r"pin(?:[ -]?"
     r"(?:code|number|no\.?))?|secrets?(?:[ _-]?(?:access)?[ _-]?key)?|(?:api|access|auth|account|"
     r"private|"
@@ -64,7 +41,10 @@ _WORD = (
     r"[ -]?(?:codes?|combo|combination|pin|passcode)|combination|cvv2?|cvc|security answer|"
     r"(?:seed|recovery|backup|mnemonic)[ -]?phrase|mnemonic|wi-?fi(?: code)?(?=\s?[:=])|"
     r"credentials?(?=\s?[:=])"
-    r"|encryption key|passkey|puk(?: code)?)"
+    r"|encryption key|passkey|puk(?: code)?|(?:pre-?shared|wireless|vpn|ssh|router|hotspot|zip|"
+    r"archive|disk|bitlocker|filevault|vault|admin|decryption) ?keys?|psk|community(?: string)?|"
+    r"(?:recovery|seed|secret|backup) words|keypad|buzzer|sim pin|"
+    r"app[- ]?password|session ?(?:id|key)|auth ?code|pairing code|admin (?:pass|pw))"
 )
 _LINK = (
     r"(?:\s*\([^()\n]{1,30}\))?(?:\s+(?:for|to|of|on|at|in) (?:the |my |our |his |her |your |"
@@ -122,7 +102,10 @@ _ZH_WORD = (
     r"(?:密\s?码|口令|暗号|密钥|秘钥|私钥|公私钥|提取码|分享码|访问码|门禁码|门禁|开门码|开锁码|解"
     r"锁码|"
     r"门锁码|令牌|授权码|取件密码|PIN ?码|pin ?码|密保答案|助记词|安全码|会议密码|入会密码|共享码|"
-    r"pwd|passwd|password|token|api ?key|API ?Key|secret(?: ?key)?|access ?key|WiFi|wifi)"
+    r"pwd|passwd|password|token|api ?key|API ?Key|secret(?: ?key)?|access ?key|WiFi|wifi|密匙|暗码|"
+    r"(?:道闸|临时|开箱|解压|解锁|房门|车库|电梯|入户|取款|验证|激活|启动|恢复|备份|登陆|登录"
+    r"|联机|配对|后台|"
+    r"管理|查询|配对|口令)(?:码|密匙)|卡密|PIN|(?:门|车|箱|密码|柜|挂|U型|电子|智能)锁)"
 )
 _ZH_LINK = (
     r"(?:[(（][^()（）\n]{1,16}[)）])?\s*(?:(?:现在|目前|还|都|一直|默认|统一|暂时|已经|已|被|就|"
@@ -135,7 +118,10 @@ _ZH_LINK = (
 )
 _ZH_ASSIGNED = re.compile(rf"{_ZH_WORD}{_ZH_LINK}{_VALUE}", re.IGNORECASE)
 _ZH_DIRECT = re.compile(
-    r"(?:密码|口令|提取码|门禁码|门禁|开门码|解锁码|令牌|密钥|秘钥|分享码|访问码|PIN ?码|暗号)"
+    r"(?:密码|口令|提取码|门禁码|门禁|开门码|解锁码|令牌|密钥|秘钥|分享码|访问码|PIN ?码|暗号"
+    r"|密匙|私钥|授权码|"
+    r"解压码|道闸码|临时码|解锁|门锁|车锁|箱锁|锁屏|机器人key|密码锁)"
+    r"(?:[A-Za-z0-9_.-]{2,20}[/／])?"
     r"(?:(?:就|还|都|也)?(?:是|用|为)(?:我|她|他|你|咱|家)?的?[\u4e00-\u9fff]{0,"
     r"5}?)?\s?[\"“‘「']?([A-Za-z0-9!@#$%^&*_.+-]{3,64})"
     r"|(?:密码|口令|暗号)(?:是|为|[:：])?\s?[“「‘\"]([^”」’\"\n]{2,30})[”」’\"]"
@@ -158,6 +144,9 @@ _GIVEN_AWAY = words(
 _MASKED = re.compile(r"[*•xX.●…_\-#?]+|<[^>]*>|\$\{?\w+\}?|\{\{?.*|%\w+%")
 _NO_PASSWORD = re.compile(r"(?:ed|ing|ly|able|ible|ful|less|ant|ent|ive|en)$")
 _VALUE_FIRST = re.compile(
+    rf"[\"“‘']([^\"”’'\n]{{3,40}})[\"”’'] (?:is|was|as|for) (?:still |now )?(?:the|my|your|our"
+    rf"|his|her|their)"
+    rf"(?: \w+){{0,2}}? ?(?:{_WORD}|(?:code|safe|pass|magic|secret) ?word)(?![A-Za-z])|"
     rf"(?<!\S)[\"'“]?({_SIGNED})[\"'”]?,? (?:is|was|as|for|=) (?:still |now )?(?:the|my|your|our|"
     rf"his|her|their|a)?(?: \w+){{0,2}}? ?{_WORD}(?![A-Za-z])"
     r"|([A-Za-z0-9!@#$%^&*_.+-]{4,40})\s?(?:就?是|当|作为|做|为)(?:我|你|他|她|咱)?(?:们|家)?的"
@@ -165,21 +154,37 @@ _VALUE_FIRST = re.compile(
     re.IGNORECASE,
 )
 _SEED = re.compile(
-    r"(?:seed|recovery|mnemonic|backup)[ -]?(?:phrase|words)?[^\n:]{0,30}[:=]\s*((?:[a-z]{3,8}[ ,"
-    r"]{1,2}){11,23}"
+    r"(?:seed|recovery|mnemonic|backup|secret)[ -]?(?:phrase|words)\b[^\n:.]{0,30}?(?:[:=]"
+    r"|\bis\b|\bare\b|-|)\s*"
+    r"\b((?:(?!(?:is|are|the|you|your|and|for|to|of|it|not|was|will|can|with|that|this"
+    r"|or)\b)[a-z]{3,8}[ ,]{1,2}){11,23}"
     r"[a-z]{3,8})",
     re.IGNORECASE,
 )
+"""Of 12 to 24 words of BIP 39, of which none is one of these."""
 _LONG = re.compile(
-    r"(?<![A-Za-z0-9+/=_.-])(?=[^\s]*\d)(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_=-]{24,200}(?![\w+/=])"
+    r"(?<![A-Za-z0-9+/=_.-])(?=[^\s]*\d)(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_=-]{16,200}(?![\w+/=])"
 )
-_KEY_WORDS = words("key", "token", "secret", "credential", "api", "密钥", "秘钥", "令牌", "凭证")
+_KEY_WORDS = words(
+    "key",
+    "token",
+    "secret",
+    "credential",
+    "api",
+    "psk",
+    "auth",
+    "cookie",
+    "密钥",
+    "秘钥",
+    "令牌",
+    "凭证",
+)
 
 
 def secrets(text: str) -> Iterator[Span]:
     """Values of passwords, codes, keys and tokens, without the word before them."""
     yield from secret_phrases(text)
-    for pattern in (_BLOCK, _TOKENS):
+    for pattern in (BLOCK, TOKENS):
         for found in pattern.finditer(text):
             yield Span(found.start(), found.end(), "SECRET", 0.98)
     for pattern in (_BEARER, _FLAG, _SEED):
@@ -238,7 +243,8 @@ def _bare(text: str, found: re.Match[str]) -> Span | None:
         value
     ):
         return None
-    if BLANK in value or len(value) < 3 or not (is_quoted or re.search(r"\d", value)):
+    is_chinese = found.re is _ZH_DIRECT and len(value) >= 6 and value.lower() not in _NO_VALUE
+    if BLANK in value or len(value) < 3 or not (is_quoted or is_chinese or re.search(r"\d", value)):
         return None
     if re.match(r"(?:\d+(?:st|nd|rd|th|px|ms|s|%)$|\d{1,2}$|v?\d+\.\d)", value):
         return None

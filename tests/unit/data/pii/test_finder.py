@@ -176,6 +176,38 @@ def test_of_what_overlaps_the_longest_stays() -> None:
     assert [(one.type, one.end - one.start) for one in find(text)] == [("URL", len(text))]
 
 
+def test_an_address_ends_before_a_number_of_a_known_form() -> None:
+    text = "to 12 Elm Street, Leeds, 415-555-0137"
+    found = {one.type: text[one.start : one.end] for one in find(text)}
+    assert found["PHONE"] == "415-555-0137" and found["ADDRESS"].startswith("12 Elm Street, Leeds")
+
+
+def test_a_name_within_a_web_address_is_none_whatever_is_looked_for() -> None:
+    assert find("see https://example.org/Anna/Schmidt", types=["NAME"], names="eager") == []
+
+
+def test_titles_and_capitals_beside_a_name_are_hidden_with_it_eagerly() -> None:
+    for text, shown in (
+        ("then Coach Big Dave Smith spoke", "Coach Big Dave Smith"),
+        ("in walks taylor swift again", "taylor swift"),
+        ("happy birthday florence", "florence"),
+        ("he met JFK", "JFK"),
+    ):
+        assert shown in [text[it.start : it.end] for it in find(text, "en", ["NAME"], "eager")]
+
+
+@pytest.mark.parametrize("token", [
+    "glpat-8xW2vT7nB1yL9pC5dF3g",
+    "dapi9f86d081884c7d659a2feaa0c55ad015",
+    "MTA5ODc2NTQzMjEwOTg3NjU0.GxYzAb.q8Zr5Tn2Wb7Yc0Pd3Fg6Hj9Lk1Mn4Op7Qs",
+    "hvs.CAESIJ8xW2vT7nB1yL9pC5dF3gH6j",
+    "shippo_test_9f86d081884c7d659a2feaa0c55ad015",
+    "9f86d081884c7d659a2feaa0c55ad015-us12",
+])  # fmt: skip
+def test_tokens_are_known_by_their_form_alone(token: str) -> None:
+    assert [(it.type, it.end - it.start) for it in find(f"x {token} y")] == [("SECRET", len(token))]
+
+
 def test_placeholders_are_no_personal_data_nor_lead_to_any() -> None:
     text = "Dear [NAME], call [PHONE_3f0c9a1b2c3d] or [EMAIL]; password: [SECRET]"
     assert find(text, names="eager") == []
