@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from llmos.errors import CancelledError, LlmosError, OutOfMemoryError, RecipeErr
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import JobFailed, JobLog, JobMetric
 from llmos.training import handler, ranks
+from llmos.training.checkpoint_writer import CheckpointWriter
 from llmos.training.distribution import Team
 from llmos.training.micro_batches import HalvedError, micro_batches_for
 from llmos.training.ranks import RankLostError, devices_for
@@ -202,19 +204,45 @@ def test_how_one_was_lost_is_told_though_a_device_waits_for_it_forever(
     assert "process 1 of the training" in said.message
 
 
-def test_processes_that_give_way_go_on_to_the_very_weights(tmp_path: Path) -> None:
+def test_processes_that_give_way_go_on_to_the_very_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     its = recipe("generate", 2)
     its["model"]["config"] |= {"resid_pdrop": 0.1}
     handler.run(make_job(tmp_path / "whole", its)[0])
     context, _ = make_job(tmp_path / "left", its)
     leave_in_step(3, context)
-    with pytest.raises(CancelledError):
-        handler.run(context)
+    with monkeypatch.context() as patched:
+        ended = write_slowly(patched)
+        with pytest.raises(CancelledError):
+            handler.run(context)
     assert not psutil.Process().children()
+    assert not ended, "for as long as a checkpoint is written, those that left are not lost"
     handler.run(make_job(tmp_path / "left", its)[0])
     for name in ("weights", "optimizer"):
         files = [last_checkpoint(tmp_path / d) / f"{name}.safetensors" for d in ("whole", "left")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def write_slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the last checkpoint take until the other process was seen to end; return the statuses
+    with which this one would have ended for its loss."""
+    ended, is_seen = list[int](), threading.Event()
+    save_last, watch = CheckpointWriter.save_last, ranks._Ranks.watch
+
+    def save(self: CheckpointWriter, *args: Any) -> None:
+        save_last(self, *args)
+        assert is_seen.wait(20)
+
+    def see(self: ranks._Ranks, *args: Any) -> None:
+        watch(self, *args)
+        is_seen.set()
+
+    monkeypatch.setattr(CheckpointWriter, "save_last", save)
+    monkeypatch.setattr(ranks._Ranks, "watch", see)
+    monkeypatch.setattr(ranks, "NOTICE_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    return ended
 
 
 def leave_in_step(step: int, context: JobContext) -> None:

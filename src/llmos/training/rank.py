@@ -12,7 +12,7 @@ import threading
 import msgspec
 from accelerate import PartialState
 
-from llmos.errors import LlmosError, OutOfMemoryError
+from llmos.errors import CancelledError, LlmosError, OutOfMemoryError
 from llmos.kernel.context import JobContext
 from llmos.kernel.protocol import FromWorker
 from llmos.kernel.worker import die_with_server
@@ -35,7 +35,9 @@ def main() -> None:
 
 
 def _status(error: LlmosError) -> int:
-    """Return what rank 0 is to know of an error that is this process's alone."""
+    """Return what rank 0 is to know of an error."""
+    if isinstance(error, CancelledError):
+        return 0  # all leave, rank 0 once its checkpoint is written
     if isinstance(error, HalvedError):
         return ranks.HALVED
     return ranks.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else 1

@@ -89,6 +89,7 @@ def cell_parts(source: Source, num_bytes: int) -> list[Part]:
     size = source.path.stat().st_size
     parts: list[Part] = []
     header: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     begin = before = 0
     with source.path.open("rb") as file:
         lines = _Decoded(file, encoding_of(source))
@@ -100,10 +101,10 @@ def cell_parts(source: Source, num_bytes: int) -> list[Part]:
                 found = []
             if not header and not source.columns:
                 header = tuple(found)
-            if lines.end - begin >= num_bytes:
-                parts.append(Part(begin, lines.end, before, header if begin else ()))
-                begin, before = lines.end, reader.line_num
-    return [*parts, Part(begin, size, before, header if begin else ())] if begin < size else parts
+            if lines.end - begin >= num_bytes and not lines.is_over:  # it may be within a row there
+                parts.append(Part(begin, lines.end, before, columns))
+                begin, before, columns = lines.end, reader.line_num, header
+    return [*parts, Part(begin, size, before, columns)] if begin < size else parts
 
 
 class _Decoded:

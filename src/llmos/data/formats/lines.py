@@ -30,7 +30,7 @@ from llmos.data.datasets.readers import (
 )
 from llmos.data.formats.packed import Unpacked
 from llmos.data.pipeline.record import Row
-from llmos.errors import DataError
+from llmos.errors import CorruptBlobError, DataError
 
 UNDECODABLE = "llmos.undecodable"
 """How decoding errors are handled: bytes that are no text become half a character, which no text
@@ -107,7 +107,11 @@ def _within(raw: BinaryIO, part: Part) -> BinaryIO:
 
 
 class _First(io.RawIOBase):
-    """The first ``left`` bytes of what a file has from here on."""
+    """The first ``left`` bytes of what a file has from here on.
+
+    Raises:
+        CorruptBlobError: it has fewer.
+    """
 
     def __init__(self, raw: BinaryIO, left: int) -> None:
         self._raw = raw
@@ -118,6 +122,8 @@ class _First(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         piece = self._raw.read(min(len(buffer), self._left))
+        if self._left and not piece:
+            raise CorruptBlobError("a file ends before it did when it was cut: add it again")
         buffer[: len(piece)] = piece
         self._left -= len(piece)
         return len(piece)

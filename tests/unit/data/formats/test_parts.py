@@ -14,6 +14,7 @@ import pytest
 from llmos.data.datasets.readers import Source, format_of, parts_of, read
 from llmos.data.formats import cells, lines
 from llmos.data.formats.parquet import MAX_CUTS
+from llmos.errors import CorruptBlobError
 
 PIECES = [
     *("a word", "数据", "é", ",", ",", ",", "\t", "\n", "\n", "\n\n", "\r\n", "\r", " ", "  \n"),
@@ -78,6 +79,43 @@ def test_lines_that_are_too_long_are_so_in_parts(
         for num_bytes in (1, 10):
             assert in_parts(source, num_bytes) == told(source)
             assert len(parts_of(source, num_bytes)) > 1
+
+
+def test_a_row_that_ends_in_a_line_too_long_is_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (lines, cells):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 50)
+    path = tmp_path / "a.csv"
+    path.write_text('n,text\n1,first\n2,"a\n' + "x" * 500 + '\nb"\n' + "4,c\n" * 5)
+    source = Source(path, "a.csv", "csv", encoding="utf-8")
+    for num_bytes in (1, 4, 10, 18):
+        assert in_parts(source, num_bytes) == told(source)
+        assert len(told(source)) == 7
+
+
+def test_a_header_behind_empty_lines_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n\n\n\nn,t\n1,2\n3,4\n")
+    source = Source(path, "a.csv", "csv", encoding="utf-8")
+    for num_bytes in (1, 3, 6):
+        assert in_parts(source, num_bytes) == told(source)
+    assert told(source) == [
+        {"id": "a.csv:6", "n": "1", "t": "2"},
+        {"id": "a.csv:7", "n": "3", "t": "4"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv"])
+def test_a_file_that_lost_its_end_since_it_was_cut_is_an_error(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'{"n": 1}\n\n' * 10)
+    source = Source(path, name, format_of(name), encoding="utf-8")
+    parts = parts_of(source, 40)
+    path.write_bytes(path.read_bytes()[:-15])
+    assert len(parts) > 1 and told(replace(source, part=parts[0]))
+    with pytest.raises(CorruptBlobError, match="ends before it did when it was cut"):
+        told(replace(source, part=parts[-1]))
 
 
 def test_the_parts_of_parquet_are_groups_of_rows_and_parts_of_large_ones(tmp_path: Path) -> None:
