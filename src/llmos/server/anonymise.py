@@ -73,10 +73,12 @@ PARTS = frozenset({"content", "output", "summary"})
 """Fields whose list of parts is one text."""
 EXEMPT = frozenset({"model", "logit_bias", "options.logit_bias"})
 """Fields, by where in the body they stand, that reach no model."""
-_HARMLESS = re.compile(
-    r"[A-Za-z_$-]{0,64}|[a-z]{1,12}[_-][0-9A-Za-z]{16,64}|https?://json-schema\.org/[a-z0-9/#-]*"
-)
-"""Words, ids as servers make them, and what a JSON schema says it is."""
+_HARMLESS = re.compile(r"[A-Za-z_$-]{0,64}|https?://json-schema\.org/[a-z0-9/#-]*")
+"""Words, and what a JSON schema says it is."""
+_ID = re.compile(r"[a-z]{1,12}[_-](?=[0-9]*[A-Za-z])[0-9A-Za-z]{16,64}")
+"""An id as servers make them, harmless in a field for one: elsewhere it may be a key."""
+_GIVEN = re.compile(r"(?:^|\.)(?:const|default|enum|examples?)(?:\.|$)")
+"""Where in a schema there are numbers that somebody may have; in its limits there are none."""
 
 Kind = Literal["text", "json", "other"]
 Visit = Callable[[Kind, str, str], str]
@@ -136,6 +138,8 @@ async def hide_texts(
             )
     texts = await anonymiser.hide(walk.texts, how, actor.owner, counts)
     jsons = [await anonymiser.hide_json(one, how, actor.owner, counts) for one in walk.jsons]
+    if is_large:
+        return await asyncio.to_thread(walk.filled, texts, jsons)
     return walk.filled(texts, jsons)
 
 
@@ -205,7 +209,7 @@ class _Walk:
                 self.texts.append(text)
             elif kind == "json":
                 self.jsons.append(text)
-            elif not _HARMLESS.fullmatch(text):
+            elif not _is_harmless(place, text):
                 self.others.append((place, text))
             return text
 
@@ -227,6 +231,12 @@ class _Walk:
         return _walked(self._body, put)
 
 
+def _is_harmless(place: str, text: str) -> bool:
+    if place.endswith("id") and _ID.fullmatch(text):
+        return True
+    return _HARMLESS.fullmatch(text) is not None
+
+
 def _walked(
     value: Any, visit: Visit, place: str = "", name: str = "", *, is_text: bool = False
 ) -> Any:
@@ -246,6 +256,8 @@ def _walked(
             f"{place} has token ids, in which personal data cannot be looked for: send text.",
             param=place.partition(".")[0],
         )
+    if type(value) in (int, float) and _GIVEN.search(place):
+        visit("other", place, str(value))
     return value
 
 
@@ -268,9 +280,19 @@ def _walked_fields(value: dict[str, Any], visit: Visit, place: str) -> dict[str,
 
 def _joined(parts: Sequence[Any]) -> list[Any]:
     """Return parts of which the first has the text of all, if each has some."""
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
-    known = [text for text in texts if isinstance(text, str)]
-    if len(parts) < 2 or len(known) < len(parts):
+    fields = [_field_of(part) for part in parts]
+    if len(parts) < 2 or not all(fields):
         return []
-    text = "".join(known)
-    return [{**part, "text": "" if index else text} for index, part in enumerate(parts)]
+    text = "".join(part[field] for part, field in zip(parts, fields, strict=True))
+    return [
+        {**part, field: "" if index else text}
+        for index, (part, field) in enumerate(zip(parts, fields, strict=True))
+    ]
+
+
+def _field_of(part: Any) -> str:
+    """Return which field of a part has its text; empty: none has."""
+    if not isinstance(part, dict):
+        return ""
+    field = "refusal" if part.get("type") == "refusal" else "text"
+    return field if isinstance(part.get(field), str) else ""

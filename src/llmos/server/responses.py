@@ -75,7 +75,9 @@ def router(system: System) -> APIRouter:
         is_kept = _is_kept(body, actor)
         before, items = await earlier(body, actor), _with_ids(body.items())
         # What a key that hides nothing has left there is hidden now.
-        said = await hide_texts(system.tasks.anonymiser, actor, before.items, Counter())
+        said = await hide_texts(
+            system.tasks.anonymiser, actor, before.items, Counter(), is_large=bool(before.items)
+        )
         messages = to_messages(body.instructions, (*said, *items))
 
         def need() -> Need:

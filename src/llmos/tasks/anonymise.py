@@ -6,6 +6,7 @@ What cannot be looked at is not passed on: whoever waits for it gets an error.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -18,7 +19,7 @@ import msgspec
 
 from llmos.data.pii.replacing import KEYED, Replacer, read_key
 from llmos.data.pii.spans import Span
-from llmos.errors import AnonymiseError, DataError, PipelineError
+from llmos.errors import AnonymiseError, DataError, PipelineError, TooLargeError
 from llmos.storage.parquet import check_packages
 from llmos.tasks.pieces import Pieces, View
 from llmos.tasks.sandbox import Sandbox, SandboxBrokenError, SandboxTimeoutError, serve
@@ -35,6 +36,10 @@ WAIT_S = 30.0
 """How long a question may wait for those of others: an answer under way should not end for it."""
 MAX_CHARS = 2**20
 """Of the texts of one request: more would keep the helper for many seconds."""
+MAX_TEXTS, SLICE_TEXTS = 2**16, 2**12
+"""Of one question to `Anonymiser`, and how many are told apart before others have a turn."""
+SMALL_CHARS = 2**16
+"""Longer JSON is read in a thread."""
 MAX_REMEMBERED, MAX_REMEMBERED_SPANS = 4096, 32
 """Texts of which is remembered where there is what, and how much of it in each: a conversation is
 sent again with each turn."""
@@ -90,6 +95,7 @@ class Anonymiser:
         Raises:
             AnonymiseError: it cannot be looked for.
             OverloadedError: too much of others waits.
+            TooLargeError: there are too many texts.
         """
         replacer = self.replacer(how, owner)
         found = await self.find(texts, how, owner)
@@ -103,14 +109,14 @@ class Anonymiser:
     async def hide_json(self, text: str, how: Anonymise, owner: str, counts: Counts) -> str:
         """Return JSON text without the personal data of its texts, numbers and names of fields,
         each seen behind the name of its field; what is no JSON, as any text. Raises as `hide`."""
+        is_large = len(text) > SMALL_CHARS
         try:
-            value = json.loads(text)
-            texts = _leaves(value)
+            read = await asyncio.to_thread(_read, text) if is_large else _read(text)
         except (ValueError, RecursionError):
             return (await self.hide([text], how, owner, counts))[0]
+        value, texts, is_changed = read
         replacer = self.replacer(how, owner)
         found = iter(await self.find(texts, how, owner))
-        is_changed = False
 
         def hidden(key: str, leaf: str) -> str:
             nonlocal is_changed
@@ -142,16 +148,28 @@ class Anonymiser:
 
         Raises:
             AnonymiseError, OverloadedError: as `hide`.
+            TooLargeError: there are too many texts.
         """
-        views = [_views(text) for text in texts]
-        every = [view.text for some in views for view in some]
-        seen = iter(await self._seen(every, how, owner, remember=remember))
-        return [list(_whole(some, [next(seen) for _ in some])) for some in views]
+        if len(texts) > MAX_TEXTS:
+            raise TooLargeError(
+                f"There are {len(texts)} texts, but personal data is looked for in at most "
+                f"{MAX_TEXTS} at a time: send them in parts."
+            )
+        found: list[list[Span]] = []
+        for first in range(0, len(texts), SLICE_TEXTS):
+            if first:
+                await asyncio.sleep(0)
+            views = [_views(text) for text in texts[first : first + SLICE_TEXTS]]
+            every = [view.text for some in views for view in some]
+            seen = iter(await self._seen(every, how, owner, remember=remember))
+            found += [list(_whole(some, [next(seen) for _ in some])) for some in views]
+        return found
 
     async def _seen(
         self, texts: Sequence[str], how: Anonymise, owner: str, *, remember: bool
     ) -> list[tuple[Span, ...]]:
-        salt = msgspec.msgpack.encode(how)
+        # Of an owner's own: how soon an answer comes tells nobody what others asked.
+        salt = msgspec.msgpack.encode((owner, how))
         keys = [hashlib.sha256(salt + text.encode()).digest() for text in texts]
         known = {key: self._remembered[key] for key in keys if key in self._remembered}
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -248,6 +266,28 @@ def visited(value: Any, visit: Visit, key: str = "") -> Any:
     if isinstance(value, dict):
         return {visit("", name): visited(one, visit, name) for name, one in value.items()}
     return value
+
+
+def _read(text: str) -> tuple[Any, list[str], bool]:
+    """Return what JSON says, the texts of it, each as it is to be seen, and whether the text says
+    more: a field twice, or half a character, which nobody looks at. Raises ValueError: it is none.
+    """
+    says_more = False
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal says_more
+        says_more |= len(named := dict(pairs)) < len(pairs)
+        return named
+
+    value = json.loads(text, object_pairs_hook=fields)
+    if "\\u" in text:
+        value, given = visited(value, lambda _, leaf: _whole_characters(leaf)), value
+        says_more |= value != given
+    return value, _leaves(value), says_more
+
+
+def _whole_characters(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _leaves(value: Any) -> list[str]:

@@ -58,6 +58,7 @@ class _Choice:
     ) -> None:
         grammar = request.grammar
         self._index = index
+        self._tools = frozenset(tool.name for tool in request.tool_use.tools)
         self._is_json = grammar is not None and grammar.kind in ("json_object", "json_schema")
         self._anonymiser, self._how, self._owner = anonymiser, how, request.owner
         self._counts = counts
@@ -77,7 +78,7 @@ class _Choice:
                     yield ended
                 self._kind = kind
             if delta is not None and delta.id is not None:
-                begun = ToolCallDelta(delta.index, delta.id, delta.name)
+                begun = ToolCallDelta(delta.index, delta.id, await self._name(delta.name or ""))
                 yield Chunk(self._index, tool_calls=(begun,))
             if kind == "reasoning" or (kind == "text" and not self._is_json):
                 if out := self._piece(await self._held.push(text)):
@@ -88,6 +89,13 @@ class _Choice:
             if ended := await self._end():
                 yield ended
             yield Chunk(self._index, finish_reason=chunk.finish_reason, usage=chunk.usage)
+
+    async def _name(self, name: str) -> str:
+        """Return what a tool is called: one that there is, as its request says; else, as a model
+        may have made it up, without personal data."""
+        if name in self._tools:
+            return name
+        return (await self._anonymiser.hide([name], self._how, self._owner, self._counts))[0]
 
     async def _end(self) -> Chunk | None:
         """Return the rest of the present stretch, which is complete."""

@@ -210,7 +210,12 @@ async def test_what_cannot_be_looked_at_is_refused(
         ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
         ("/v1/completions", {"logprobs": 1}, "logprobs"),
         ("/v1/completions", {"choice": [MAIL, "b"]}, "choice.0"),
+        ("/v1/completions", {"choice": ["a", "card-4111111111111111"]}, "choice.1"),
         ("/v1/completions", {"regex": WHO}, "regex"),
+        ("/v1/chat/completions", {"tools": [{"type": "function", "function": {
+            "name": "f", "parameters": {"properties": {"to": {
+                "maximum": 13800138000, "enum": [1, 13800138000]}}}}}]},
+         "tools.0.function.parameters.properties.to.enum.1"),
         ("/v1/completions", {"anonymise": {}}, "anonymise"),
         ("/v1/chat/completions", {"messages": [{**SAID, "tool_call_id": MAIL}]},
          "messages.0.tool_call_id"),
@@ -231,6 +236,13 @@ async def test_what_would_pass_unseen_is_refused(
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert isinstance(error, str) or error["param"] == param  # Ollama's errors are texts
+
+
+async def test_a_text_in_parts_of_any_kind_is_one(hiding: httpx.AsyncClient) -> None:
+    parts = [{"type": "text", "text": WHO[:8]}, {"type": "refusal", "refusal": WHO[8:]}]
+    asked = {"model": "talker", "messages": [SAID, {"role": "assistant", "content": parts}, SAID]}
+    answer = await hiding.post("/v1/chat/completions", json=asked)
+    assert (answer.status_code, answer.headers[HEADER]) == (200, "EMAIL=3")
 
 
 async def test_a_text_is_parsed_as_it_is_hidden(

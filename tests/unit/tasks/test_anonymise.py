@@ -15,11 +15,21 @@ from hypothesis import strategies as st
 from tests.unit.tasks.finding import InProcess
 
 from llmos.data.pii.replacing import KEY_FILE
-from llmos.errors import AnonymiseError
+from llmos.errors import AnonymiseError, TooLargeError
+from llmos.tasks import anonymise
 from llmos.tasks.anonymise import WHOLE_CHARS, Anonymiser, Counts, Held, told
 from llmos.tasks.hidden_answers import hidden
 from llmos.tasks.sandbox import SandboxBrokenError, SandboxTimeoutError
-from llmos.types import Anonymise, Chunk, GenerateRequest, Grammar, ToolCallDelta, Usage
+from llmos.types import (
+    Anonymise,
+    Chunk,
+    GenerateRequest,
+    Grammar,
+    Tool,
+    ToolCallDelta,
+    ToolUse,
+    Usage,
+)
 
 ALL = Anonymise()
 LETTER = (
@@ -114,6 +124,44 @@ async def test_json_stays_json_and_names_of_fields_speak_for_their_values() -> N
     assert await anonymiser.hide_json(broken, ALL, "me", counts) == '{"to": "[EMAIL]", "tex'
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ('{"a": "rose@example.org", "a": "x"}', '{"a": "x"}'),
+        ('{"a": "rose\\u0040example.org", "b": "\\ud800"}', '{"a": "[EMAIL]", "b": "?"}'),
+        ('{"\\ud800": 1}', '{"?": 1}'),
+        ('{"a": "\\ud83d\\ude00"}', '{"a": "\\ud83d\\ude00"}'),
+        ('{"a": "rose\\u0040example.org", "b', '{"a": "[EMAIL]", "b'),
+        ('{"a": "\\u6211\\u53eb\\u9648\\u5efa\\u519b', '{"a": "\\u6211\\u53eb[NAME]'),
+    ],
+)
+async def test_json_says_no_more_than_was_looked_at(given: str, shown: str) -> None:
+    assert await InProcess().hide_json(given, ALL, "me", Counter()) == shown
+
+
+async def test_what_was_found_is_remembered_for_its_owner_alone() -> None:
+    anonymiser = InProcess()
+    for owner in ("me", "me", "you"):
+        await anonymiser.hide(["So it goes."], ALL, owner, Counter())
+    assert anonymiser.asked == ["So it goes."] * 2
+
+
+async def test_many_texts_are_looked_at_in_slices_and_too_many_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(anonymise, "SLICE_TEXTS", 2)
+    monkeypatch.setattr(anonymise, "MAX_TEXTS", 5)
+    monkeypatch.setattr(anonymise, "SMALL_CHARS", 10)
+    texts = ["one", "rose@example.org", "two", "rose@example.org", "three"]
+    hidden = await InProcess().hide(texts, ALL, "me", Counter())
+    assert hidden == ["one", "[EMAIL]", "two", "[EMAIL]", "three"]
+    told = await InProcess().hide_json(json.dumps(texts), ALL, "me", Counter())
+    assert json.loads(told) == hidden
+    for many in ([*texts, "four"], ["four"] * 6):
+        with pytest.raises(TooLargeError, match="at most 5"):
+            await InProcess().hide_json(json.dumps(many), ALL, "me", Counter())
+
+
 async def test_a_pseudonym_is_the_owners_and_the_same_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +254,14 @@ def test_thoughts_text_and_calls_are_hidden_alike_however_they_come(sizes: list[
     assert '{"to": "[EMAIL]", "text": "Call Dr. [NAME]."}' in said(whole)[2][1][0]
     assert {chunk.token_ids for chunk in chunks} == {()}
     assert chunks[-1] == Chunk(finish_reason="stop", usage=END)
+
+
+async def test_the_name_of_a_tool_that_a_model_made_up_is_looked_at() -> None:
+    there = ToolUse((Tool("call_13800138000", "", {}),))
+    names = ["call_13800138000", "tel-13800138000"]
+    calls = [ToolCallDelta(index, f"call_{index}", name, "{}") for index, name in enumerate(names)]
+    chunks = await shown([Chunk(tool_calls=(call,)) for call in calls], tool_use=there)
+    assert said(chunks)[2] == {0: [f"call_0{names[0]}{{}}"], 1: ["call_1tel-[PHONE]{}"]}
 
 
 async def test_an_answer_in_json_is_held_until_it_is_whole() -> None:

@@ -21,6 +21,8 @@ FOUND = {
         ("发到lixiaoyu@example.cn，谢谢", "lixiaoyu@example.cn"),
         ("邮箱是wang艾特example点com", "wang艾特example点com"),
         ("ｌｉ＠ｅｘａｍｐｌｅ．ｃｎ", "ｌｉ＠ｅｘａｍｐｌｅ．ｃｎ"),
+        (r'{"to":"li\u0040example.cn"}', r"li\u0040example.cn"),
+        ("\u200b是li\\u0040exam\u200bple.cn，", "li\\u0040exam\u200bple.cn"),
     ],
     "PHONE": [
         ("My cell is (415) 555-0137.", "(415) 555-0137"),
