@@ -239,6 +239,7 @@ async def test_a_running_job_gives_way_and_goes_on(harness: Harness) -> None:
     ("kind", "attempts", "code", "message"),
     [
         ("mistake", 1, "invalid_data", "The data is empty."),
+        ("own_mistake", 1, "own_mistake", "The loss is no number."),
         ("absent", 1, "internal_error", "kernel_children.handlers:absent cannot be used"),
         ("crash", 3, "internal_error", "ZeroDivisionError: boom"),
         ("die", 3, "job_failed", "was killed by SIGKILL"),

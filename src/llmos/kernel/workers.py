@@ -381,6 +381,7 @@ class Workers:
             await queue.cancelled(job.id, job.fence)
         else:
             error = by_code(outcome.code)(outcome.message)
+            error.code = outcome.code  # of a class that may be the worker's alone
             await queue.fail(job.id, job.fence, error, retryable=outcome.retryable)
 
     async def _fail(self, job: Job, error: Exception) -> None:

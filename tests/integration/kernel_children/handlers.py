@@ -124,6 +124,15 @@ def mistake(context: JobContext) -> JobResult:
     raise DataError("The data is empty.")
 
 
+def own_mistake(context: JobContext) -> JobResult:
+    """Raise an error of a class that the server does not know."""
+
+    class OwnError(DataError):
+        code = "own_mistake"
+
+    raise OwnError("The loss is no number.")
+
+
 def crash(context: JobContext) -> JobResult:
     """Raise what nobody foresaw."""
     raise ZeroDivisionError("boom")
@@ -195,6 +204,7 @@ FUNCTIONS = (
     "give_way",
     "steps",
     "mistake",
+    "own_mistake",
     "crash",
     "flaky",
     "die",
