@@ -3,7 +3,7 @@ names put in their places. What it means, `pipelines.parse` says.
 
 A step's ``recipe`` is a file, relative to the pipeline's own or one that ships with llmos, or the
 recipe itself; ``set`` beside it changes keys of it, as ``llmos train --set`` does. A step without
-one may name a file as its ``data``.
+one may name a file as its ``data``. Files that changes from outside name are as seen from here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -42,19 +42,18 @@ def load(path: Path, changes: list[str] | None = None) -> dict[str, Any]:
             begins with the line.
         RecipeError: a change is not ``key=value``, or goes through a value.
     """
-    pipeline, lines = read(_text(path), str(path))
-    pipeline = recipes.override(pipeline, changes or [])
+    written, lines = read(_text(path), str(path))
+    pipeline = recipes.override(written, changes or [])
     if LINES in pipeline:
         raise Lines(lines).error(LINES, f"a pipeline has no key {LINES!r}")
     for path_of_change in [key for key in lines if f".params.{CHANGES}." in key]:
         into = path_of_change.replace(f".params.{CHANGES}.", f".params.{RECIPE}.", 1)
         lines[into] = lines[path_of_change]
     where = Lines(lines)
-    steps = pipeline.get("steps")
-    for name, step in steps.items() if isinstance(steps, dict) else ():
-        params = step.get("params") if isinstance(step, dict) else None
-        if isinstance(params, dict):
-            step["params"] = _with_files(params, path, f"steps.{name}.params", where)
+    before = _params(written)
+    for name, params in _params(pipeline).items():
+        own = _Own(path, before.get(name, {}))
+        pipeline["steps"][name]["params"] = _with_files(params, own, f"steps.{name}.params", where)
     return {**pipeline, LINES: lines}
 
 
@@ -147,17 +146,37 @@ def _text(path: Path) -> str:
         raise PipelineError(f"{path} cannot be read as a pipeline: {error}") from None
 
 
-def _with_files(params: dict[str, Any], path: Path, place: str, lines: Lines) -> dict[str, Any]:
+def _params(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the params of each step that has some, by its name."""
+    steps = pipeline.get("steps")
+    every = steps.items() if isinstance(steps, dict) else ()
+    found = {name: step.get("params") for name, step in every if isinstance(step, dict)}
+    return {name: params for name, params in found.items() if isinstance(params, dict)}
+
+
+class _Own(NamedTuple):
+    """A step's params as the pipeline's file has them."""
+
+    path: Path
+    params: dict[str, Any]
+
+    def file_of(self, is_own: bool) -> Path:
+        """Return the file in whose folder a path begins: this one, or none for one from outside."""
+        return self.path if is_own else Path()
+
+
+def _with_files(params: dict[str, Any], own: _Own, place: str, lines: Lines) -> dict[str, Any]:
     """Return a step's params with its files as seen from here, its recipe read."""
     data = params.get(DATA)
     if RECIPE in params:
-        return _with_recipe(params, path, place, lines)
+        return _with_recipe(params, own, place, lines)
     if isinstance(data, str):
-        return params | {DATA: _data_file(path, data, f"{place}.{DATA}", lines)}
+        file = own.file_of(data == own.params.get(DATA))
+        return params | {DATA: _data_file(file, data, f"{place}.{DATA}", lines)}
     return params
 
 
-def _with_recipe(params: dict[str, Any], path: Path, place: str, lines: Lines) -> dict[str, Any]:
+def _with_recipe(params: dict[str, Any], own: _Own, place: str, lines: Lines) -> dict[str, Any]:
     """Return a step's params with the recipe itself in place of its file, ``set`` put into it."""
     at = f"{place}.{RECIPE}"
     others = {key: value for key, value in params.items() if key != CHANGES}
@@ -166,16 +185,22 @@ def _with_recipe(params: dict[str, Any], path: Path, place: str, lines: Lines) -
         raise lines.error(at, "recipe must be a recipe's file, or a recipe")
     if not isinstance(changes, dict):
         raise lines.error(f"{place}.{CHANGES}", "set must be a mapping of keys to values")
+    written, own_changes = own.params.get(RECIPE), own.params.get(CHANGES)
     try:
-        recipe = recipes.load(_recipe_path(path, named)) if isinstance(named, str) else named
+        if isinstance(named, str):
+            recipe = recipes.load(_recipe_path(own.file_of(named == written), named))
+        else:
+            recipe = named
         changed = _changed(recipe, changes)
+        inline = written if isinstance(named, dict) and isinstance(written, dict) else recipe
+        in_file = _files_of(_changed(inline, own_changes if isinstance(own_changes, dict) else {}))
     except RecipeError as error:
         raise lines.located(at, error) from None
     before = {} if isinstance(named, dict) else _files_of(recipe)
     for section, table, key in named_files(changed):
         where = f"{section}.{key}"
-        folder = Path() if before.get(where) == table[key] else path
-        table[key] = _data_file(folder, table[key], f"{at}.{where}", lines)
+        is_own = before.get(where) != table[key] == in_file.get(where)
+        table[key] = _data_file(own.file_of(is_own), table[key], f"{at}.{where}", lines)
     return others | {RECIPE: changed}
 
 

@@ -176,7 +176,7 @@ def _print_operator(one: dict[str, Any]) -> None:
     print_table(
         ("option", "type", "default", "meaning"),
         (
-            (option["name"], option["type"], _default(option["default"]), option["meaning"])
+            (option["name"], option["type"], _default(option), option["meaning"])
             for option in one["options"]
         ),
         empty="it has no options",
@@ -210,9 +210,12 @@ def _print_groups(found: dict[str, Any]) -> None:
         )
 
 
-def _default(value: Any) -> str:
+def _default(option: dict[str, Any]) -> str:
     import json
 
+    if option.get("required"):  # an older server does not say
+        return "required"
+    value = option["default"]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -126,6 +126,33 @@ def test_one_value_is_changed_by_its_place(tmp_path: Path) -> None:
         load(path, ["name"])
 
 
+def test_files_that_changes_name_are_as_seen_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name in ((here, "mine.txt"), (there, "own.txt")):
+        folder.mkdir()
+        (folder / name).write_text("text")
+    (here / "small.yaml").write_text(yaml.safe_dump(make_recipe("generate")))
+    monkeypatch.chdir(here)
+    at = "steps.train.params"
+    assert params_of(write(there, {"data": "gone"}), f"{at}.data=mine.txt")["data"] == "mine.txt"
+    shipped = write(there, {"recipe": "lora-chat", "set": {"replay": {"path": "own.txt"}}})
+    recipe = params_of(shipped, f"{at}.set.data.path=mine.txt")["recipe"]
+    assert recipe["data"]["path"] == "mine.txt"
+    assert recipe["replay"]["path"] == str(there / "own.txt")
+    inline = write(there, {"recipe": make_recipe("generate", data={"path": "own.txt"})})
+    assert params_of(inline)["recipe"]["data"]["path"] == str(there / "own.txt")
+    changed = params_of(inline, f"{at}.recipe.data.path=mine.txt")["recipe"]
+    assert changed["data"]["path"] == "mine.txt"
+    other = params_of(
+        shipped, f"{at}.recipe=small.yaml", f"{at}.set={{data.path: mine.txt, seed: 4}}"
+    )
+    assert (other["recipe"]["data"]["path"], other["recipe"]["seed"]) == ("mine.txt", 4)
+    with pytest.raises(PipelineError, match="there is no data file own"):
+        params_of(write(there, {"data": "gone"}), f"{at}.data=own.txt")
+
+
 @pytest.mark.parametrize(
     ("params", "says"),
     [

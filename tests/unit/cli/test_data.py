@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -254,6 +255,7 @@ def test_operators_are_listed_and_one_is_shown_with_its_example(
     assert "exact_dedup" in listed and "fix_text" in listed
     one = run(capsys, "operators", "length")
     assert ">>> tried(Length(" in one and "shorter texts go" in one
+    assert re.search(r"share +number +required", run(capsys, "operators", "sample"))
     assert main.invoke(["data", "operators", "lenght"]) == 4
     assert "did you mean 'length'?" in capsys.readouterr().err
 

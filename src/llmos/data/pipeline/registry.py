@@ -59,7 +59,7 @@ def make_operator(name: str, options: dict[str, Any], seed: int) -> Operator[Any
 
 def describe(name: str) -> dict[str, Any]:
     """Return what an operator says of itself: ``{"name", "group", "summary", "doc", "example",
-    "options": [{"name", "type", "default", "meaning"}], "compares"}``.
+    "options": [{"name", "type", "required", "default", "meaning"}], "compares"}``.
 
     Raises:
         PipelineError: there is none of this name.
@@ -86,15 +86,16 @@ def described() -> list[dict[str, Any]]:
 
 
 def _options(kind: type[Operator[Any]]) -> list[dict[str, Any]]:
-    properties = kind.options_type.model_json_schema().get("properties", {})
+    schema = kind.options_type.model_json_schema()
     return [
         {
             "name": name,
             "type": _type_name(told),
+            "required": name in schema.get("required", ()),
             "default": told.get("default"),
             "meaning": told.get("description", ""),
         }
-        for name, told in properties.items()
+        for name, told in schema.get("properties", {}).items()
     ]
 
 

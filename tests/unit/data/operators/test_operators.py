@@ -285,6 +285,17 @@ def test_stop_words_are_counted_once_each() -> None:
     assert verdict == "dropped: too few stop words: 1"
 
 
+def test_an_option_says_whether_it_must_be_given() -> None:
+    told = {one["name"]: one["required"] for one in describe("classifier_filter")["options"]}
+    assert told == {
+        "field": False,
+        "model": True,
+        "characters": False,
+        "keep": True,
+        "least": False,
+    }
+
+
 def test_operators_are_listed_by_group() -> None:
     found = described()
     comparers = [one["name"] for one in found if one["compares"]]
