@@ -75,6 +75,10 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
+_LISTED = {"whole": r"(?<!\w)(?:\L<whole>)(?!\w)", "inside": r"\L<inside>"}
+"""How words of either list are found."""
+
+
 class BlocklistOptions(TextOptions):
     words: list[str] = Field(
         min_length=1, max_length=MAX_WORDS, description="words or phrases, whatever their case"
@@ -104,9 +108,9 @@ class Blocklist(Filter[BlocklistOptions]):
         super().__init__(seed, **options)
         words = {word.strip().casefold() for word in self.options.words}
         inside = {word for word in words if regex.search(r"\p{Han}", word)}
-        self._pattern = regex.compile(
-            r"(?<!\w)(?:\L<whole>)(?!\w)|\L<inside>", whole=words - inside, inside=inside
-        )
+        lists = {"whole": words - inside, "inside": inside}
+        known = {name: some for name, some in lists.items() if some}  # an empty one is everywhere
+        self._pattern = regex.compile("|".join(_LISTED[name] for name in known), **known)
 
     def reason(self, text: str) -> str | None:
         """Return why a text is to go."""

@@ -285,6 +285,14 @@ def test_stop_words_are_counted_once_each() -> None:
     assert verdict == "dropped: too few stop words: 1"
 
 
+@pytest.mark.parametrize("words", [["cat"], ["贷款"], ["cat", "贷款"]])
+def test_a_list_of_one_script_blocks_nothing_else(words: list[str]) -> None:
+    operator = make_operator("blocklist", {"words": words}, 0)
+    texts = {"A cat, of course": "cat", "无抵押贷款": "贷款", "cats - 很好": "", "": "", "?!": ""}
+    told = {text: f"dropped: blocked: {word}" for text, word in texts.items() if word in words}
+    assert tried(operator, *texts) == [told.get(text, text) for text in texts]
+
+
 def test_an_option_says_whether_it_must_be_given() -> None:
     told = {one["name"]: one["required"] for one in describe("classifier_filter")["options"]}
     assert told == {
