@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llmos.errors import AuthenticationError, PermissionDeniedError
+from llmos.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError
 from llmos.kernel.protocol import Answer, JobAsk
 from llmos.security.actors import Actor
+from llmos.server.anonymise import HEADER
 from llmos.server.errors import error_response
+from llmos.tasks.anonymise import NOTHING
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 KEY_CHECKED_S = 1.0
 """A job's key is looked up again after this long."""
 MAX_CHECKED_KEYS = 4096
+TELLS_PLACES = frozenset({"/api/v1/entities"})
+"""Routes whose answers say where in a text something is: jobs look there in the text they have."""
 
 
 class RouteAnswers:
@@ -62,6 +66,13 @@ class RouteAnswers:
         actor = dataclasses.replace(actor, best_priority=max(job.priority, actor.best_priority))
         exchange = _Exchange(ask.body or b"")
         await self._app(_scope(ask, actor), exchange.receive, exchange.send)
+        if ask.path in TELLS_PLACES and exchange.is_about_another_text:
+            moved = InvalidRequestError(
+                "Personal data was hidden in this text, as the job's key demands, so that what was "
+                "found in it is elsewhere in the text itself.",
+                param="text",
+            )
+            return Answer(moved.status, bytes(error_response(moved, ask.path).body))
         return exchange.answer()
 
     async def _checked(self, key_id: str) -> None:
@@ -120,6 +131,12 @@ class _Exchange:
             self._headers = dict(message["headers"])
         else:
             self._pieces.append(message.get("body", b""))
+
+    @property
+    def is_about_another_text(self) -> bool:
+        """Whether something was hidden in what was asked."""
+        hidden = self._headers.get(HEADER.encode(), NOTHING.encode())
+        return self._status == 200 and hidden != NOTHING.encode()
 
     def answer(self) -> Answer:
         """Return what was sent."""

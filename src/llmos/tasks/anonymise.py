@@ -43,6 +43,7 @@ SMALL_CHARS = 2**16
 MAX_REMEMBERED, MAX_REMEMBERED_SPANS = 4096, 32
 """Texts of which is remembered where there is what, and how much of it in each: a conversation is
 sent again with each turn."""
+NOTHING = "none"
 Counts = Counter[PersonalType]
 Visit = Callable[[str, str], str]
 
@@ -248,8 +249,8 @@ HELD_CHARS = 64
 
 
 def told(counts: Counts) -> str:
-    """Return how many of which type were found, or ``none``."""
-    return ",".join(f"{kind}={counts[kind]}" for kind in PERSONAL_TYPES if counts[kind]) or "none"
+    """Return how many of which type were found, or `NOTHING`."""
+    return ",".join(f"{kind}={counts[kind]}" for kind in PERSONAL_TYPES if counts[kind]) or NOTHING
 
 
 def visited(value: Any, visit: Visit, key: str = "") -> Any:

@@ -355,6 +355,20 @@ async def test_jobs_hide_what_the_key_that_began_them_hides(system: Any, app: An
     assert MAIL not in answer.body.decode()
 
 
+async def test_a_job_is_told_no_places_in_a_text_that_it_does_not_have(
+    system: Any, app: Any
+) -> None:
+    actor = Actor("k", "user", "user", anonymise=Anonymise())
+    job = await system.kernel.jobs.submit(
+        "train", {}, owner="user", priority=Priority.BATCH, asker=actor.to_dict()
+    )
+    answers = RouteAnswers(app, lambda key_id: None)
+    for text, status in ((WHO, 400), ("ask now", 200)):
+        body = json.dumps({"model": "finder", "text": text}).encode()
+        answer = await answers(job, JobAsk(1, "/api/v1/entities", body))
+        assert (answer.status, b"ersonal data" in answer.body) == (status, status == 400)
+
+
 async def test_without_the_helper_nothing_is_passed_on(
     hiding: httpx.AsyncClient, system: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
