@@ -87,11 +87,12 @@ class Pieces:
     def _good_place(self, start: int, least: int) -> int | None:
         """Return the first place to cut at or after ``least``."""
         anywhere = least + (LONG - 1) * self._least_chars
-        ends = (match.end() for match in _END.finditer(self._text, start))
-        gap = _GAP.search(self._text, anywhere)
+        limit = anywhere + MAX_UNBROKEN_CHARS  # nothing behind it is looked at, however much is
+        ends = (match.end() for match in _END.finditer(self._text, start, limit))
+        gap = _GAP.search(self._text, anywhere, limit)
         found = [next((end for end in ends if end >= least), None), gap and gap.end()]
-        if len(self._text) >= anywhere + MAX_UNBROKEN_CHARS:
-            found.append(anywhere + MAX_UNBROKEN_CHARS)
+        if len(self._text) >= limit:
+            found.append(limit)
         return min((place for place in found if place is not None), default=None)
 
     def _open_key(self, start: int, cut: int) -> int | None:

@@ -188,6 +188,8 @@ class Sandbox:
                 self._timed_out.popitem(last=False)
 
     async def _running(self) -> _Helper:
+        if self._helper is not None and self._helper.process.returncode is not None:
+            await self._kill()  # it ended while nobody asked
         if self._helper is None:
             helper = await _Helper.spawn(self._module, self._decoder)
             try:

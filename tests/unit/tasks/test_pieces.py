@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,3 +72,13 @@ def test_a_private_key_is_not_cut_unless_it_never_ends() -> None:
     assert key.removeprefix("-----") in own(views(["Here it is:\n" + key + "So.\n" * 9])[1])
     endless = views(["-----BEGIN PRIVATE KEY-----\n" + "MIIE0123\n" * 4000])
     assert len(own(endless[0])) == MAX_KEY_CHARS
+
+
+@pytest.mark.parametrize("unit", ["a", ".", "word "])
+def test_a_long_text_without_ends_is_cut_in_time_that_grows_with_its_length(unit: str) -> None:
+    text = unit * (2**20 // len(unit))
+    begun = time.process_time()
+    pieces = Pieces(2**11)
+    views = [*pieces.push(text), *pieces.end()]
+    assert time.process_time() - begun < 0.4  # some hundredths; a second when all was searched
+    assert "".join(view.text[view.start : view.end] for view in views) == text

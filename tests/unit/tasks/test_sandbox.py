@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from llmos.errors import OverloadedError
+from llmos.tasks import sandbox as sandbox_module
 from llmos.tasks.sandbox import (
     TIMEOUT_MEMORY_S,
     Sandbox,
@@ -166,6 +168,34 @@ async def test_a_helper_that_ends_over_a_question_is_replaced_for_the_next(
         await ask("bomb")
     helper.answer_to("next").set_result("fine")
     assert await ask("next") == "fine"
+
+
+async def test_a_helper_that_ended_while_nobody_asked_costs_no_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Started(Helper):
+        def __init__(self) -> None:
+            super().__init__()
+            self.process = SimpleNamespace(returncode=None)
+
+        async def receive(self) -> None:
+            """Ready."""
+
+    helpers = [Started(), Started()]
+    started = iter(helpers)
+
+    async def spawn(module: str, decoder: Any) -> Started:
+        return next(started)
+
+    monkeypatch.setattr(sandbox_module._Helper, "spawn", spawn)
+    made = Sandbox("nowhere", Question)
+    for helper in helpers:
+        helper.answer_to("hello").set_result("fine")
+        assert await made.ask(Question("hello"), LONG_S) == "fine"
+        helper.process.returncode = -9
+    assert [helper.asked for helper in helpers] == [["hello"], ["hello"]]
+    await made.close()
+    assert [helper.num_kills for helper in helpers] == [1, 1]
 
 
 async def test_a_turn_that_comes_as_its_taker_leaves_goes_to_the_next() -> None:
