@@ -29,7 +29,7 @@ from llmos.data.pii.lexicon_en import (
     TITLES,
 )
 from llmos.data.pii.likeness import likeness
-from llmos.data.pii.names_en_eager import bare, widened
+from llmos.data.pii.names_en_eager import bare, begins, widened
 from llmos.data.pii.ordinary_en import BEGINNING, CALENDAR, FUNCTION, PLACES, THING_AFTER
 from llmos.data.pii.spans import Span
 
@@ -74,12 +74,14 @@ class _Reader:
 
     def names(self) -> Iterator[Span]:
         place = 0
+        first = begins(self._text, self._words) if self._is_eager else []
         while place < len(self._words):
             end, points = self._best_at(place)
             if points >= self._least:
                 begin, stop = place, end
                 if self._is_eager:
-                    begin, stop = widened(self._text, self._words, place, end)
+                    begin = first[place]
+                    stop = widened(self._words, begin, end)
                 yield self._span(begin, stop, min(0.9, 0.4 + 0.1 * points))
                 place = end
             else:

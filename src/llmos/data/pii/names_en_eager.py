@@ -19,6 +19,7 @@ _STAGE = listed(
     "ol old uncle auntie aunt granny grandma grandpa prophet professor president captain the"
 )
 """What stands before a name as part of it, besides titles."""
+_USUAL = FUNCTION | CALENDAR
 _OF_FAITH = re.compile(
     r"(?<![\w#@])(?:God|Jesus(?: Christ)?|Christ|Allah|Buddha|Krishna|Satan|Santa(?: Claus)?|"
     r"(?i:the )?Pope|Moses|Muhammad)(?![\w@])"
@@ -32,28 +33,36 @@ _HAPPY = re.compile(
 )
 
 
-def widened(text: str, words: Sequence[LatinWord], place: int, end: int) -> tuple[int, int]:
-    """Return which words are hidden with the name ``words[place:end]``: titles and capitalised
-    words before, capitalised words and a nickname in quotes after."""
-    while place > 0 and words[place].gap in {" ", ". ", "-"} and _belongs(words[place - 1], text):
-        place -= 1
+def begins(text: str, words: Sequence[LatinWord]) -> list[int]:
+    """Return for each word the first of the titles and capitalised words that lead to it, which are
+    hidden with a name that it begins."""
+    found: list[int] = []
+    for place, word in enumerate(words):
+        leads = place > 0 and word.gap in {" ", ". ", "-"} and _belongs(words[place - 1], text)
+        found.append(found[-1] if leads else place)
+    return found
+
+
+def widened(words: Sequence[LatinWord], place: int, end: int) -> int:
+    """Return where the words end that are hidden with the name ``words[place:end]``: capitalised
+    ones and a nickname in quotes."""
     while end < len(words) and end - place < 6:
         word = words[end]
         is_near = word.gap in {" ", "-"} or (word.gap == ". " and words[end - 1].is_initial)
         is_quoted = _QUOTED.fullmatch(word.gap) is not None
-        if not (is_near or is_quoted) or not word.is_capital or word.key in FUNCTION | CALENDAR:
+        if not (is_near or is_quoted) or not word.is_capital or word.key in _USUAL:
             break
         if word.is_english and not is_quoted and not words[place].is_capital:
             break
         end += 1
-    return place, end
+    return end
 
 
 def _belongs(word: LatinWord, text: str) -> bool:
     if word.key in TITLES or (word.key in _STAGE and word.key != "the"):
         return word.is_capital or word.key in _STAGE
     is_first = re.search(r"(?:^|[.!?:;\n\"])\s*$", text[max(0, word.start - 3) : word.start])
-    is_name_like = word.is_capital and word.key not in FUNCTION | CALENDAR | BEGINNING
+    is_name_like = word.is_capital and word.key not in _USUAL and word.key not in BEGINNING
     return is_name_like and is_first is None and not (word.is_upper and len(word.text) > 3)
 
 

@@ -6,6 +6,8 @@ them.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -239,3 +241,10 @@ def test_spans_lie_in_the_text_in_order_and_apart(text: str) -> None:
 def test_long_texts_take_time_that_grows_with_their_length() -> None:
     for piece in ("a" * 3000, "1" * 3000, "1-" * 2000, "路" * 3000, "Aa " * 2000, "a.a@" * 1000):
         find(piece + " " + piece)
+
+
+def test_a_run_of_capitals_is_read_once() -> None:
+    begun = time.process_time()
+    (span,) = [it for it in find("Aa " * 5000, names="eager") if it.type == "NAME"]
+    assert (span.start, span.end) == (0, 14_999)
+    assert time.process_time() - begun < 3  # two tenths; half a minute once for each name
