@@ -127,6 +127,26 @@ def test_what_is_made_of_a_record_is_its_own_matter(name: str, texts: list[str],
     assert alone == together
 
 
+@given(texts=TEXTS, labels=st.lists(st.sampled_from(["a", "b", None]), min_size=6, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_who_is_mixed_has_its_label_in_common_and_stays(
+    texts: list[str], labels: list[str | None]
+) -> None:
+    records = records_of(texts)
+    for record, label in zip(records, ["a", *labels], strict=False):
+        record.fields["label"] = label
+    of = {one.id: one.fields["label"] for one in records}
+    done = apply([Mix(3, copies=2)], records)
+    assert [one.text() for one in done.records if one.id in of] == texts
+    assert not done.outcome.rejected
+    for one in done.records:
+        if one.id not in of:
+            known = one.meta["augment"]
+            assert one.id.startswith(f"{known['of']}~aug") and known["with"] != known["of"]
+            assert of[known["of"]] == of[known["with"]] == one.fields["label"] is not None
+            assert one.text().strip() and one.text() != texts[int(known["of"][1:])]
+
+
 def test_another_seed_makes_others() -> None:
     made = {
         seed: [one.text() for one in apply([Eda(seed, copies=3)], records_of(SENTENCES)).records]
