@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -46,15 +48,15 @@ class Tokenize(Operator[TokenizeOptions]):
     options_type = TokenizeOptions
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"tokenizer": TOKENIZER_FILES}
 
-    def __init__(self, seed: int = 0, **options: Any) -> None:
-        super().__init__(seed, **options)
-        self._loaded: tuple[Tokenizer, list[int]] | None = None
-
     def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
         from llmos.data.encoding import text_ids  # numpy: not for the server
 
         options = self.options
-        tokenizer, end = self._loaded = self._loaded or self._load()
+        directory = self.models.get(options.tokenizer)
+        if directory is None:
+            raise DataError("a tokenizer of the library is there in a job: `llmos data run`")
+        tokenizer = tokenizer_in(directory)
+        end = [_end_id(directory, tokenizer, options.tokenizer)] if options.end else []
         for record in records:
             if not isinstance(record.fields.get(options.field), str):
                 raise DataError(
@@ -73,24 +75,25 @@ class Tokenize(Operator[TokenizeOptions]):
             del kept[self.options.field]
         return kept
 
-    def _load(self) -> tuple[Tokenizer, list[int]]:
-        """Return the tokenizer, and the id that ends a text."""
-        directory = self.models.get(self.options.tokenizer)
-        if directory is None:
-            raise DataError("a tokenizer of the library is there in a job: `llmos data run`")
-        tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        if not self.options.end:
-            return tokenizer, []
-        config = read_json(directory / "tokenizer_config.json", missing_ok=True)
-        eos = special_tokens(directory, config).get("eos")
-        end = tokenizer.token_to_id(eos) if eos else None
-        if end is None:
-            raise DataError(
-                f"{self.options.tokenizer} names no token that ends a text: set `end: false`"
-            )
-        return tokenizer, [end]
+
+@lru_cache(maxsize=4)
+def tokenizer_in(directory: Path) -> Tokenizer:
+    """Return the tokenizer of a folder, the same each time: what one remembers of the texts that it
+    has read stays when it is gone, 3 MB for each."""
+    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _end_id(directory: Path, tokenizer: Tokenizer, name: str) -> int:
+    """Return the id that ends a text."""
+    config = read_json(directory / "tokenizer_config.json", missing_ok=True)
+    eos = special_tokens(directory, config).get("eos")
+    end = tokenizer.token_to_id(eos) if eos else None
+    if end is None:
+        raise DataError(f"{name} names no token that ends a text: set `end: false`")
+    return int(end)
 
 
 class PackOptions(Options):

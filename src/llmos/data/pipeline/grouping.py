@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from llmos.data.pipeline import keyfiles
 from llmos.data.pipeline.clusters import Entries, Rows, entries_of, firsts_in, in_order
 from llmos.data.pipeline.keyfiles import KEYS, drops_file, passes
 from llmos.data.pipeline.operator import MAX_GROUP_VALUES, Grouper, GroupSize
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from llmos.data.pipeline.steps import Keyed
 
 VALUES, FIELDS, SMALLEST = "values.bin", "fields.json", "smallest.json"
-GROUPS_A_PASS = 2**19
-"""Of which more is held than of a key that is only compared."""
 SHOWN = 20
 """Of the groups that are too small; the smallest."""
 _GROUP = np.dtype([("high", "<u8"), ("low", "<u8"), ("first", "<i8"), ("rows", "<i8")])
@@ -96,7 +95,7 @@ def write_small(
     found, shown = Grouped(), list[tuple[int, int, int, int, int]]()
     together = np.zeros(0, np.int64)
     # All records of a key are in one pass, which is gone through twice.
-    twice = (passes(shards, starts, GROUPS_A_PASS) for _ in range(2))
+    twice = (passes(shards, starts) for _ in range(2))
     for parts, again in zip(*twice, strict=True):
         groups, pairs = _counted(parts, shards, starts)
         places = _Places(groups)
@@ -205,7 +204,7 @@ class _Gathered:
     def add(self, some: Entries) -> None:
         self._waiting.append(some)
         self._held += len(some)
-        if self._held > 2 * GROUPS_A_PASS:
+        if self._held > 2 * keyfiles.KEYS_A_PASS:
             self._waiting, self._held = [self.all()], 0
 
     def all(self) -> Entries:

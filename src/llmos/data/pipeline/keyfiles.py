@@ -14,7 +14,7 @@ import numpy as np
 from llmos.data.pipeline.clusters import ENTRY, Entries
 
 KEYS = "keys.bin"
-KEYS_A_PASS = 2**21
+KEYS_A_PASS = 2**19
 """Keys compared at a time, which bounds memory: more of them take more passes."""
 
 
@@ -23,19 +23,16 @@ def drops_file(directory: Path, shard: int) -> Path:
     return directory / f"drops-{shard:05d}.bin"
 
 
-def passes(
-    shards: Sequence[Path], starts: Sequence[int], at_once: int | None = None
-) -> Iterator[Iterator[Entries]]:
+def passes(shards: Sequence[Path], starts: Sequence[int]) -> Iterator[Iterator[Entries]]:
     """Yield the entries of all shards, some keys at a time, all entries of a key together: of each
     shard those it has, in order, their places counted from the shard's start.
 
     Args:
         shards: directories with the files KEYS.
         starts: what is added to the places of each shard.
-        at_once: keys of a pass, about; KEYS_A_PASS unless given.
     """
     files = [_KeyFile(shard / KEYS) for shard in shards]
-    count = max(1, math.ceil(sum(file.count for file in files) / (at_once or KEYS_A_PASS)))
+    count = max(1, math.ceil(sum(file.count for file in files) / KEYS_A_PASS))
     for number in range(1, count + 1):
         yield _parts(files, starts, number * 2**64 // count)
 

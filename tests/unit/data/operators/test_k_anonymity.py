@@ -89,7 +89,7 @@ def test_what_would_be_left_out_of_too_few_goes() -> None:
 def test_counts_are_those_of_pyarrow_whatever_the_passes(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grouping, "GROUPS_A_PASS", at_once)
+    monkeypatch.setattr(keyfiles, "KEYS_A_PASS", at_once)
     draw = random.Random(5)
     rows = [
         # One group has half of all rows and more different values than are told of one.

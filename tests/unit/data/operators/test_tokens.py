@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.data.encoding import Ragged, encode_stream
-from llmos.data.operators.tokens import Pack, Tokenize
+from llmos.data.operators.tokens import Pack, Tokenize, tokenizer_in
 from llmos.data.pipeline.record import Record
 from llmos.data.pipeline.steps import Applied, apply
 from llmos.data.tokenizers import Splitting, specials_of, train_byte_bpe
@@ -43,10 +43,7 @@ def records_of(texts: list[str]) -> list[Record]:
 
 def test_ids_are_those_that_training_makes_of_the_texts(folder: Path) -> None:
     found = run(Tokenize(tokenizer="m"), folder, records_of(TEXTS)).records
-    tokenizer = Tokenize(tokenizer="m")
-    tokenizer.models = {"m": folder}
-    loaded, end = tokenizer._load()
-    assert end == [END]
+    loaded = tokenizer_in(folder)
     ours = [id for record in found for id in record.fields["input_ids"]]
     assert ours == encode_stream(loaded, TEXTS, END).flat.tolist()
     assert loaded.decode(found[3].fields["input_ids"][:-1]) == TEXTS[3]
@@ -54,6 +51,13 @@ def test_ids_are_those_that_training_makes_of_the_texts(folder: Path) -> None:
     bare = Tokenize(tokenizer="m", end=False, keep_text=False)
     (row,) = run(bare, folder, records_of(["你好"])).records
     assert set(row.fields) == {"input_ids"} and END not in row.fields["input_ids"]
+
+
+def test_operators_of_one_process_share_a_tokenizer(folder: Path) -> None:
+    tokenizer_in.cache_clear()
+    for _ in range(3):
+        run(Tokenize(tokenizer="m"), folder, records_of(TEXTS))
+    assert tokenizer_in.cache_info().misses == 1
 
 
 def test_what_is_no_text_is_rejected_and_no_end_token_is_an_error(folder: Path) -> None:
@@ -66,7 +70,7 @@ def test_what_is_no_text_is_rejected_and_no_end_token_is_an_error(folder: Path) 
     operator = Tokenize(tokenizer="m")
     operator.models = {"m": folder}
     with pytest.raises(DataError, match="end: false"):
-        operator._load()
+        list(operator(iter(records)))
 
 
 IDS = st.lists(st.lists(st.integers(1, 9), max_size=12).map(lambda ids: [*ids, END]), max_size=20)
