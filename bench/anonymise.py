@@ -5,7 +5,7 @@ with spaces, and looks for names as the operator `anonymise` does, cautiously an
 found where all of it is hidden; a find is right where it touches a name. Writes
 results/anonymise.json.
 
-    python bench/anonymise.py /work/shared/data/ner/wnut17-dev.conll
+    python bench/anonymise.py wnut17-dev.conll
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def main() -> None:
         memory = {name: by_size(bench, name, options, runs[name]) for name in bench.names}
         agreed = agreement(bench) if len(bench.names) > 1 else {}
     report = summary(runs, memory, agreed)
-    asked = {k: str(v) for k, v in vars(options).items() if k not in ("peers_home", "name")}
+    asked = {
+        k: str(v) for k, v in vars(options).items() if k not in ("peers_home", "name", "scratch")
+    }
     write(options.name, {"asked": asked, **report, "runs": told(runs), "machine": machine()})
     draw(options.name, report)
     show(report)

@@ -86,7 +86,8 @@ def main() -> None:
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
                 print(f"{repeat + 1}/{options.repeats} {name}: {shown}", flush=True)
     report = summary(runs)
-    asked = {k: str(v) for k, v in vars(options).items() if k not in ("peers_home", "name")}
+    given = {k: v for k, v in vars(options).items() if k not in ("peers_home", "name")}
+    asked = {k: v.name if isinstance(v, Path) else str(v) for k, v in given.items()}
     write(options.name, {"asked": asked, **report, "runs": runs, "machine": machine()})
     draw(options.name, report["medians"])
     show(report)

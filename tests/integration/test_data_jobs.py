@@ -251,7 +251,7 @@ def test_a_job_finds_and_blanks_rows_of_too_small_groups_as_is_done_in_memory(
     assert len(alike) == 1
     again = home.check_k_anonymity(made, **options)
     assert again["is_k_anonymous"] and again["samples"] == [] and again["small_rows"] == 0
-    with pytest.raises(DataError, match="no record has anything in 'zip'"):
+    with pytest.raises(InvalidRequestError, match="no row of raw:1 has a field 'zip'"):
         home.check_k_anonymity(raw, fields=["zip"])
     with pytest.raises(InvalidRequestError, match="k: Input should be greater"):
         home.check_k_anonymity(raw, fields=["text"], k=1)
