@@ -365,6 +365,14 @@ def by_code(code: str) -> type[LlmosError]:
     return walk(LlmosError) or LlmosError
 
 
+def told_error(code: str, message: str) -> LlmosError:
+    """Return the error that another process tells of: it keeps its ``code``, also where its class
+    is one that only that process knows."""
+    error = by_code(code)(message)
+    error.code = code
+    return error
+
+
 def by_status(status: int) -> type[LlmosError]:
     """Return the most general error class with this ``status`` (LlmosError itself when none has
     it)."""

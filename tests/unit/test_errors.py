@@ -1,7 +1,7 @@
 import pytest
 
 from llmos import errors
-from llmos.errors import LlmosError, ModelNotFoundError, by_code
+from llmos.errors import LlmosError, ModelNotFoundError, by_code, told_error
 
 
 def every_class(cls: type[LlmosError] = LlmosError) -> list[type[LlmosError]]:
@@ -26,3 +26,12 @@ def test_a_message_of_its_own_replaces_the_default() -> None:
 
 def test_an_unknown_code_is_a_plain_error() -> None:
     assert by_code("from-the-future") is errors.LlmosError
+
+
+def test_what_another_process_tells_keeps_its_code() -> None:
+    known = told_error("model_not_found", "There is no such model.")
+    assert type(known) is ModelNotFoundError and known.code == ModelNotFoundError.code
+    strange = told_error("of_a_worker_alone", "It diverged.")
+    assert type(strange) is LlmosError
+    assert (strange.code, strange.message) == ("of_a_worker_alone", "It diverged.")
+    assert LlmosError.code == by_code("nonsense").code  # the class is as it was

@@ -16,7 +16,7 @@ from llmos.errors import (
     EngineError,
     LlmosError,
     OutOfMemoryError,
-    by_code,
+    told_error,
 )
 from llmos.kernel.ledger import Ledger
 from llmos.kernel.protocol import (
@@ -281,7 +281,7 @@ class Adapters:
             case AdapterLoaded():
                 return self._loaded(adapter, message)
             case AdapterFailed(_, _, code, text):
-                self._fail(adapter, by_code(code)(text))
+                self._fail(adapter, told_error(code, text))
         return False
 
     def _loaded(self, adapter: Adapter, message: AdapterLoaded) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmos.errors import EngineError, InvalidModelError, LlmosError, OutOfMemoryError, by_code
+from llmos.errors import EngineError, InvalidModelError, LlmosError, OutOfMemoryError, told_error
 from llmos.kernel import protocol
 from llmos.kernel.adapters import Adapters
 from llmos.kernel.engine import EngineLink
@@ -355,7 +355,7 @@ class Residency:
             case protocol.Output(work_id, out):
                 self._works.take_output(work_id, out)
             case protocol.WorkFailed(work_id, code, text):
-                self._works.fail(work_id, by_code(code)(text))
+                self._works.fail(work_id, told_error(code, text))
             case protocol.Stats():
                 self._take_stats(message)
             case protocol.Loaded(key):
@@ -363,7 +363,7 @@ class Residency:
                     self._loaded(model, message)
             case protocol.LoadFailed(key, code, text):
                 if model := self._model_in("loading", key):
-                    self._fail_load(model, by_code(code)(text))
+                    self._fail_load(model, told_error(code, text))
             case protocol.AdapterLoaded() | protocol.AdapterFailed():
                 self._adapters.take(message)
                 self._works.dispatch()

@@ -19,7 +19,7 @@ from llmos.errors import (
     InvalidRequestError,
     JobFailedError,
     LlmosError,
-    by_code,
+    told_error,
 )
 from llmos.kernel.asks import Answerer, AskDesk, not_open
 from llmos.kernel.attempts import Commit
@@ -380,8 +380,7 @@ class Workers:
         elif outcome.code == CancelledError.code:
             await queue.cancelled(job.id, job.fence)
         else:
-            error = by_code(outcome.code)(outcome.message)
-            error.code = outcome.code  # of a class that may be the worker's alone
+            error = told_error(outcome.code, outcome.message)
             await queue.fail(job.id, job.fence, error, retryable=outcome.retryable)
 
     async def _fail(self, job: Job, error: Exception) -> None:

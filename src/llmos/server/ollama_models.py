@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from llmos import __version__
-from llmos.errors import JobFailedError, LlmosError, by_code
+from llmos.errors import JobFailedError, LlmosError, told_error
 from llmos.kernel.jobs import JobState
 from llmos.library.manifest import Manifest, parse_manifest
 from llmos.library.refs import ModelRef
@@ -258,7 +258,7 @@ async def _progress(system: System, job: Job) -> AsyncGenerator[Event, None]:
     ended = await system.kernel.jobs.get(job.id)
     if ended.state is not JobState.SUCCEEDED:
         error = ended.error or {"code": JobFailedError.code, "message": "the pull was cancelled"}
-        raise by_code(error["code"])(error["message"])
+        raise told_error(error["code"], error["message"])
     yield {"status": "success"}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from llmos.errors import JobFailedError, LlmosError, PipelineError, by_code
+from llmos.errors import JobFailedError, LlmosError, PipelineError, told_error
 
 WINDOW = 64
 """Questions of one process under way: enough to fill a batch."""
@@ -118,6 +118,6 @@ def _read(path: str, reply: Reply) -> dict[str, Any]:
 def _error(path: str, reply: Reply) -> LlmosError:
     try:
         told = msgspec.json.decode(reply.body)["error"]
-        return by_code(told["code"])(told["message"])
+        return told_error(told["code"], told["message"])
     except (msgspec.DecodeError, LookupError, TypeError):
         return JobFailedError(f"{path} was answered {reply.status}: {reply.body[:500]}")

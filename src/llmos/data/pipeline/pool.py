@@ -21,7 +21,7 @@ import msgspec
 
 from llmos.data.pipeline.asking import READS, Question, Reply
 from llmos.data.pipeline.child import Answer, Task
-from llmos.errors import CancelledError, LlmosError, by_code
+from llmos.errors import CancelledError, LlmosError, told_error
 from llmos.kernel import protocol
 from llmos.kernel.child import describe_exit, thread_environ
 
@@ -102,7 +102,7 @@ class Pool:
             status = self._children[number].wait()
             raise ChildLostError(f"process {number + 1} of the job {describe_exit(status)}")
         if answer.code:
-            raise by_code(answer.code)(answer.message)
+            raise told_error(answer.code, answer.message)
 
     def _give_way(self) -> None:
         context = self._context
